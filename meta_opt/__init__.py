@@ -1,0 +1,58 @@
+"""Meta-train learned optimizers: networks that read gradients and write updates.
+
+Importing this package imports no torch; each name below is imported when it is first used. The name of an installed
+optimizee or optimizer is the class itself (``meta_opt.mnist_mlp``), which is how the command line finds plugins.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from meta_opt import registry
+from meta_opt.errors import CheckpointError, DivergedError, MetaOptError, OptimizeeError, RegistryError
+
+if TYPE_CHECKING:
+    from meta_opt.meta_learner import MetaLearner
+    from meta_opt.module_optimizee import ModuleOptimizee
+    from meta_opt.optimizee import Optimizee
+    from meta_opt.optimizers.base import LearnedOptimizer
+    from meta_opt.params import Layout
+    from meta_opt.problems import Evaluation, Problems
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "DivergedError",
+    "Evaluation",
+    "Layout",
+    "LearnedOptimizer",
+    "MetaLearner",
+    "MetaOptError",
+    "ModuleOptimizee",
+    "Optimizee",
+    "OptimizeeError",
+    "Problems",
+    "RegistryError",
+]
+
+_LAZY = {
+    "Evaluation": "meta_opt.problems",
+    "Layout": "meta_opt.params",
+    "LearnedOptimizer": "meta_opt.optimizers.base",
+    "MetaLearner": "meta_opt.meta_learner",
+    "ModuleOptimizee": "meta_opt.module_optimizee",
+    "Optimizee": "meta_opt.optimizee",
+    "Problems": "meta_opt.problems",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if not name.startswith("_"):
+        for kind in registry.KINDS:
+            if name in registry.names(kind):
+                return registry.load(kind, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

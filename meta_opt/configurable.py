@@ -1,0 +1,38 @@
+"""Objects that remember the arguments they were made from, so that a checkpoint can name how to make them again."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+
+class Configurable:
+    """Keeps the constructor's arguments, defaults included, in :attr:`init_args`."""
+
+    init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make the object and note the arguments it is made from."""
+        self = super().__new__(cls)
+        # bind_partial: copying and unpickling call __new__ without arguments and restore init_args afterwards.
+        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+        bound.apply_defaults()
+        object.__setattr__(self, "init_args", dict(list(bound.arguments.items())[1:]))
+        return self
+
+    def plain_init_args(self) -> dict[str, Any] | None:
+        """The arguments as plain values (numbers, strings, lists, dicts), or None if one of them is anything else."""
+        try:
+            return {name: _plain(value) for name, value in self.init_args.items()}
+        except TypeError:
+            return None
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    raise TypeError(f"{type(value).__name__} is not a plain value")

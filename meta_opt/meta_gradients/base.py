@@ -1,0 +1,30 @@
+"""What an estimator of the meta-gradient takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from meta_opt.meta_loss import MetaLoss
+from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.problems import Problems
+from meta_opt.unroll import Position, Trajectory
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """One unroll and what it says about φ."""
+
+    trajectory: Trajectory
+    loss: Tensor  # [], the meta-loss L
+    grads: tuple[Tensor, ...]  # ∂L/∂φ, one per parameter of the optimizer that requires a gradient, in their order
+
+
+Estimator = Callable[[Problems, LearnedOptimizer, Position, int, MetaLoss], MetaGradient]
+
+
+def trained_parameters(optimizer: LearnedOptimizer) -> list[Tensor]:
+    """The parameters of φ that the meta-gradient is taken of."""
+    return [param for param in optimizer.parameters() if param.requires_grad]

@@ -1,0 +1,51 @@
+"""The meta-gradient with ∂∇_t/∂φ := 0 (Andrychowicz et al. 2016, section 2.1), without a graph of the optimizee.
+
+With gradients held constant, θ_t depends on φ only through the sum of the updates before it, so
+
+    ∂L/∂g_τ = Σ_{t=τ+1..T} (∂L/∂f_t) ∇f_t(θ_t) =: c_τ
+
+and every term is a gradient that the rollout computed anyway. The meta-gradient Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ is then plain
+backpropagation through the optimizer network over the recorded inputs, here called the replay.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from meta_opt.meta_gradients.base import MetaGradient, trained_parameters
+from meta_opt.meta_loss import MetaLoss
+from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.problems import Problems
+from meta_opt.unroll import Position, Trajectory, unroll
+
+
+def first_order(
+    problems: Problems, optimizer: LearnedOptimizer, start: Position, num_steps: int, meta_loss: MetaLoss
+) -> MetaGradient:
+    """Roll out ``num_steps`` steps from ``start`` and estimate ∂L/∂φ to first order."""
+    trajectory = unroll(problems, optimizer, start, num_steps)
+    losses = trajectory.losses
+    coefficients = update_gradients(trajectory, meta_loss.slopes(losses))
+    return MetaGradient(trajectory, meta_loss.value(losses), replay(optimizer, trajectory, coefficients))
+
+
+def update_gradients(trajectory: Trajectory, slopes: Tensor) -> list[Tensor]:
+    """c_τ = ∂L/∂g_τ for τ = 0..T-1, each [B, N], from the slopes ∂L/∂f_t [T, B]."""
+    total = torch.zeros_like(trajectory.start.evaluation.grad)
+    coefficients = []
+    for slope, evaluation in zip(slopes.flip(0), reversed(trajectory.evaluations[1:]), strict=True):
+        total = torch.addcmul(total, evaluation.grad, slope.unsqueeze(1))
+        coefficients.append(total)
+    return coefficients[::-1]
+
+
+def replay(optimizer: LearnedOptimizer, trajectory: Trajectory, coefficients: list[Tensor]) -> tuple[Tensor, ...]:
+    """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩: step through the recorded evaluations once more, with a graph, and back."""
+    state = trajectory.start.state
+    inner = torch.zeros_like(coefficients[0][0, 0])
+    with torch.enable_grad():
+        for evaluation, coefficient in zip(trajectory.evaluations[:-1], coefficients, strict=True):
+            update, state = optimizer.step(evaluation, state)
+            inner = inner + torch.dot(coefficient.flatten(), update.flatten())
+        return torch.autograd.grad(inner, trained_parameters(optimizer), materialize_grads=True)

@@ -1,0 +1,72 @@
+"""The meta-loss of an unroll: how the losses along the way become the one number that φ is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from meta_opt.errors import MetaOptError
+
+MetaLossName = Literal["sum", "log_sum"]
+
+
+class MetaLoss:
+    """L = mean over problems of Σ_t w_t f_t(θ_t), or of Σ_t w_t ln f_t(θ_t).
+
+    The logarithm weighs a late, small loss as much as an early, large one (Wichrowska et al. 2017,
+    arXiv:1703.04813, section 4.2). It needs positive losses: at others the meta-loss is not finite.
+    """
+
+    def __init__(self, name: MetaLossName, step_weights: str) -> None:
+        """Choose the meta-loss.
+
+        Args:
+            name: ``"sum"`` or ``"log_sum"``.
+            step_weights: See :func:`parse_step_weights`.
+
+        Raises:
+            MetaOptError: If ``step_weights`` is not understood.
+        """
+        self._log = name == "log_sum"
+        self._weights = parse_step_weights(step_weights)
+
+    def value(self, losses: Tensor) -> Tensor:
+        """L, [], of losses [T, B]."""
+        terms = losses.log() if self._log else losses
+        return (self._weights(len(losses)).to(losses) @ terms).mean()
+
+    def slopes(self, losses: Tensor) -> Tensor:
+        """∂L/∂f_t of every problem, [T, B]."""
+        weights = (self._weights(len(losses)).to(losses) / losses.shape[1]).unsqueeze(1)
+        return weights / losses if self._log else weights.expand_as(losses)
+
+
+def parse_step_weights(text: str) -> Callable[[int], Tensor]:
+    """The weights w_1..w_T of an unroll of T steps, as a function of T.
+
+    ``constant``: 1. ``linear:β``: 1 + β(t-1). ``exponential:γ``: γ^(T-t), the last step weighing 1. ``last``: 0
+    except for w_T = 1.
+
+    Raises:
+        MetaOptError: If the text is none of these.
+    """
+    kind, _, number = text.partition(":")
+    try:
+        if kind == "constant" and not number:
+            return lambda length: torch.ones(length)
+        if kind == "linear":
+            beta = float(number)
+            return lambda length: 1.0 + beta * torch.arange(length, dtype=torch.float64)
+        if kind == "exponential":
+            gamma = float(number)
+            return lambda length: gamma ** torch.arange(length - 1, -1, -1, dtype=torch.float64)
+        if kind == "last" and not number:
+            return lambda length: torch.eye(length)[-1]
+    except ValueError:
+        pass
+    raise MetaOptError(
+        f"model.step_weights must be constant, linear:BETA, exponential:GAMMA or last, with a number, not {text!r}"
+    )

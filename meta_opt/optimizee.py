@@ -1,0 +1,112 @@
+"""The optimizee contract: a distribution of problems that a learned optimizer is trained on.
+
+An author writes pure functions of ONE problem. The core stacks B problems and runs them at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from meta_opt.configurable import Configurable
+from meta_opt.errors import OptimizeeError
+
+Split = Literal["train", "validation", "test"]
+TensorDict = dict[str, Tensor]
+
+
+class Optimizee(Configurable, ABC):
+    """A distribution of optimization problems f.
+
+    Everything is written for one problem, is pure (same arguments, same result, nothing changed in place), and
+    takes all its randomness from the CPU generator that is handed in. Tensors may be made on any device; the core
+    moves them. Tensors that are attributes of the object (a data set) are moved by :meth:`to`.
+
+    Losses are evaluated under ``torch.vmap``: no ``.item()`` and no branch on a tensor's value.
+
+    Attributes:
+        vmappable: False where ``torch.vmap`` has no rule for an operation of the loss (``nn.LSTM``): the core then
+            evaluates one problem after the other.
+    """
+
+    vmappable: bool = True
+
+    @abstractmethod
+    def init_params(self, generator: Generator) -> TensorDict:
+        """θ_0, the parameters to start from, as named floating-point tensors."""
+
+    def sample_problem(self, generator: Generator) -> TensorDict:
+        """What makes this problem differ from another for a whole episode; ``{}`` if nothing does."""
+        return {}
+
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        """What differs from one step to the next (a mini-batch of ``split``); ``{}`` if nothing does."""
+        return {}
+
+    @abstractmethod
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        """f_t(θ_t), a tensor without dimensions, differentiable in ``params``."""
+
+    def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
+        """Named scalars to log beside the loss at the end of an episode, an accuracy for example."""
+        return {}
+
+    def groups(self) -> Mapping[str, str]:
+        """Group of each parameter, by name, for optimizers that keep weights per group; default: one group."""
+        return {}
+
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        """Command-line options and values that suit this optimizee, used as defaults below whatever the user says.
+
+        Keys are option names without dashes: ``{"model.num_steps": 100, "optimizer.hidden_size": 20}``.
+        """
+        return {}
+
+    def to(self, device: torch.device | str) -> Optimizee:
+        """Move every tensor that is an attribute of this object to ``device``; returns the object."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
+
+def check_loss(optimizee: Optimizee, generator: Generator) -> None:
+    """Evaluate one training problem at θ_0 and say what is wrong with its loss, if anything is.
+
+    Raises:
+        OptimizeeError: If the parameters are not floating-point tensors, or the loss is not a scalar, not finite, not
+            differentiable, or its gradient is not finite.
+    """
+    name = type(optimizee).__name__
+    problem = optimizee.sample_problem(generator)
+    params = optimizee.init_params(generator)
+    for key, value in params.items():
+        if not value.is_floating_point():
+            raise OptimizeeError(f"{name}.init_params must return floating-point tensors, but {key!r} is {value.dtype}")
+    device = _device_of(optimizee)
+    params = {key: value.detach().to(device).requires_grad_() for key, value in params.items()}
+    problem = {key: value.to(device) for key, value in problem.items()}
+    batch = {key: value.to(device) for key, value in optimizee.sample_batch("train", generator).items()}
+    with torch.enable_grad():
+        loss = optimizee.loss(params, problem, batch)
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise OptimizeeError(f"{name}.loss must return a scalar tensor (shape []), found {found}")
+    if not torch.isfinite(loss):
+        raise OptimizeeError(f"{name}.loss is not finite at θ_0: {loss.item()}")
+    if not loss.requires_grad:
+        raise OptimizeeError(f"{name}.loss is not differentiable: it does not depend on params through autograd")
+    grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    for key, grad in zip(params, grads, strict=True):
+        if grad is not None and not torch.isfinite(grad).all():
+            raise OptimizeeError(f"{name}.loss has a gradient that is not finite at θ_0, in parameter {key!r}")
+
+
+def _device_of(optimizee: Optimizee) -> torch.device:
+    tensors = (value for value in vars(optimizee).values() if isinstance(value, Tensor))
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

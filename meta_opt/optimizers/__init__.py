@@ -1,0 +1,1 @@
+"""Learned optimizers: the contract and one architecture per file."""

@@ -1,0 +1,181 @@
+"""A small LSTM applied to every coordinate on its own (Andrychowicz et al. 2016, section 2.1, arXiv:1606.04474)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from meta_opt.errors import MetaOptError
+from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.params import Layout, Segment, Sharing
+from meta_opt.preprocessing import Moments, log_sign
+from meta_opt.problems import Evaluation
+
+Inputs = Literal["none", "log_sign", "moments", "log_sign+moments"]
+_NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4}
+
+
+@dataclass(frozen=True)
+class LSTMState:
+    """h_t of all coordinates. A network's coordinates are the n of its segment; coordinates come last, so that the
+    gates of a layer are one matrix product and its halves contiguous."""
+
+    segments: tuple[Segment, ...]  # which coordinates each network works on
+    hidden: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
+    cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
+    moments: Moments | None  # only where inputs or base step need them
+
+
+class CoordinatewiseLSTM(LearnedOptimizer):
+    """LSTM with shared weights and a separate state for every coordinate.
+
+        update = output_scale · out(LSTM(inputs(∇), h)) - base_step · m̂/√v̂
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 2,
+        hidden_size: int = 20,
+        inputs: Inputs = "log_sign",
+        output: Literal["linear", "tanh"] = "linear",
+        output_scale: float = 0.1,
+        initial_output: float = 1.0,
+        base_step: float = 0.0,
+        share: Sharing = "all",
+    ) -> None:
+        """Choose the architecture; :meth:`build` makes the weights.
+
+        Args:
+            num_layers: LSTM layers; 0 leaves the output layer alone, reading the inputs.
+            hidden_size: Width H of every layer.
+            inputs: What the network reads: the gradient itself (none), the paper's logarithm and sign (log_sign),
+                gradient and its mean over the root of its second moment (moments), or both (log_sign+moments).
+            output: Whether the output is used as it is or bounded by tanh.
+            output_scale: Factor of the output.
+            initial_output: Factor of the output layer's initial weights; 0 makes the first update the base step alone.
+            base_step: α of the step -α·m̂/√v̂ that the output is added to, so that an untrained network already
+                optimizes; 0 leaves it out, as the paper does.
+            share: One network for all coordinates, or one per group of parameters, or one per tensor.
+
+        Raises:
+            MetaOptError: If a size is out of range.
+        """
+        super().__init__()
+        if num_layers < 0:
+            raise MetaOptError(f"optimizer.num_layers must be 0 or more, not {num_layers}")
+        if hidden_size < 1:
+            raise MetaOptError(f"optimizer.hidden_size must be 1 or more, not {hidden_size}")
+        self.num_layers = num_layers
+        self.hidden_size = hidden_size
+        self.inputs = inputs
+        self.output = output
+        self.output_scale = output_scale
+        self.initial_output = initial_output
+        self.base_step = base_step
+        self.share: Sharing = share
+        self.networks = nn.ModuleDict()
+        self._uses_moments = "moments" in inputs or base_step != 0.0
+
+    def build(self, layout: Layout, generator: Generator) -> None:
+        """Make one network per segment of ``layout``, with weights drawn from ``generator``."""
+        for segment in layout.segments(self.share):
+            self.networks[_key(segment.name)] = _Network(
+                _NUM_INPUTS[self.inputs], self.num_layers, self.hidden_size, self.initial_output, generator
+            )
+
+    def init_state(self, layout: Layout, num_problems: int) -> LSTMState:
+        """All zeros.
+
+        Raises:
+            MetaOptError: If the layout has a group or tensor that there is no network for.
+        """
+        segments = layout.segments(self.share)
+        if missing := [segment.name for segment in segments if _key(segment.name) not in self.networks]:
+            raise MetaOptError(
+                f"the learned optimizer has no network for {', '.join(missing)}; it has {', '.join(self.networks)}"
+            )
+        like = next(self.networks.parameters())
+        zeros = tuple(
+            (like.new_zeros(self.hidden_size, num_problems * (segment.stop - segment.start)),) * self.num_layers
+            for segment in segments
+        )
+        moments = Moments.zeros(like, num_problems, layout.num_coordinates) if self._uses_moments else None
+        return LSTMState(segments, zeros, zeros, moments)
+
+    def step(self, evaluation: Evaluation, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """One update, see :meth:`LearnedOptimizer.step`."""
+        grad = evaluation.grad
+        parts, base, moments = [], None, state.moments
+        if "log_sign" in self.inputs:
+            parts.append(log_sign(grad))
+        if moments is not None:
+            moments = moments.updated(grad)
+            normalized = moments.normalized(grad)
+            if "moments" in self.inputs:
+                parts.append(normalized)
+            if self.base_step != 0.0:
+                base = normalized[0]
+        inputs = torch.cat(parts) if parts else grad.unsqueeze(0)  # [F, B, N]
+
+        outputs, hidden, cell = [], [], []
+        for index, segment in enumerate(state.segments):
+            rows = inputs[..., segment.start : segment.stop].reshape(len(inputs), -1)  # [F, B·n]
+            out, new_hidden, new_cell = self.networks[_key(segment.name)](rows, state.hidden[index], state.cell[index])
+            outputs.append(out.view(len(grad), -1))
+            hidden.append(new_hidden)
+            cell.append(new_cell)
+        update = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        if self.output == "tanh":
+            update = torch.tanh(update)
+        update = self.output_scale * update
+        if base is not None:
+            update = update - self.base_step * base
+        return update, LSTMState(state.segments, tuple(hidden), tuple(cell), moments)
+
+
+class _Network(nn.Module):
+    """Stacked LSTM layers and a linear output, for coordinates in columns."""
+
+    def __init__(self, num_inputs: int, num_layers: int, size: int, initial_output: float, generator: Generator) -> None:
+        super().__init__()
+        self.size = size
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        width = num_inputs
+        for _ in range(num_layers):
+            bound = 1.0 / math.sqrt(size)
+            # Rows: input, forget and output gate, candidate. Columns: the layer's input, then its hidden state.
+            self.weights.append(_uniform((4 * size, width + size), bound, generator))
+            bias = torch.zeros(4 * size, 1)
+            bias[size : 2 * size] = 1.0  # remember at first (Jozefowicz et al. 2015)
+            self.biases.append(bias)
+            width = size
+        self.output_weight = nn.Parameter(_uniform((1, width), initial_output / math.sqrt(width), generator))
+        self.output_bias = nn.Parameter(torch.zeros(1, 1))
+
+    def forward(
+        self, inputs: Tensor, hidden: tuple[Tensor, ...], cell: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Inputs [F, n] and per layer h, c [H, n] to output [1, n] and the new h, c."""
+        size = self.size
+        new_hidden, new_cell = [], []
+        for weight, bias, h, c in zip(self.weights, self.biases, hidden, cell, strict=True):
+            gates = torch.addmm(bias, weight, torch.cat([inputs, h]))  # [4H, n]
+            sigmoids = torch.sigmoid(gates[: 3 * size])
+            input_gate, forget_gate, output_gate = sigmoids.split(size)
+            c = forget_gate * c + input_gate * torch.tanh(gates[3 * size :])
+            inputs = output_gate * torch.tanh(c)
+            new_hidden.append(inputs)
+            new_cell.append(c)
+        return torch.addmm(self.output_bias, self.output_weight, inputs), tuple(new_hidden), tuple(new_cell)
+
+
+def _uniform(shape: tuple[int, int], bound: float, generator: Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # module names may not hold dots

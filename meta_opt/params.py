@@ -1,0 +1,102 @@
+"""The parameters of an optimizee as one vector, and back.
+
+Learned optimizers see θ as a tensor [B, N]: B problems, N coordinates. Optimizees see named tensors.
+:class:`Layout` is the map between the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Sharing = Literal["all", "group", "tensor"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A named range ``start:stop`` of coordinates."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names, shapes and groups of the tensors that the N coordinates of θ stand for.
+
+    The tensors lie one behind the other, tensors of one group next to each other.
+
+    Attributes:
+        names: Name of each tensor.
+        shapes: Shape of each tensor, for one problem.
+        groups: Group of each tensor; equal groups are adjacent.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    groups: tuple[str, ...]
+    sizes: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(math.prod(shape) for shape in self.shapes))
+
+    @classmethod
+    def of(cls, params: Mapping[str, Tensor], groups: Mapping[str, str] | None = None) -> Layout:
+        """The layout of one problem's parameters.
+
+        Args:
+            params: Named tensors of one problem.
+            groups: Group name of each tensor; a tensor that is not named belongs to the group ``"all"``.
+
+        Raises:
+            ValueError: If there are no parameters, or ``groups`` names a tensor that does not exist.
+        """
+        groups = groups or {}
+        if not params:
+            raise ValueError("an optimizee needs at least one parameter, found none")
+        if unknown := sorted(set(groups) - set(params)):
+            raise ValueError(f"groups names {', '.join(unknown)}, but the parameters are {', '.join(params)}")
+        group_of = {name: groups.get(name, "all") for name in params}
+        order = list(dict.fromkeys(group_of.values()))
+        names = tuple(sorted(params, key=lambda name: order.index(group_of[name])))
+        return cls(names, tuple(params[name].shape for name in names), tuple(group_of[name] for name in names))
+
+    @property
+    def num_coordinates(self) -> int:
+        """N, the number of coordinates of one problem."""
+        return sum(self.sizes)
+
+    def flatten(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Named tensors, each [..., *shape], as one tensor [..., N]."""
+        parts = []
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            tensor = params[name]
+            parts.append(tensor.reshape(*tensor.shape[: tensor.dim() - len(shape)], -1))
+        return torch.cat(parts, dim=-1)
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """A tensor [..., N] as named tensors, each [..., *shape]; views of the same memory where possible."""
+        parts = vector.split(self.sizes, dim=-1)
+        return {
+            name: part.reshape(vector.shape[:-1] + shape)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+
+    def segments(self, by: Sharing) -> tuple[Segment, ...]:
+        """The coordinates cut into adjacent named ranges: one in all, one per group, or one per tensor."""
+        keys = {"all": ("all",) * len(self.names), "group": self.groups, "tensor": self.names}[by]
+        segments: list[Segment] = []
+        start = 0
+        for key, size in zip(keys, self.sizes, strict=True):
+            if segments and segments[-1].name == key:
+                segments[-1] = Segment(key, segments[-1].start, start + size)
+            else:
+                segments.append(Segment(key, start, start + size))
+            start += size
+        return tuple(segments)

@@ -1,0 +1,166 @@
+"""From the names of installed plugins to their classes, through entry points.
+
+A distribution offers an optimizee or a learned optimizer as an entry point:
+
+    [project.entry-points."meta_opt.optimizees"]
+    rosenbrock = "my_package.rosenbrock:Rosenbrock"
+
+Looking names up reads metadata only; :func:`load` imports the one plugin that was asked for. This module does not
+import torch, so that the command line can list plugins at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from meta_opt.errors import RegistryError
+
+Kind = Literal["optimizee", "optimizer"]
+
+KINDS: tuple[Kind, ...] = ("optimizee", "optimizer")
+_CONTRACTS: dict[Kind, tuple[str, str]] = {
+    "optimizee": ("meta_opt.optimizee", "Optimizee"),
+    "optimizer": ("meta_opt.optimizers.base", "LearnedOptimizer"),
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: what a distribution offers under a name.
+
+    Attributes:
+        kind: What it is.
+        name: The name on the command line.
+        module: Module to import.
+        attribute: Name of the class in that module.
+        distribution: Name of the distribution that offers it.
+        version: Version of that distribution.
+    """
+
+    kind: Kind
+    name: str
+    module: str
+    attribute: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} of {self.distribution} {self.version}"
+
+
+@cache
+def plugins(kind: Kind) -> tuple[Plugin, ...]:
+    """All installed plugins of a kind, sorted by name; a name that two distributions claim is there twice."""
+    found = [
+        Plugin(
+            kind,
+            point.name,
+            point.value.partition(":")[0].strip(),
+            point.value.partition(":")[2].partition("[")[0].strip(),
+            point.dist.name if point.dist else "?",
+            point.dist.version if point.dist else "?",
+        )
+        for point in entry_points(group=f"meta_opt.{kind}s")
+    ]
+    return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.distribution)))
+
+
+def names(kind: Kind) -> list[str]:
+    """The installed names of a kind, each once."""
+    return list(dict.fromkeys(plugin.name for plugin in plugins(kind)))
+
+
+def find(kind: Kind, name: str) -> Plugin:
+    """The plugin of that name, not imported.
+
+    Raises:
+        RegistryError: If there is none (the message names the nearest), if two distributions claim the name, or if
+            the name cannot be used.
+    """
+    claims = [plugin for plugin in plugins(kind) if plugin.name == name]
+    if not claims:
+        nearest = difflib.get_close_matches(name, names(kind), n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise RegistryError(f"no {kind} is called {name!r}; {hint}Installed: {', '.join(names(kind)) or 'none'}")
+    if problem := name_problem(claims[0]):
+        raise RegistryError(f"{claims[0]} cannot be used: {problem}")
+    return claims[0]
+
+
+def name_problem(plugin: Plugin) -> str | None:
+    """Why the name of a plugin cannot be used, if it cannot."""
+    claims = [other for other in plugins(plugin.kind) if other.name == plugin.name]
+    if len(claims) > 1:
+        owners = " and ".join(f"{claim.distribution} {claim.version}" for claim in claims)
+        return f"the name is claimed by {owners}; uninstall one"
+    # Names are attributes of the package meta_opt (see meta_opt/__init__.py), beside its modules and each other.
+    if not plugin.name.isidentifier() or plugin.name.startswith("_"):
+        return "a plugin's name must be a Python identifier that does not begin with an underscore"
+    if importlib.util.find_spec(f"meta_opt.{plugin.name}") is not None:
+        return f"meta_opt has a module of that name; {plugin.distribution} must choose another"
+    others = [other for kind in KINDS if kind != plugin.kind for other in plugins(kind) if other.name == plugin.name]
+    if others:
+        return f"{others[0].distribution} has an {others[0].kind} of that name; one must choose another"
+    return None
+
+
+def contract(kind: Kind) -> type[Any]:
+    """The class that every plugin of a kind must be derived from."""
+    module, name = _CONTRACTS[kind]
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def load(kind: Kind, name: str) -> type[Any]:
+    """Import the class of that name.
+
+    Raises:
+        RegistryError: If the name is unknown or claimed twice, the plugin does not import, or what it offers does
+            not fulfil the contract.
+    """
+    plugin = find(kind, name)
+    return _imported(kind, str(plugin), plugin.module, plugin.attribute)
+
+
+def _imported(kind: Kind, title: str, module: str, attribute: str) -> type[Any]:
+    try:
+        loaded: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            loaded = getattr(loaded, part)
+    except Exception as error:
+        text = next(iter(str(error).splitlines()), "")
+        raise RegistryError(f"{title} does not import: {type(error).__name__}: {text}") from error
+    base = contract(kind)
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise RegistryError(f"{title} is not one: {module}:{attribute} must be a subclass of {base.__name__}")
+    return loaded
+
+
+def resolve(kind: Kind, text: str) -> type[Any]:
+    """The class that a name or a dotted path stands for.
+
+    Raises:
+        RegistryError: As :func:`load`, and if the path does not lead to a class that fulfils the contract.
+    """
+    if "." not in text:
+        return load(kind, text)
+    module, _, attribute = text.rpartition(".")
+    if module == "meta_opt" and attribute in names(kind):
+        return load(kind, attribute)
+    return _imported(kind, f"{kind} {text}", module, attribute)
+
+
+def name_of(cls: type[Any]) -> str:
+    """The entry-point name of a class or, if it has none, its dotted path."""
+    for kind in KINDS:
+        for plugin in plugins(kind):
+            module = sys.modules.get(plugin.module)  # imported already if the class comes from there
+            if getattr(module, plugin.attribute, None) is cls and not name_problem(plugin):
+                return plugin.name
+    return f"{cls.__module__}.{cls.__qualname__}"

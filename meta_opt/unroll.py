@@ -1,0 +1,74 @@
+"""The inner loop: a learned optimizer optimizes B problems for T steps. There is no other loop in this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meta_opt.optimizers.base import LearnedOptimizer, map_state
+from meta_opt.problems import Evaluation, Problems
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where an episode stands between two unrolls: the problems evaluated at θ_t, and the optimizer's state h_t."""
+
+    evaluation: Evaluation
+    state: Any
+
+    def detach(self) -> Position:
+        """The same place without a graph behind it."""
+        evaluation = Evaluation(
+            self.evaluation.loss.detach(), self.evaluation.grad.detach(), self.evaluation.params.detach()
+        )
+        return Position(evaluation, map_state(torch.Tensor.detach, self.state))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """T steps of B problems: what was evaluated, and where it ends.
+
+    f at θ_T is both the last term of this unroll's meta-loss and what the next unroll starts from: nothing is
+    evaluated twice.
+    """
+
+    start: Position
+    evaluations: tuple[Evaluation, ...]  # T + 1 of them, at θ_0 ... θ_T; the first is the start's
+    end: Position
+
+    @property
+    def losses(self) -> Tensor:
+        """f_t(θ_t) for t = 1..T, [T, B]."""
+        return torch.stack([evaluation.loss for evaluation in self.evaluations[1:]])
+
+
+def begin(problems: Problems, optimizer: LearnedOptimizer) -> Position:
+    """The position at θ_0."""
+    return Position(
+        problems.evaluate(problems.initial_params), optimizer.init_state(problems.layout, len(problems))
+    )
+
+
+def unroll(
+    problems: Problems, optimizer: LearnedOptimizer, start: Position, num_steps: int, *, keep_graph: bool = False
+) -> Trajectory:
+    """Take ``num_steps`` steps from ``start``.
+
+        g_t, h_{t+1} = m_φ(∇_t, h_t)        θ_{t+1} = θ_t + g_t
+
+    Args:
+        problems: The B problems; each evaluation draws the next mini-batch.
+        optimizer: m_φ.
+        start: A detached position.
+        num_steps: T.
+        keep_graph: Whether losses and gradients stay differentiable in φ through all steps (second derivatives).
+    """
+    evaluations, state = [start.evaluation], start.state
+    with torch.set_grad_enabled(keep_graph):
+        for _ in range(num_steps):
+            update, state = optimizer.step(evaluations[-1], state)
+            evaluations.append(problems.evaluate(evaluations[-1].params + update, create_graph=keep_graph))
+    return Trajectory(start, tuple(evaluations), Position(evaluations[-1], state))

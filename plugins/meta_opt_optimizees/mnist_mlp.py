@@ -1,0 +1,129 @@
+"""The network on MNIST of Andrychowicz et al. 2016 (arXiv:1606.04474, section 3.2).
+
+θ_0 is drawn as in DeepMind's published code: weights and biases normal with standard deviation 0.01.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from http.client import HTTPException
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from meta_opt.api import ModuleOptimizee, OptimizeeError
+from meta_opt_optimizees.mlp import Activation, mlp
+
+_NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
+_CONNECT_SECONDS = 10.0
+
+
+class MnistMlp(ModuleOptimizee):
+    """A small network (784-20-10) that learns MNIST digits; downloads MNIST where it finds none."""
+
+    def __init__(
+        self,
+        hidden_sizes: Sequence[int] = (20,),
+        activation: Activation = "sigmoid",
+        batch_size: int = 128,
+        init_std: float | None = 0.01,
+        data_dir: str | None = None,
+    ) -> None:
+        """Read the images.
+
+        Args:
+            hidden_sizes: Number of units of each hidden layer.
+            activation: What follows each hidden layer.
+            batch_size: Images in a mini-batch.
+            init_std: Standard deviation of θ_0, weights and biases alike; null for PyTorch's own initialization.
+            data_dir: Folder that holds MNIST/raw, or where to put it; by default that of the environment variable
+                META_OPT_DATA_DIR, or else data.
+        """
+        folder = Path(data_dir or os.environ.get("META_OPT_DATA_DIR") or "data").expanduser().absolute()
+        images, labels, test_images, test_labels = read_mnist(folder)
+        super().__init__(
+            partial(mlp, 784, hidden_sizes, 10, activation),
+            train=(images[:-_NUM_HELD_BACK], labels[:-_NUM_HELD_BACK]),
+            validation=(images[-_NUM_HELD_BACK:], labels[-_NUM_HELD_BACK:]),
+            test=(test_images, test_labels),
+            batch_size=batch_size,
+            init_std=init_std,
+        )
+
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        """100 steps, in unrolls of 50."""
+        return {"model.num_steps": 100, "model.unroll_length": 50}
+
+
+def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training images [60000, 784] in 0..1 and labels [60000], test images [10000, 784] and labels [10000].
+
+    Args:
+        folder: The folder that holds ``MNIST/raw``. Where it lacks a file, MNIST is downloaded.
+
+    Raises:
+        OptimizeeError: If the files are neither there nor to be downloaded, or are damaged.
+    """
+    # Importing torchvision takes a second or more.
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    raw = folder / "MNIST" / "raw"
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    if not all((raw / name).is_file() for name in names):
+        _download(raw)
+    tensors = []
+    for name in names:
+        num_images = 60_000 if name.startswith("train") else 10_000
+        is_images = "images" in name
+        try:
+            tensor = (read_image_file if is_images else read_label_file)(str(raw / name))
+            if tensor.shape != ((num_images, 28, 28) if is_images else (num_images,)):
+                raise ValueError(f"its shape is {list(tensor.shape)}")
+        # What torchvision raises at a file of the wrong length or content depends on where it notices.
+        except (AssertionError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise OptimizeeError(
+                f"{raw / name} is damaged or not MNIST's ({_one_line(error)}): delete it to download it again, or "
+                "point --optimizee.data_dir or META_OPT_DATA_DIR elsewhere"
+            ) from error
+        tensors.append(tensor.flatten(1).float().div_(255) if is_images else tensor)
+    images, labels, test_images, test_labels = tensors
+    return images, labels, test_images, test_labels
+
+
+def _download(raw: Path) -> None:
+    """Download MNIST, and put its files into ``raw`` once all of them have arrived."""
+    from torchvision.datasets import MNIST
+
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_CONNECT_SECONDS)  # torchvision sets none, and would wait for minutes
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # progress bars
+                arrived = Path(MNIST(temporary, download=True).raw_folder)
+            raw.mkdir(parents=True, exist_ok=True)
+            for file in arrived.glob("*-ubyte"):
+                # Never a half-written file under its final name, nor two processes writing one.
+                partial_file = raw / f"{file.name}.{os.getpid()}.partial"
+                shutil.copyfile(file, partial_file)
+                partial_file.replace(raw / file.name)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise OptimizeeError(
+            f"no MNIST files in {raw}, and the download failed ({_one_line(error)}): use --optimizee digits_mlp, which "
+            "needs no download, or point --optimizee.data_dir or META_OPT_DATA_DIR at a folder that holds MNIST/raw"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,54 @@
+"""Random quadratic functions, the first problem of Andrychowicz et al. 2016 (arXiv:1606.04474, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from meta_opt.api import Optimizee, OptimizeeError, TensorDict
+
+Convention = Literal["gaussian", "uniform"]
+
+
+class Quadratic(Optimizee):
+    """Random quadratic functions ‖Wθ - y‖², a new W and y for every problem."""
+
+    def __init__(self, dimension: int = 10, convention: Convention = "gaussian") -> None:
+        """Choose the distribution.
+
+        Args:
+            dimension: Length of θ and y; W is square.
+            convention: gaussian: W, y and θ_0 standard normal, as the paper has it; uniform: W and y uniform in [0, 1)
+                and θ_0 normal with standard deviation 0.01, as in DeepMind's published code.
+
+        Raises:
+            OptimizeeError: If an argument is out of range.
+        """
+        if dimension < 1:
+            raise OptimizeeError(f"optimizee.dimension must be at least 1, not {dimension}")
+        if convention not in ("gaussian", "uniform"):
+            raise OptimizeeError(f"optimizee.convention must be gaussian or uniform, not {convention!r}")
+        self._dimension = dimension
+        self._draw, self._init_std = (torch.randn, 1.0) if convention == "gaussian" else (torch.rand, 0.01)
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        """θ_0, normal."""
+        return {"theta": torch.randn(self._dimension, generator=generator) * self._init_std}
+
+    def sample_problem(self, generator: Generator) -> TensorDict:
+        """W and y."""
+        return {
+            "w": self._draw(self._dimension, self._dimension, generator=generator),
+            "y": self._draw(self._dimension, generator=generator),
+        }
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        """‖Wθ - y‖², the sum of squares."""
+        return (problem["w"] @ params["theta"] - problem["y"]).square().sum()
+
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        """The paper's 100 steps, in unrolls of 20."""
+        return {"model.num_steps": 100, "model.unroll_length": 20}

@@ -1,0 +1,73 @@
+"""The exact meta-gradient against finite differences."""
+
+import pytest
+import torch
+from problems_for_tests import Regression
+from torch import Tensor
+
+from meta_opt.meta_gradients.first_order import first_order
+from meta_opt.meta_gradients.second_order import second_order
+from meta_opt.meta_loss import MetaLoss
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.problems import Problems, problem_generator
+from meta_opt.unroll import begin, unroll
+
+
+def setup(**options: object) -> CoordinatewiseLSTM:
+    optimizer = CoordinatewiseLSTM(num_layers=1, hidden_size=3, **options)  # type: ignore[arg-type]
+    optimizer.build(draw().layout, problem_generator(1, "phi"))
+    return optimizer.double()
+
+
+def draw() -> Problems:
+    return Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("options", [{"inputs": "none"}, {}, {"inputs": "log_sign+moments", "base_step": 0.03}])
+@pytest.mark.parametrize("meta_loss", [MetaLoss("sum", "constant"), MetaLoss("log_sum", "linear:0.3")])
+def test_gradcheck(options: dict[str, object], meta_loss: MetaLoss) -> None:
+    optimizer = setup(**options)
+    parameters = list(optimizer.parameters())
+
+    def meta_loss_of(*values: Tensor) -> Tensor:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, values, strict=True):
+                parameter.copy_(value)
+        problems = draw()
+        return meta_loss.value(unroll(problems, optimizer, begin(problems, optimizer), 4).losses)
+
+    values = [parameter.detach().clone() for parameter in parameters]
+    problems = draw()
+    grads = second_order(problems, optimizer, begin(problems, optimizer), 4, meta_loss).grads
+
+    class Exact(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, *inputs: Tensor) -> Tensor:
+            return meta_loss_of(*inputs)
+
+        @staticmethod
+        def backward(ctx: object, *upstream: Tensor) -> tuple[Tensor, ...]:
+            return tuple(upstream[0] * grad for grad in grads)
+
+    assert torch.autograd.gradcheck(
+        lambda *inputs: Exact.apply(*inputs), [value.requires_grad_() for value in values], atol=1e-7, rtol=1e-5
+    )
+
+
+def test_differs_from_first_order_but_not_in_value() -> None:
+    optimizer = setup(inputs="none")
+    one, two = draw(), draw()
+    first = first_order(one, optimizer, begin(one, optimizer), 5, MetaLoss("sum", "constant"))
+    second = second_order(two, optimizer, begin(two, optimizer), 5, MetaLoss("sum", "constant"))
+    torch.testing.assert_close(first.loss, second.loss, rtol=1e-12, atol=0)
+    assert not torch.allclose(first.grads[0], second.grads[0], rtol=1e-3)
+
+
+def test_equals_first_order_for_one_step() -> None:
+    """With a single update nothing depends on φ through a gradient."""
+    optimizer = setup()
+    one, two = draw(), draw()
+    first = first_order(one, optimizer, begin(one, optimizer), 1, MetaLoss("sum", "constant"))
+    second = second_order(two, optimizer, begin(two, optimizer), 1, MetaLoss("sum", "constant"))
+    for ours, theirs in zip(first.grads, second.grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)

@@ -1,0 +1,147 @@
+"""The coordinatewise LSTM as a function of coordinates."""
+
+import pickle
+
+import pytest
+import torch
+from problems_for_tests import Regression
+
+from meta_opt.errors import MetaOptError
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.params import Layout
+from meta_opt.problems import Evaluation, Problems, problem_generator
+from meta_opt.unroll import begin, unroll
+
+OPTIONS = [
+    {},
+    {"inputs": "none"},
+    {"inputs": "moments", "output": "tanh"},
+    {"inputs": "log_sign+moments", "base_step": 0.03},
+]
+
+
+def layout_of(size: int) -> Layout:
+    return Layout.of({"theta": torch.zeros(size)})
+
+
+def built(layout: Layout, **options: object) -> CoordinatewiseLSTM:
+    optimizer = CoordinatewiseLSTM(**options)  # type: ignore[arg-type]
+    optimizer.build(layout, problem_generator(7, "phi"))
+    return optimizer.double()
+
+
+def updates(optimizer: CoordinatewiseLSTM, grads: torch.Tensor) -> torch.Tensor:
+    """The updates [T, B, N] for a given sequence of gradients [T, B, N]."""
+    state = optimizer.init_state(layout_of(grads.shape[2]), grads.shape[1])
+    collected = []
+    for grad in grads:
+        update, state = optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
+        collected.append(update)
+    return torch.stack(collected)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_permuting_coordinates_permutes_updates(options: dict[str, object]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    grads = torch.randn(6, 3, 11, generator=generator, dtype=torch.float64)
+    order = torch.randperm(11, generator=generator)
+    optimizer = built(layout_of(11), **options)
+    plain, permuted = updates(optimizer, grads), updates(optimizer, grads[..., order])
+    torch.testing.assert_close(plain[..., order], permuted, rtol=1e-12, atol=1e-15)
+    assert plain.std() > 1e-4
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("share", ["all", "group", "tensor"])
+def test_one_problem_at_a_time_equals_all_at_once(options: dict[str, object], share: str) -> None:
+    def losses(indices: list[int]) -> torch.Tensor:
+        problems = Problems(Regression(), "train", indices, seed=0, dtype=torch.float64)
+        optimizer = built(problems.layout, share=share, **options)
+        return unroll(problems, optimizer, begin(problems, optimizer), 10).losses
+
+    together = losses([0, 1, 2])
+    alone = torch.cat([losses([index]) for index in range(3)], dim=1)
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
+
+
+def test_groups_have_networks_of_their_own() -> None:
+    problems = Problems(Regression(), "train", [0], seed=0)
+    optimizer = CoordinatewiseLSTM(share="group")
+    optimizer.build(problems.layout, problem_generator(0, "phi"))
+    assert list(optimizer.networks) == ["first", "second"]
+    with torch.no_grad():
+        optimizer.networks["second"].output_weight.zero_()
+        optimizer.networks["second"].output_bias.zero_()
+    update = problems.layout.unflatten(optimizer.step(*_args(begin(problems, optimizer)))[0])
+    assert update["second.weight"].abs().max() == 0 and update["second.bias"].abs().max() == 0
+    assert update["first.weight"].abs().min() > 0 and update["first.bias"].abs().min() > 0
+
+
+def _args(position):  # type: ignore[no-untyped-def]
+    return position.evaluation, position.state
+
+
+def test_tensors_have_networks_of_their_own() -> None:
+    problems = Problems(Regression(), "train", [0], seed=0)
+    optimizer = CoordinatewiseLSTM(share="tensor")
+    optimizer.build(problems.layout, problem_generator(0, "phi"))
+    assert sorted(optimizer.networks) == ["first/bias", "first/weight", "second/bias", "second/weight"]
+
+
+def test_a_group_without_a_network_is_an_error() -> None:
+    optimizer = CoordinatewiseLSTM(share="group")
+    optimizer.build(layout_of(3), problem_generator(0, "phi"))
+    layout = Problems(Regression(), "train", [0], seed=0).layout
+    with pytest.raises(MetaOptError, match="no network for first, second; it has all"):
+        optimizer.init_state(layout, 1)
+
+
+def test_untrained_with_a_base_step_is_adam_with_beta_095() -> None:
+    grads = torch.randn(8, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    optimizer = built(layout_of(5), inputs="log_sign+moments", base_step=0.03, initial_output=0.0)
+    theta = torch.zeros(2, 5, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([theta], lr=0.03, betas=(0.95, 0.95))
+    for grad, update in zip(grads, updates(optimizer, grads), strict=True):
+        before = theta.detach().clone()
+        theta.grad = grad
+        adam.step()
+        torch.testing.assert_close(update.detach(), theta.detach() - before, rtol=1e-9, atol=1e-12)
+
+
+def test_tanh_bounds_the_update() -> None:
+    grads = 1e3 * torch.randn(4, 1, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    optimizer = built(layout_of(50), inputs="none", output="tanh", output_scale=0.2, initial_output=100.0)
+    largest = updates(optimizer, grads).abs().max().item()
+    assert 0.15 < largest <= 0.2
+
+
+def test_build_depends_on_the_generator_alone() -> None:
+    torch.manual_seed(1)
+    one = built(layout_of(2))
+    torch.manual_seed(2)
+    two = built(layout_of(2))
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_save_and_reload() -> None:
+    one, two = built(layout_of(2)), CoordinatewiseLSTM()
+    two.build(layout_of(2), problem_generator(99, "phi"))
+    two.double().load_state_dict(one.state_dict())
+    grads = torch.randn(3, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(updates(one, grads), updates(two, grads))
+    assert torch.equal(updates(one, grads), updates(pickle.loads(pickle.dumps(one)), grads))
+
+
+def test_gradient_reaches_every_weight() -> None:
+    grads = torch.randn(3, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    optimizer = built(layout_of(4), inputs="log_sign+moments", base_step=0.1)
+    updates(optimizer, grads).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in optimizer.parameters())
+
+
+def test_sizes_out_of_range() -> None:
+    with pytest.raises(MetaOptError, match="optimizer.num_layers must be 0 or more, not -1"):
+        CoordinatewiseLSTM(num_layers=-1)
+    with pytest.raises(MetaOptError, match="optimizer.hidden_size must be 1 or more, not 0"):
+        CoordinatewiseLSTM(hidden_size=0)

@@ -1,0 +1,63 @@
+"""Small optimizees that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from meta_opt.optimizee import Optimizee, Split, TensorDict
+
+
+class Square(Optimizee):
+    """f(x) = x², x_0 = 1."""
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        return {"x": torch.ones(1)}
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return (params["x"] ** 2).sum()
+
+
+class Regression(Optimizee):
+    """A tanh network with mini-batches, two groups whose tensors are not neighbours, and a problem of its own."""
+
+    def __init__(self, scale: float = 0.5) -> None:
+        self.scale = scale
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        shapes = {"first.weight": (3, 4), "second.weight": (4, 1), "first.bias": (4,), "second.bias": (1,)}
+        return {name: self.scale * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+    def sample_problem(self, generator: Generator) -> TensorDict:
+        return {"slope": torch.randn(3, 1, generator=generator)}
+
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        return {"x": torch.randn(6, 3, generator=generator)}
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        hidden = torch.tanh(batch["x"] @ params["first.weight"] + params["first.bias"])
+        output = hidden @ params["second.weight"] + params["second.bias"]
+        return ((output - torch.sin(batch["x"] @ problem["slope"])) ** 2).mean()
+
+    def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
+        return {"root": self.loss(params, problem, batch).sqrt()}
+
+    def groups(self) -> Mapping[str, str]:
+        return {name: name.split(".")[0] for name in ("first.weight", "first.bias", "second.weight", "second.bias")}
+
+
+class Sometimes(Square):
+    """x² whose loss is not finite in the training problems named."""
+
+    def __init__(self, bad: list[int]) -> None:
+        self.bad = bad
+        self.drawn = -1
+
+    def sample_problem(self, generator: Generator) -> TensorDict:
+        self.drawn += 1  # impure on purpose: counts the problems drawn
+        return {"factor": torch.tensor(float("nan") if self.drawn in self.bad else 1.0)}
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return (params["x"] ** 2).sum() * problem["factor"]

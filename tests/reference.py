@@ -1,0 +1,120 @@
+"""Meta-training written straight from the paper, slowly: one graph through the whole unroll, ``nn.LSTMCell``.
+
+Andrychowicz et al. 2016, equations 2 and 3 and appendix A. Nothing here is shared with the package but the weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.problems import Problems
+
+
+class PaperNetwork(nn.Module):
+    """One network of a :class:`CoordinatewiseLSTM` in PyTorch's own modules; coordinates are rows."""
+
+    def __init__(self, optimizer: CoordinatewiseLSTM, key: str) -> None:
+        super().__init__()
+        network = optimizer.networks[key]
+        self.options = optimizer
+        self.cells = nn.ModuleList()
+        size = optimizer.hidden_size
+        for weight, bias in zip(network.weights, network.biases, strict=True):
+            cell = nn.LSTMCell(weight.shape[1] - size, size).to(weight.dtype)
+            input_gate, forget, output, candidate = torch.arange(4 * size).split(size)
+            order = torch.cat([input_gate, forget, candidate, output])  # PyTorch's order of the gates
+            with torch.no_grad():
+                cell.weight_ih.copy_(weight[order, :-size])
+                cell.weight_hh.copy_(weight[order, -size:])
+                cell.bias_ih.copy_(bias[order, 0])
+                cell.bias_hh.zero_()
+            cell.bias_hh.requires_grad_(False)
+            self.cells.append(cell)
+        self.out = nn.Linear(network.output_weight.shape[1], 1).to(network.output_weight.dtype)
+        with torch.no_grad():
+            self.out.weight.copy_(network.output_weight)
+            self.out.bias.copy_(network.output_bias[0])
+
+    def grads(self) -> list[Tensor]:
+        """The gradients in the order of the package's parameters."""
+        size = self.options.hidden_size
+        weights, biases = [], []
+        input_gate, forget, candidate, output = torch.arange(4 * size).split(size)
+        order = torch.cat([input_gate, forget, output, candidate])
+        for cell in self.cells:
+            weights.append(torch.cat([cell.weight_ih.grad, cell.weight_hh.grad], dim=1)[order])
+            biases.append(cell.bias_ih.grad[order, None])
+        return [self.out.weight.grad, self.out.bias.grad[None], *weights, *biases]
+
+
+class PaperUnroll:
+    """An episode of one problem per row of θ, remembering m, v and the states of every coordinate."""
+
+    def __init__(self, problems: Problems, optimizer: CoordinatewiseLSTM) -> None:
+        self.problems, self.optimizer = problems, optimizer
+        self.segments = problems.layout.segments(optimizer.share)
+        self.theta = problems.initial_params
+        self.evaluation = problems.evaluate(self.theta)
+        self.mean = torch.zeros_like(self.theta)
+        self.square = torch.zeros_like(self.theta)
+        self.count = 0
+        self.states: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def run(self, num_steps: int, weights: Tensor, *, log: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Meta-loss and meta-gradient of the next ``num_steps`` steps, gradients of f held constant."""
+        networks = {s.name: PaperNetwork(self.optimizer, s.name.replace(".", "/")) for s in self.segments}
+        theta, total = self.theta.detach(), torch.zeros((), dtype=self.theta.dtype)
+        self.states = {k: [(h.detach(), c.detach()) for h, c in v] for k, v in self.states.items()}
+        for t in range(num_steps):
+            grad = self.evaluation.grad.detach()
+            update = self._update(networks, grad)
+            theta = theta + update
+            with torch.no_grad():
+                self.evaluation = self.problems.evaluate(theta.detach())
+            # f_t as a function of φ through θ_t: its value, and its gradient as computed at θ_t
+            value = self.evaluation.loss + ((theta - theta.detach()) * self.evaluation.grad).sum(1)
+            total = total + weights[t] * (value.log() if log else value).mean()
+        total.backward()
+        self.theta = theta.detach()
+        return total.detach(), [grad for segment in self.segments for grad in networks[segment.name].grads()]
+
+    def _update(self, networks: dict[str, PaperNetwork], grad: Tensor) -> Tensor:
+        options = self.optimizer
+        beta, p = 0.95, 10.0
+        self.count += 1
+        self.mean = beta * self.mean + (1 - beta) * grad
+        self.square = beta * self.square + (1 - beta) * grad**2
+        root = ((self.square + 1e-30) / (1 - beta**self.count)).sqrt() + 1e-8
+        adam = self.mean / (1 - beta**self.count) / root
+        features = []
+        if options.inputs == "none":
+            features = [grad]
+        if "log_sign" in options.inputs:
+            large = grad.abs() >= math.exp(-p)
+            features += [
+                torch.where(large, grad.abs().log() / p, -torch.ones_like(grad)),
+                torch.where(large, grad.sign(), math.exp(p) * grad),
+            ]
+        if "moments" in options.inputs:
+            features += [adam, grad / root]
+        inputs = torch.stack(features, dim=-1)  # [B, N, F]
+        columns = []
+        for segment in self.segments:
+            network = networks[segment.name]
+            x = inputs[:, segment.start : segment.stop].reshape(-1, inputs.shape[-1])
+            zero = x.new_zeros(len(x), options.hidden_size)
+            states = self.states.get(segment.name, [(zero, zero)] * options.num_layers)
+            self.states[segment.name] = []
+            for cell, state in zip(network.cells, states, strict=True):
+                h, c = cell(x, state)
+                self.states[segment.name].append((h, c))
+                x = h
+            columns.append(network.out(x).view(len(grad), -1))
+        output = torch.cat(columns, dim=1)
+        if options.output == "tanh":
+            output = output.tanh()
+        return options.output_scale * output - options.base_step * adam

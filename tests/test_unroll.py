@@ -1,0 +1,51 @@
+"""The inner loop."""
+
+import torch
+from problems_for_tests import Regression
+
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.problems import Problems, problem_generator
+from meta_opt.unroll import begin, unroll
+
+
+def setup() -> tuple[Problems, CoordinatewiseLSTM]:
+    problems = Problems(Regression(), "train", range(2), seed=0, dtype=torch.float64)
+    optimizer = CoordinatewiseLSTM(inputs="log_sign+moments", base_step=0.03)
+    optimizer.build(problems.layout, problem_generator(0, "phi"))
+    return problems, optimizer.double()
+
+
+def test_segments_equal_the_whole() -> None:
+    problems, optimizer = setup()
+    whole = unroll(problems, optimizer, begin(problems, optimizer), 10)
+    problems, optimizer = setup()
+    first = unroll(problems, optimizer, begin(problems, optimizer), 4)
+    second = unroll(problems, optimizer, first.end.detach(), 6)
+    assert torch.equal(whole.losses, torch.cat([first.losses, second.losses]))
+    assert torch.equal(whole.end.evaluation.params, second.end.evaluation.params)
+
+
+def test_steps_are_theta_plus_update_and_nothing_is_evaluated_twice() -> None:
+    problems, optimizer = setup()
+    calls = []
+    evaluate = problems.evaluate
+    problems.evaluate = lambda params, **options: calls.append(params) or evaluate(params, **options)  # type: ignore[method-assign,assignment,func-returns-value]
+    start = begin(problems, optimizer)
+    trajectory = unroll(problems, optimizer, start, 3)
+    trajectory = unroll(problems, optimizer, trajectory.end.detach(), 3)
+    assert len(calls) == 7  # θ_0 ... θ_6
+    state = trajectory.start.state
+    for before, after in zip(trajectory.evaluations, trajectory.evaluations[1:], strict=False):
+        update, state = optimizer.step(before, state)
+        torch.testing.assert_close(after.params, before.params + update.detach(), rtol=1e-13, atol=1e-13)
+
+
+def test_keeps_a_graph_only_when_asked() -> None:
+    problems, optimizer = setup()
+    start = begin(problems, optimizer)
+    assert not unroll(problems, optimizer, start, 2).losses.requires_grad
+    graph = unroll(problems, optimizer, start, 2, keep_graph=True)
+    assert graph.losses.requires_grad
+    end = graph.end.detach()
+    assert not end.evaluation.grad.requires_grad and not end.state.hidden[0][0].requires_grad
+    assert not end.state.moments.mean.requires_grad
