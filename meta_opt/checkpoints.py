@@ -65,8 +65,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises is not specified
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path} is damaged or not a checkpoint: {reason[:200]}") from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
     recipe = checkpoint.get("meta_opt") if isinstance(checkpoint, dict) else None
     if not isinstance(recipe, dict):
         raise CheckpointError(f"{path} is not a checkpoint of meta-opt")

@@ -236,8 +236,8 @@ def flat(*layers: nn.Module) -> Callable[[], nn.Module]:
         ({"module": flat()}, "the module has no parameters to optimize"),
         (
             {"module": flat(nn.Linear(36, 3), nn.BatchNorm1d(3))},
-            "the module has buffers (2.running_mean, 2.running_var, 2.num_batches_tracked), which its loss could not be "
-            "a pure function of: do without, for batch normalization with track_running_stats=False",
+            "the module has buffers (2.running_mean, 2.running_var, 2.num_batches_tracked), which its loss could not "
+            "be a pure function of: do without, for batch normalization with track_running_stats=False",
         ),
         (
             {"module": flat(nn.Linear(36, 3), nn.Dropout(0.1))},

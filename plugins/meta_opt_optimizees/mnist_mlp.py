@@ -23,7 +23,7 @@ from meta_opt.api import ModuleOptimizee, OptimizeeError
 from meta_opt_optimizees.mlp import Activation, mlp
 
 _NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
-_CONNECT_SECONDS = 10.0
+_TIMEOUT = 10.0  # seconds without an answer; torchvision sets no limit, and would wait for minutes
 
 
 class MnistMlp(ModuleOptimizee):
@@ -73,51 +73,61 @@ def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Raises:
         OptimizeeError: If the files are neither there nor to be downloaded, or are damaged.
     """
-    # Importing torchvision takes a second or more.
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
     raw = folder / "MNIST" / "raw"
-    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    if not all((raw / name).is_file() for name in names):
+    shapes = {
+        "train-images-idx3-ubyte": (60_000, 28, 28),
+        "train-labels-idx1-ubyte": (60_000,),
+        "t10k-images-idx3-ubyte": (10_000, 28, 28),
+        "t10k-labels-idx1-ubyte": (10_000,),
+    }
+    if not all((raw / name).is_file() for name in shapes):
         _download(raw)
-    tensors = []
-    for name in names:
-        num_images = 60_000 if name.startswith("train") else 10_000
-        is_images = "images" in name
-        try:
-            tensor = (read_image_file if is_images else read_label_file)(str(raw / name))
-            if tensor.shape != ((num_images, 28, 28) if is_images else (num_images,)):
-                raise ValueError(f"its shape is {list(tensor.shape)}")
-        # What torchvision raises at a file of the wrong length or content depends on where it notices.
-        except (AssertionError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise OptimizeeError(
-                f"{raw / name} is damaged or not MNIST's ({_one_line(error)}): delete it to download it again, or "
-                "point --optimizee.data_dir or META_OPT_DATA_DIR elsewhere"
-            ) from error
-        tensors.append(tensor.flatten(1).float().div_(255) if is_images else tensor)
-    images, labels, test_images, test_labels = tensors
-    return images, labels, test_images, test_labels
+    images, labels, test_images, test_labels = (_read(raw / name, shape) for name, shape in shapes.items())
+    return _scale(images), labels, _scale(test_images), test_labels
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """The images, 0..255, or labels, 0..9, of one of MNIST's files."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file  # importing torchvision takes a second
+
+    is_labels = len(shape) == 1
+    try:
+        tensor: Tensor = (read_label_file if is_labels else read_image_file)(str(path))
+        if tensor.shape != shape:
+            raise ValueError(f"shape {list(tensor.shape)} instead of {list(shape)}")
+        if is_labels and tensor.max() > 9:
+            raise ValueError("labels beyond 9")
+    # What torchvision raises at a file of the wrong length or content depends on where it notices.
+    except (AssertionError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise OptimizeeError(
+            f"{path} is damaged or not MNIST's ({_one_line(error)}): delete it to download it again, or point "
+            "--optimizee.data_dir or META_OPT_DATA_DIR elsewhere"
+        ) from error
+    return tensor
+
+
+def _scale(images: Tensor) -> Tensor:
+    return images.flatten(1).float().div_(255)
 
 
 def _download(raw: Path) -> None:
     """Download MNIST, and put its files into ``raw`` once all of them have arrived."""
-    from torchvision.datasets import MNIST
+    from torchvision.datasets import MNIST  # importing torchvision takes a second
 
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_CONNECT_SECONDS)  # torchvision sets none, and would wait for minutes
+    socket.setdefaulttimeout(_TIMEOUT)
     try:
         with tempfile.TemporaryDirectory() as temporary:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # progress bars
                 arrived = Path(MNIST(temporary, download=True).raw_folder)
             raw.mkdir(parents=True, exist_ok=True)
-            for file in arrived.glob("*-ubyte"):
-                # Never a half-written file under its final name, nor two processes writing one.
-                partial_file = raw / f"{file.name}.{os.getpid()}.partial"
-                shutil.copyfile(file, partial_file)
-                partial_file.replace(raw / file.name)
+            # Never a half-written file under its final name, nor two processes writing one.
+            with tempfile.TemporaryDirectory(dir=raw) as staging:
+                for file in arrived.glob("*-ubyte"):
+                    Path(shutil.copy(file, staging)).replace(raw / file.name)
     except (OSError, RuntimeError, HTTPException) as error:
         raise OptimizeeError(
-            f"no MNIST files in {raw}, and the download failed ({_one_line(error)}): use --optimizee digits_mlp, which "
+            f"MNIST is not in {raw}, and downloading it failed ({_one_line(error)}): use --optimizee digits_mlp, which "
             "needs no download, or point --optimizee.data_dir or META_OPT_DATA_DIR at a folder that holds MNIST/raw"
         ) from error
     finally:
