@@ -25,7 +25,7 @@ from meta_opt.clipping import GradientClipper
 from meta_opt.configurable import Configurable
 from meta_opt.episodes import Curves, final_loss, run_episodes, unroll_lengths
 from meta_opt.errors import DivergedError, MetaOptError
-from meta_opt.meta_gradients.base import Estimator, MetaGradient, trained_parameters
+from meta_opt.meta_gradients.base import Estimator, MetaGradient
 from meta_opt.meta_gradients.first_order import first_order
 from meta_opt.meta_gradients.second_order import second_order
 from meta_opt.meta_loss import MetaLoss, MetaLossName
@@ -142,7 +142,7 @@ class MetaLearner(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The meta-optimizer."""
-        return torch.optim.Adam(trained_parameters(self.optimizer), lr=self.lr)
+        return torch.optim.Adam(self.optimizer.trained_parameters(), lr=self.lr)
 
     def train_dataloader(self) -> range:
         """As many batches as an epoch has episodes; what is in them does not matter.
@@ -201,7 +201,7 @@ class MetaLearner(LightningModule):
         flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
         if not bool(flat.isfinite().all()):
             return False
-        parameters = trained_parameters(self.optimizer)
+        parameters = self.optimizer.trained_parameters()
         grads = self._clip(flat[:-1]).split([parameter.numel() for parameter in parameters])
         for parameter, grad in zip(parameters, grads, strict=True):
             parameter.grad = grad.view_as(parameter)

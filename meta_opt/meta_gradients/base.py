@@ -24,7 +24,3 @@ class MetaGradient:
 
 Estimator = Callable[[Problems, LearnedOptimizer, Position, int, MetaLoss], MetaGradient]
 
-
-def trained_parameters(optimizer: LearnedOptimizer) -> list[Tensor]:
-    """The parameters of φ that the meta-gradient is taken of."""
-    return [param for param in optimizer.parameters() if param.requires_grad]

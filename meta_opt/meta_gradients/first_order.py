@@ -5,7 +5,7 @@ With gradients held constant, θ_t depends on φ only through the sum of the upd
     ∂L/∂g_τ = Σ_{t=τ+1..T} (∂L/∂f_t) ∇f_t(θ_t) =: c_τ
 
 and every term is a gradient that the rollout computed anyway. The meta-gradient Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ is then plain
-backpropagation through the optimizer network over the recorded inputs, here called the replay.
+backpropagation through the optimizer network over the recorded inputs: the replay, :meth:`LearnedOptimizer.replay`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from meta_opt.meta_gradients.base import MetaGradient, trained_parameters
+from meta_opt.meta_gradients.base import MetaGradient
 from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.problems import Problems
@@ -27,7 +27,8 @@ def first_order(
     trajectory = unroll(problems, optimizer, start, num_steps)
     losses = trajectory.losses
     coefficients = update_gradients(trajectory, meta_loss.slopes(losses))
-    return MetaGradient(trajectory, meta_loss.value(losses), replay(optimizer, trajectory, coefficients))
+    grads = optimizer.replay(trajectory.evaluations[:-1], start.state, coefficients)
+    return MetaGradient(trajectory, meta_loss.value(losses), grads)
 
 
 def update_gradients(trajectory: Trajectory, slopes: Tensor) -> list[Tensor]:
@@ -39,13 +40,3 @@ def update_gradients(trajectory: Trajectory, slopes: Tensor) -> list[Tensor]:
         coefficients.append(total)
     return coefficients[::-1]
 
-
-def replay(optimizer: LearnedOptimizer, trajectory: Trajectory, coefficients: list[Tensor]) -> tuple[Tensor, ...]:
-    """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩: step through the recorded evaluations once more, with a graph, and back."""
-    state = trajectory.start.state
-    inner = torch.zeros_like(coefficients[0][0, 0])
-    with torch.enable_grad():
-        for evaluation, coefficient in zip(trajectory.evaluations[:-1], coefficients, strict=True):
-            update, state = optimizer.step(evaluation, state)
-            inner = inner + torch.dot(coefficient.flatten(), update.flatten())
-        return torch.autograd.grad(inner, trained_parameters(optimizer), materialize_grads=True)

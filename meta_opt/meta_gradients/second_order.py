@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from meta_opt.meta_gradients.base import MetaGradient, trained_parameters
+from meta_opt.meta_gradients.base import MetaGradient
 from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.problems import Problems
@@ -17,5 +17,5 @@ def second_order(
     """Roll out ``num_steps`` steps from ``start``, keeping the whole graph, and differentiate it."""
     trajectory = unroll(problems, optimizer, start, num_steps, keep_graph=True)
     loss = meta_loss.value(trajectory.losses)
-    grads = torch.autograd.grad(loss, trained_parameters(optimizer), materialize_grads=True)
+    grads = torch.autograd.grad(loss, optimizer.trained_parameters(), materialize_grads=True)
     return MetaGradient(trajectory, loss.detach(), grads)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Generator, Tensor, nn
 
 from meta_opt.configurable import Configurable
@@ -14,6 +15,7 @@ from meta_opt.params import Layout
 from meta_opt.problems import Evaluation
 
 State = TypeVar("State")
+Engine = Literal["auto", "native", "torch"]
 
 
 class LearnedOptimizer(Configurable, nn.Module, ABC):
@@ -23,7 +25,13 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
 
     The state h is a dataclass of tensors (or of tuples of tensors) that :meth:`init_state` makes and :meth:`step`
     replaces; it is never changed in place.
+
+    Attributes:
+        engine: What computes steps and replays where an architecture has native code for it: native code if it can be
+            had (``"auto"``), native code or an error, or PyTorch.
     """
+
+    engine: Engine = "auto"
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make the weights φ, drawn from ``generator``; called once, before anything else.
@@ -48,6 +56,32 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         Returns:
             The update g_t, [B, N], to be added to the parameters, and h_{t+1}.
         """
+
+    def replay(
+        self, evaluations: Sequence[Evaluation], state: Any, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩, the meta-gradient of recorded steps whose inputs are held constant.
+
+        Here: step through the evaluations once more, with a graph, and back. Architectures may know a faster way.
+
+        Args:
+            evaluations: What steps τ = 0..T-1 read.
+            state: h_0.
+            coefficients: c_τ = ∂L/∂g_τ, each [B, N].
+
+        Returns:
+            One gradient per parameter of :meth:`trained_parameters`, in their order.
+        """
+        inner = torch.zeros_like(coefficients[0][0, 0])
+        with torch.enable_grad():
+            for evaluation, coefficient in zip(evaluations, coefficients, strict=True):
+                update, state = self.step(evaluation, state)
+                inner = inner + torch.dot(coefficient.flatten(), update.flatten())
+            return torch.autograd.grad(inner, self.trained_parameters(), materialize_grads=True)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The parameters of φ that the meta-gradient is taken of."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:

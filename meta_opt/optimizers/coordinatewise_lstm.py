@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
+from meta_opt import kernels
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.params import Layout, Segment, Sharing
@@ -16,6 +18,7 @@ from meta_opt.preprocessing import Moments, log_sign
 from meta_opt.problems import Evaluation
 
 Inputs = Literal["none", "log_sign", "moments", "log_sign+moments"]
+_BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
 _NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4}
 
 
@@ -28,6 +31,25 @@ class LSTMState:
     hidden: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
     cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
     moments: Moments | None  # only where inputs or base step need them
+
+    def block(self, index: int, start: int, stop: int) -> LSTMState:
+        """The state of coordinates ``start:stop``, which network ``index`` works on."""
+        segment = self.segments[index]
+
+        def cut(tensor: Tensor) -> Tensor:
+            size = segment.stop - segment.start
+            rows = tensor.view(len(tensor), -1, size)[..., start - segment.start : stop - segment.start]
+            return rows.reshape(len(tensor), -1)
+
+        moments = self.moments
+        if moments is not None:
+            moments = Moments(moments.mean[:, start:stop], moments.square[:, start:stop], moments.decay)
+        return LSTMState(
+            (Segment(segment.name, 0, stop - start),),
+            (tuple(map(cut, self.hidden[index])),),
+            (tuple(map(cut, self.cell[index])),),
+            moments,
+        )
 
 
 class CoordinatewiseLSTM(LearnedOptimizer):
@@ -109,6 +131,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     def step(self, evaluation: Evaluation, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """One update, see :meth:`LearnedOptimizer.step`."""
         grad = evaluation.grad
+        if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
+            update, hidden, cell, moments = kernel.step(
+                self._settings, self._weights(state), state.segments, grad, state.hidden, state.cell, state.moments
+            )
+            return update, LSTMState(state.segments, hidden, cell, moments)
         parts, base, moments = [], None, state.moments
         if "log_sign" in self.inputs:
             parts.append(log_sign(grad))
@@ -135,6 +162,64 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         if base is not None:
             update = update - self.base_step * base
         return update, LSTMState(state.segments, tuple(hidden), tuple(cell), moments)
+
+    def replay(
+        self, evaluations: Sequence[Evaluation], state: LSTMState, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """See :meth:`LearnedOptimizer.replay`; coordinates are independent, so it goes through them block by block."""
+        if kernel := self._kernel(coefficients[0]):
+            results = kernel.replay(
+                self._settings,
+                self._weights(state),
+                state.segments,
+                [evaluation.grad for evaluation in evaluations],
+                coefficients,
+                state.hidden,
+                state.cell,
+                state.moments,
+            )
+            grads = {
+                _key(segment.name): (grad.output_weight, grad.output_bias, *grad.weights, *grad.biases)
+                for segment, grad in zip(state.segments, results, strict=True)
+            }
+            return tuple(grad for key in self.networks for grad in grads[key])
+        total = [torch.zeros_like(parameter) for parameter in self.trained_parameters()]
+        for index, segment in enumerate(state.segments):
+            for start in range(segment.start, segment.stop, _BLOCK):
+                stop = min(start + _BLOCK, segment.stop)
+                grads = super().replay(
+                    [_columns(evaluation, start, stop) for evaluation in evaluations],
+                    state.block(index, start, stop),
+                    [coefficient[:, start:stop] for coefficient in coefficients],
+                )
+                torch._foreach_add_(total, grads)
+        return tuple(total)
+
+    def _kernel(self, tensor: Tensor) -> kernels.Kernel | None:
+        """The native kernel, if it is to be used and can work on such tensors."""
+        if self.engine == "torch" or not kernels.Kernel.supports(tensor):
+            return None
+        kernel = kernels.load()
+        if kernel is None and self.engine == "native":
+            raise MetaOptError("model.engine native needs a C++ compiler; auto falls back to torch")
+        return kernel
+
+    @property
+    def _settings(self) -> kernels.Settings:
+        return kernels.Settings(
+            "log_sign" in self.inputs,
+            "moments" in self.inputs,
+            self.output == "tanh",
+            self.output_scale,
+            self.base_step,
+        )
+
+    def _weights(self, state: LSTMState) -> list[kernels.Weights]:
+        networks = (self.networks[_key(segment.name)] for segment in state.segments)
+        return [
+            kernels.Weights(tuple(net.weights), tuple(net.biases), net.output_weight, net.output_bias)
+            for net in networks
+        ]
 
 
 class _Network(nn.Module):
@@ -171,6 +256,10 @@ class _Network(nn.Module):
             new_hidden.append(inputs)
             new_cell.append(c)
         return torch.addmm(self.output_bias, self.output_weight, inputs), tuple(new_hidden), tuple(new_cell)
+
+
+def _columns(evaluation: Evaluation, start: int, stop: int) -> Evaluation:
+    return Evaluation(evaluation.loss, evaluation.grad[:, start:stop], evaluation.params[:, start:stop])
 
 
 def _uniform(shape: tuple[int, int], bound: float, generator: Generator) -> Tensor:
