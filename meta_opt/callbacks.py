@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -91,13 +92,20 @@ class RunCheckpoint(ModelCheckpoint):
         """Remember the best so far, wherever its folder is now; the best of another run does not count."""
         if self.path.exists():
             path = str(self.path)
-            best = {path: score for score in state_dict["best_k_models"].values()}
-            moved = {name: path if state_dict[name] else "" for name in ("best_model_path", "kth_best_model_path")}
-            super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
+            here: dict[str, Any] = {
+                name: path if state_dict[name] else "" for name in ("best_model_path", "kth_best_model_path")
+            }
+            here["best_k_models"] = dict.fromkeys([path][: len(state_dict["best_k_models"])], state_dict["kth_value"])
+            super().load_state_dict({**state_dict, **here, "dirpath": self.dirpath})
 
 
 class RunFolder(Callback):
-    """Gives a run its folders when training starts, not before, and keeps its settings."""
+    """Gives a run its folders when training starts, not before, and keeps its settings.
+
+    Attributes:
+        run: The run, once it has folders.
+        started: Whether there was anything to train.
+    """
 
     def __init__(
         self,
@@ -118,6 +126,7 @@ class RunFolder(Callback):
             logger: Whether to log to TensorBoard.
         """
         self.run = run
+        self.started = False
         self._claim = claim
         self._config = config
         self._settings = settings
@@ -125,7 +134,7 @@ class RunFolder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the folders, in the first process, and tell everyone who writes to them."""
-        if stage != "fit" or trainer.fast_dev_run:
+        if stage != "fit" or getattr(trainer, "fast_dev_run", False):  # an attribute that Lightning declares nowhere
             return
         if self.run is None and trainer.is_global_zero:
             self.run = self._claim()
@@ -138,10 +147,14 @@ class RunFolder(Callback):
             trainer.logger = TensorBoardLogger(
                 run.logs.parent.parent, run.logs.parent.name, run.name, default_hp_metric=False
             )
-        if trainer.is_global_zero:
-            remove_leftovers(run.checkpoints)
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-            (run.checkpoints / "config.yaml").write_text(self._config)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the settings: what is restored has been, and nothing has gone wrong."""
+        self.started = True
+        if self.run is not None and trainer.is_global_zero:
+            self.run.checkpoints.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.run.checkpoints)
+            (self.run.checkpoints / "config.yaml").write_text(self._config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the settings that resuming needs."""
@@ -164,12 +177,14 @@ class Interruption(Callback):
         self.signal: signal.Signals | None = None
         self.saved: Path | None = None
         self._stop = False
+        self._first_process = True
         self._former: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning's own handlers, which stop in the middle of things."""
         if trainer.received_sigterm:
             self.signal = signal.SIGTERM
+        self._first_process = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._former[number] = signal.signal(number, self._receive)
@@ -178,7 +193,15 @@ class Interruption(Callback):
         again, self.signal = self.signal is not None, signal.Signals(number)
         if again:
             raise KeyboardInterrupt
-        print(f"\n{self.signal.name}: stopping after this episode; once more to stop at once", flush=True)
+        if self._first_process:  # not by print, which may be what was interrupted
+            os.write(2, f"\n{self.signal.name}: stopping after this episode; once more to stop at once\n".encode())
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let SIGTERM end an evaluation; Lightning's handler would only note it."""
+        if trainer.state.fn != "fit" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    on_validation_start = on_test_start
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -201,8 +224,8 @@ class Interruption(Callback):
         if self._wanted(trainer):
             trainer.should_stop = True
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back, before Lightning does the same with its own."""
         self.restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

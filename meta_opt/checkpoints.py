@@ -104,7 +104,15 @@ def read_recipe(path: Path) -> Recipe:
     checkpoint = load(path)
     recipe = checkpoint["meta_opt"]
     try:
-        parts = [Part(recipe[kind]["class_path"], dict(recipe[kind]["init_args"])) for kind in ("optimizee", "optimizer")]
-        return Recipe(*parts, dict(recipe["model"]), dict(checkpoint.get(RUN_SETTINGS, {})))
+        return Recipe(
+            _part(recipe["optimizee"]),
+            _part(recipe["optimizer"]),
+            dict(recipe["model"]),
+            dict(checkpoint.get(RUN_SETTINGS, {})),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete") from error
+
+
+def _part(entry: dict[str, Any]) -> Part:
+    return Part(entry["class_path"], dict(entry["init_args"]))

@@ -25,8 +25,8 @@ def loss_figure(learned: Curves, reference: Curves, *, title: str, reference_lab
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for curves, label, color, style, order in (
-        (reference, reference_label, _REFERENCE, "--", 2),
         (learned, "learned optimizer", _LEARNED, "-", 3),
+        (reference, reference_label, _REFERENCE, "--", 2),
     ):
         losses = curves.losses.detach().cpu().double()
         steps = range(len(losses))
@@ -37,7 +37,8 @@ def loss_figure(learned: Curves, reference: Curves, *, title: str, reference_lab
     axes.set_xlim(0, len(learned.losses) - 1)
     axes.set_xlabel("optimizee step")
     axes.set_ylabel("loss")
-    axes.set_title(title, fontsize="medium", loc="left")
+    num_problems = learned.losses.shape[1]
+    axes.set_title(f"{title} (mean of {num_problems} problems, 10 % to 90 %)", fontsize="medium", loc="left")
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

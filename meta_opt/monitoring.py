@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
+from meta_opt import registry
 from meta_opt.episodes import Curves
 from meta_opt.figures import loss_figure
 from meta_opt.meta_learner import MetaLearner
@@ -37,13 +38,13 @@ class ValidationCurves(Callback):
             return
         writer: SummaryWriter = trainer.logger.experiment
         folder = Path(trainer.logger.log_dir) / "curves"
-        name = type(pl_module.optimizee).__name__
+        name = registry.name_of(type(pl_module.optimizee)).rpartition(".")[2]
         episode = int(pl_module.episode)
         reference_label = f"Adam, learning rate {pl_module.reference_lr:g}"
         if self._reference is None:
             self._reference = pl_module.reference_curves()
             _write_curve(folder / "adam", self._reference)
-        title = f"{name}: validation after {episode} episodes"
+        title = f"{name} after {episode} episodes"
         writer.add_figure(
             "validation",
             loss_figure(curves, self._reference, title=title, reference_label=reference_label),

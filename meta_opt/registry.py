@@ -111,10 +111,11 @@ def name_problem(plugin: Plugin) -> str | None:
     return None
 
 
+@cache
 def contract(kind: Kind) -> type[Any]:
     """The class that every plugin of a kind must be derived from."""
     module, name = _CONTRACTS[kind]
-    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(module), name)
 
 
 def load(kind: Kind, name: str) -> type[Any]:

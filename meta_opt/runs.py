@@ -70,10 +70,11 @@ class Run:
             CheckpointError: If there is none.
         """
         folder = root / "checkpoints"
-        found = [path for path in folder.glob(f"{optimizee or '*'}/run_*/last.ckpt") if _NAME.fullmatch(path.parent.name)]
+        paths = folder.glob(f"{optimizee or '*'}/run_*/last.ckpt")
+        found = [path for path in paths if _NAME.fullmatch(path.parent.name)]
         if not found:
             where = folder / optimizee if optimizee else folder
-            raise CheckpointError(f"there is no run with a checkpoint in {relative(where)}; give its path as --ckpt_path")
+            raise CheckpointError(f"there is no run with a last.ckpt in {relative(where)}; give a path as --ckpt_path")
         path = max(found, key=lambda path: (path.stat().st_mtime_ns, int(path.parent.name.removeprefix("run_"))))
         return cls(root, path.parent.parent.name, path.parent.name)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.api import ModuleOptimizee
-from meta_opt_optimizees.mlp import Activation, mlp
+from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
 
 
 class DigitsMlp(ModuleOptimizee):
@@ -49,8 +49,8 @@ class DigitsMlp(ModuleOptimizee):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """100 steps, in unrolls of 50."""
-        return {"model.num_steps": 100, "model.unroll_length": 50}
+        """Those of small classifiers, and how long to meta-train."""
+        return {**RECOMMENDED_SETTINGS, "trainer.max_epochs": 10}
 
 
 def read_digits() -> tuple[Tensor, Tensor]:

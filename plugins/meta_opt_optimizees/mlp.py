@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from meta_opt.api import OptimizeeError
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu"]
+
+# Seen to meta-train stably; the paper's own settings saturate the sigmoids within a hundred episodes. The network starts
+# as a working optimizer (base_step), a long unroll keeps it from greed, and the logarithm weighs late losses as much as
+# early ones. Every meta-gradient is normalized: those of an episode's first steps would drown the later ones.
+RECOMMENDED_SETTINGS: dict[str, Any] = {
+    "model.num_steps": 100,
+    "model.unroll_length": 50,
+    "model.meta_loss": "log_sum",
+    "model.lr": 0.001,
+    "model.lr_schedule": "cosine",
+    "model.normalize_gradient": True,
+    "model.average_decay": 0.98,
+    "model.reference_lr": 0.03,
+    "optimizer.inputs": "log_sign+moments",
+    "optimizer.output_scale": 0.1,
+    "optimizer.initial_output": 0.1,
+    "optimizer.base_step": 0.03,
+}
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from meta_opt.api import ModuleOptimizee, OptimizeeError
-from meta_opt_optimizees.mlp import Activation, mlp
+from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
 
 _NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
 _TIMEOUT = 10.0  # seconds without an answer; torchvision sets no limit, and would wait for minutes
@@ -60,8 +60,8 @@ class MnistMlp(ModuleOptimizee):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """100 steps, in unrolls of 50."""
-        return {"model.num_steps": 100, "model.unroll_length": 50}
+        """Those of small classifiers, and how long to meta-train."""
+        return {**RECOMMENDED_SETTINGS, "trainer.max_epochs": 14}
 
 
 def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,22 +5,33 @@ import torch
 from problems_for_tests import Regression, Square
 from reference import PaperUnroll
 
+from meta_opt import kernels
 from meta_opt.meta_gradients.first_order import first_order
 from meta_opt.meta_loss import MetaLoss, parse_step_weights
 from meta_opt.optimizee import Optimizee
+from meta_opt.optimizers import coordinatewise_lstm
+from meta_opt.optimizers.base import Engine, LearnedOptimizer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.problems import Problems, problem_generator
-from meta_opt.unroll import begin
+from meta_opt.unroll import begin, unroll
 
 
 def draw(optimizee: Optimizee, num_problems: int = 2) -> Problems:
     return Problems(optimizee, "train", range(num_problems), seed=3, dtype=torch.float64)
 
 
-def built(problems: Problems, **options: object) -> CoordinatewiseLSTM:
+def built(problems: Problems, engine: Engine = "torch", **options: object) -> CoordinatewiseLSTM:
     optimizer = CoordinatewiseLSTM(**{"hidden_size": 5, **options})  # type: ignore[arg-type]
     optimizer.build(problems.layout, problem_generator(1, "phi"))
+    optimizer.engine = engine
     return optimizer.double()
+
+
+@pytest.fixture(params=["torch", "native"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    if request.param == "native" and not kernels.available():
+        pytest.skip("there is no compiler")
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("unroll_lengths", [[1], [5], [20], [7, 3]])
@@ -36,9 +47,11 @@ def built(problems: Problems, **options: object) -> CoordinatewiseLSTM:
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()) or "paper",
 )
-def test_equals_backpropagation_through_the_unroll(options: dict[str, object], unroll_lengths: list[int]) -> None:
+def test_equals_backpropagation_through_the_unroll(
+    options: dict[str, object], unroll_lengths: list[int], engine: Engine
+) -> None:
     problems = draw(Regression())
-    optimizer = built(problems, **options)
+    optimizer = built(problems, engine, **options)
     reference = PaperUnroll(draw(Regression()), optimizer)
     position = begin(problems, optimizer)
     for length in unroll_lengths:
@@ -53,9 +66,9 @@ def test_equals_backpropagation_through_the_unroll(options: dict[str, object], u
 
 @pytest.mark.parametrize("step_weights", ["constant", "linear:0.5", "exponential:0.8", "last"])
 @pytest.mark.parametrize("meta_loss", ["sum", "log_sum"])
-def test_step_weights_and_meta_losses(step_weights: str, meta_loss: str) -> None:
+def test_step_weights_and_meta_losses(step_weights: str, meta_loss: str, engine: Engine) -> None:
     problems = draw(Regression())
-    optimizer = built(problems)
+    optimizer = built(problems, engine)
     estimate = first_order(problems, optimizer, begin(problems, optimizer), 6, MetaLoss(meta_loss, step_weights))  # type: ignore[arg-type]
     weights = parse_step_weights(step_weights)(6).double()
     loss, grads = PaperUnroll(draw(Regression()), optimizer).run(6, weights, log=meta_loss == "log_sum")
@@ -64,10 +77,11 @@ def test_step_weights_and_meta_losses(step_weights: str, meta_loss: str) -> None
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * float(theirs.abs().max()))
 
 
-def test_float32_is_close() -> None:
+def test_float32_is_close(engine: Engine) -> None:
     problems = Problems(Regression(), "train", range(2), seed=3)
     optimizer = CoordinatewiseLSTM(hidden_size=5)
     optimizer.build(problems.layout, problem_generator(1, "phi"))
+    optimizer.engine = engine
     estimate = first_order(problems, optimizer, begin(problems, optimizer), 20, MetaLoss("sum", "constant"))
     exact = draw(Regression())
     grads = PaperUnroll(exact, built(exact)).run(20, torch.ones(20, dtype=torch.float64))[1]
@@ -107,3 +121,17 @@ def test_more_problems_average() -> None:
         singles.append(first_order(one, optimizer, begin(one, optimizer), 4, MetaLoss("log_sum", "constant")).grads)
     for ours, first, second in zip(mean, *singles, strict=True):
         torch.testing.assert_close(ours, (first + second) / 2, rtol=1e-9, atol=1e-12)
+
+
+def test_replay_in_blocks_equals_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that do not divide the segments, problems side by side, and a state to start from."""
+    problems = draw(Regression(), num_problems=3)
+    optimizer = built(problems, share="group", inputs="log_sign+moments", base_step=0.03)
+    start = unroll(problems, optimizer, begin(problems, optimizer), 4).end.detach()
+    trajectory = unroll(problems, optimizer, start, 5)
+    coefficients = [torch.randn_like(evaluation.grad) for evaluation in trajectory.evaluations[1:]]
+    whole = LearnedOptimizer.replay(optimizer, trajectory.evaluations[:-1], start.state, coefficients)
+    monkeypatch.setattr(coordinatewise_lstm, "_BLOCK", 3)
+    blocks = optimizer.replay(trajectory.evaluations[:-1], start.state, coefficients)
+    for ours, theirs in zip(blocks, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,81 @@
+"""The command ``meta-opt``. Everything that needs torch is imported by the commands that need it."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+from meta_opt import __version__
+from meta_opt.errors import MetaOptError
+
+__all__ = ["main"]
+
+HELP = """\
+usage: meta-opt COMMAND [OPTIONS]
+
+Meta-train learned optimizers: networks that read gradients and write updates.
+
+commands:
+  fit         meta-train a learned optimizer on an optimizee
+  validate    its losses on the validation problems
+  test        its losses on the test problems
+  list        the installed optimizees and optimizers
+
+options:
+  -h, --help  this text; `meta-opt COMMAND --help` for the options of a command
+  --version   the version
+
+examples:
+  meta-opt fit --optimizee digits_mlp
+  meta-opt fit --optimizee mnist_mlp --optimizee.hidden_sizes [40] --model.num_steps 200
+  meta-opt fit --ckpt_path last
+  meta-opt test --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --optimizee digits_mlp
+"""
+
+COMMANDS = ("fit", "validate", "test", "list")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        args: The command and its options; default: those of the process.
+
+    Returns:
+        The exit status: 0, 2 for an error that is the user's to mend (one line on standard error says which), or 128
+        and the number of the signal that stopped a run.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    try:
+        return _run(args)
+    except MetaOptError as error:
+        print("meta-opt: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(args: list[str]) -> int:
+    if not args:
+        raise MetaOptError(f"say what to do: {', '.join(COMMANDS)} (meta-opt --help tells more)")
+    command, *options = args
+    if command in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if command == "--version":
+        print(f"meta-opt {__version__}")
+        return 0
+    if command not in COMMANDS:
+        nearest = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise MetaOptError(f"no command is called {command!r}; {hint}There are {', '.join(COMMANDS)}")
+    if command == "list":
+        from meta_opt.cli.listing import list_plugins
+
+        return list_plugins(options)
+    from meta_opt.cli.reading_first import check_names
+
+    check_names(options)
+    from meta_opt.cli.training import run
+
+    return run(command, options)

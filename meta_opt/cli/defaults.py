@@ -1,0 +1,175 @@
+"""The defaults of a command: what the user says overrides them, in whatever way it is said.
+
+From the lowest to the highest: defaults of the classes, the optimizee's recommended settings, the checkpoint's
+settings; above them config files and options. Which defaults these are hangs on a few options (``--optimizee``,
+``--ckpt_path``), which are therefore read before the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meta_opt import registry
+from meta_opt.checkpoints import Part, Recipe, read_recipe
+from meta_opt.cli.reading_first import read_first
+from meta_opt.errors import CheckpointError, MetaOptError
+from meta_opt.registry import Kind
+from meta_opt.runs import Run, relative
+
+DEFAULT_OPTIMIZER = "coordinatewise_lstm"
+NEWEST = ("last", "best")  # as --ckpt_path: of the run that saved last
+
+# What a checkpoint keeps of its run, so that resuming goes on in the same way. Nothing that names a file or a class.
+RESUMED_SETTINGS = (
+    "trainer.max_epochs",
+    "trainer.min_epochs",
+    "trainer.max_steps",
+    "trainer.min_steps",
+    "trainer.precision",
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.check_val_every_n_epoch",
+    "trainer.val_check_interval",
+    "early_stopping.patience",
+    "early_stopping.min_delta",
+    "early_stopping.stopping_threshold",
+    "early_stopping.divergence_threshold",
+)
+
+
+@dataclass
+class Defaults:
+    """What is known before the options are parsed.
+
+    Attributes:
+        classes: The optimizee's and the optimizer's class, where there is one.
+        options: Default by option name; those of ``optimizee`` and ``optimizer`` are class path and arguments.
+        checkpoint: The checkpoint to load.
+        root: Folder that holds ``checkpoints`` and ``logs``.
+    """
+
+    root: Path
+    classes: dict[Kind, type[Any]] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+
+def find_defaults(command: str, arguments: list[str]) -> Defaults:
+    """The defaults for ``command`` with ``arguments``.
+
+    Raises:
+        RegistryError: If a class cannot be had.
+        CheckpointError: If the checkpoint is missing, damaged or foreign, or does not suit the command.
+    """
+    said = read_first(arguments)
+    defaults = Defaults(Path(said.get("trainer.default_root_dir") or "."))
+    asked: dict[Kind, type[Any]] = {
+        kind: registry.resolve(kind, text) for kind in registry.KINDS if (text := said.get(kind)) is not None
+    }
+    if text := said.get("ckpt_path"):
+        optimizee = registry.name_of(asked["optimizee"]) if "optimizee" in asked else None
+        path = Run.newest(defaults.root, optimizee).checkpoints / f"{text}.ckpt" if text in NEWEST else Path(text)
+        _use_checkpoint(command, defaults, asked, path, read_recipe(path))
+    else:
+        if "optimizee" in asked:
+            _use_class(defaults, "optimizee", asked["optimizee"], {})
+        _use_class(defaults, "optimizer", asked.get("optimizer") or registry.load("optimizer", DEFAULT_OPTIMIZER), {})
+        _recommend(defaults, with_optimizer=True)
+    return defaults
+
+
+def _use_checkpoint(command: str, defaults: Defaults, asked: dict[Kind, type[Any]], path: Path, recipe: Recipe) -> None:
+    defaults.checkpoint = path
+    same = {kind: _use_part(defaults, kind, asked.get(kind), path, getattr(recipe, kind)) for kind in registry.KINDS}
+    model = {f"model.{name}": value for name, value in recipe.model.items() if name != "seed"}
+    if "seed" in recipe.model:
+        model["seed_everything"] = recipe.model["seed"]
+    if same["optimizee"]:
+        _recommend(defaults, with_optimizer=False)
+        defaults.options |= model
+    else:  # the same learned optimizer elsewhere, for as many steps as are recommended there
+        defaults.options |= model
+        _recommend(defaults, with_optimizer=False)
+    if command == "fit":
+        if not same["optimizee"]:
+            raise CheckpointError(
+                f"{relative(path)} was trained on {recipe.optimizee.name or 'another optimizee'}, and fit goes on with "
+                "a run as it was; leave --optimizee out, or --ckpt_path for a new run"
+            )
+        defaults.options |= {name: recipe.run[name] for name in RESUMED_SETTINGS if name in recipe.run}
+
+
+def _use_part(defaults: Defaults, kind: Kind, asked: type[Any] | None, path: Path, part: Part) -> bool:
+    """Use the class that was asked for or else the checkpoint's; whether they are the same."""
+    if asked is not None and registry.name_of(asked) != part.name:
+        _use_class(defaults, kind, asked, {})
+        return False
+    if asked is None:
+        # A checkpoint may come from anywhere: it chooses among what is installed, and does not import.
+        if not isinstance(part.name, str) or "." in part.name:
+            made = f"is {part.name}, not an installed one" if part.name else "was made in Python"
+            raise CheckpointError(f"the {kind} in {relative(path)} {made}; name its class with --{kind}")
+        asked = registry.load(kind, part.name)
+    if _names_a_class(part.init_args):
+        raise CheckpointError(f"the {kind} in {relative(path)} has an argument that names a class")
+    _use_class(defaults, kind, asked, part.init_args)
+    return True
+
+
+def _use_class(defaults: Defaults, kind: Kind, cls: type[Any], init_args: dict[str, Any]) -> None:
+    defaults.classes[kind] = cls
+    defaults.options[kind] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(init_args)}
+
+
+def _recommend(defaults: Defaults, *, with_optimizer: bool) -> None:
+    """Add the optimizee's recommended settings; those of the optimizer where it has such an argument."""
+    optimizee = defaults.classes.get("optimizee")
+    for name, value in optimizee.recommended_settings().items() if optimizee else ():
+        part, _, argument = name.partition(".")
+        if part != "optimizer":
+            defaults.options[name] = value
+        elif with_optimizer:
+            optimizer = defaults.classes["optimizer"]
+            if argument in argument_names(optimizer):
+                defaults.options["optimizer"]["init_args"][argument] = value
+            elif registry.name_of(optimizer) == DEFAULT_OPTIMIZER:
+                defaults.options[name] = value  # which is no option, as set_defaults will say
+
+
+def argument_names(cls: type[Any]) -> list[str]:
+    """Names of the arguments that a class is made with."""
+    return list(inspect.signature(cls.__init__).parameters)[1:]
+
+
+def _names_a_class(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "class_path" in value or any(_names_a_class(item) for item in value.values())
+    return isinstance(value, list) and any(_names_a_class(item) for item in value)
+
+
+def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = ()) -> None:
+    """Hand the defaults to a parser.
+
+    Args:
+        parser: The parser of a command.
+        defaults: The defaults.
+        without: Groups of options that the command lacks.
+
+    Raises:
+        MetaOptError: If there is no such option.
+    """
+    recommended = defaults.classes["optimizee"].recommended_settings() if "optimizee" in defaults.classes else {}
+    for name, value in defaults.options.items():
+        if name.partition(".")[0] in without:
+            continue
+        try:
+            parser.set_defaults({name: value})
+        except KeyError as error:
+            if name in recommended:
+                whose = f"optimizee {registry.name_of(defaults.classes['optimizee'])} recommends"
+            else:
+                whose = f"{relative(defaults.checkpoint or Path())} has"
+            raise MetaOptError(f"{whose} a setting {name}, but there is no such option") from error

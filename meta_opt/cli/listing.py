@@ -1,0 +1,162 @@
+"""``meta-opt list``: what is installed, and what is broken, read from metadata and source without importing a plugin.
+
+Importing one means importing torch, which takes seconds. So what the source tells is shown: whether module and class
+exist, whether the source parses, whether every module that it imports can be found.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from functools import cache
+from importlib.machinery import ModuleSpec
+
+from meta_opt import registry
+from meta_opt.errors import MetaOptError, RegistryError
+from meta_opt.registry import Plugin
+
+USAGE = """\
+usage: meta-opt list [--check]
+
+Lists the installed optimizees and optimizers: name, distribution and version, and what they are.
+Plugins are not imported: what is said to be broken is what their source and metadata tell.
+
+options:
+  -h, --help  this text
+  --check     import every plugin as well, which takes a few seconds, and say which fail
+"""
+
+
+def list_plugins(options: list[str]) -> int:
+    """Print the list; returns the exit status."""
+    if {"-h", "--help"} & set(options):
+        print(USAGE, end="")
+        return 0
+    if unknown := [option for option in options if option != "--check"]:
+        raise MetaOptError(f"list takes no {unknown[0]}; its only option is --check")
+    rows = {kind: [_row(plugin, "--check" in options) for plugin in registry.plugins(kind)] for kind in registry.KINDS}
+    widths = [max((len(row[i]) for kind in rows for row in rows[kind]), default=0) for i in range(2)]
+    for kind in registry.KINDS:
+        print(f"{kind}s:")
+        for name, origin, text in rows[kind]:
+            print(f"  {name:{widths[0]}}  {origin:{widths[1]}}  {text}".rstrip())
+        if not rows[kind]:
+            print("  none")
+    return 0
+
+
+def _row(plugin: Plugin, check: bool) -> tuple[str, str, str]:
+    problem = registry.name_problem(plugin)
+    description = ""
+    if problem is None:
+        try:
+            description = describe(plugin)
+            if check:
+                registry.load(plugin.kind, plugin.name)
+        except RegistryError as error:
+            problem = " ".join(str(error).removeprefix(f"{plugin} ").split())
+    return plugin.name, f"{plugin.distribution} {plugin.version}", f"BROKEN: {problem}" if problem else description
+
+
+def describe(plugin: Plugin) -> str:
+    """The first line of a plugin's docstring.
+
+    Raises:
+        RegistryError: If the source tells that the plugin cannot be imported or is not a class.
+    """
+    top = plugin.module.partition(".")[0]
+    _check_imports(plugin.module, top, set())
+    node = _definition(plugin.module, plugin.attribute)
+    if node is None:
+        return ""
+    if not isinstance(node, ast.ClassDef) or not node.bases:
+        raise RegistryError(f"{plugin.module}:{plugin.attribute} is not a subclass of the {plugin.kind} contract")
+    return (ast.get_docstring(node) or "").partition("\n")[0]
+
+
+def _definition(module: str, name: str) -> ast.stmt | None:
+    """The statement that defines ``name``, followed through ``from ... import``; None if the source does not tell."""
+    tree = _parse(module)
+    if tree is None:
+        return None
+    dynamic = False
+    for node in reversed(tree.body):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return node
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _definition(_absolute(module, node), alias.name)
+        dynamic |= not isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef | ast.Expr)
+        dynamic |= isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+        dynamic |= isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+    if not dynamic:
+        raise RegistryError(f"module {module} has no {name}")
+    return None
+
+
+def _check_imports(module: str, top: str, seen: set[str]) -> None:
+    """Raise if ``module``, or one of its own package that it imports, imports what cannot be found."""
+    if module in seen:
+        return
+    seen.add(module)
+    if "." in module:
+        _check_imports(module.rpartition(".")[0], top, seen)
+    tree = _parse(module)
+    for node in tree.body if tree else []:
+        if isinstance(node, ast.Import):
+            wanted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            wanted = [_absolute(module, node)]
+        else:
+            continue
+        for name in wanted:
+            own = name.partition(".")[0] == top
+            # Of foreign packages the first part only: they may make the others as they are imported.
+            if _spec(name if own else name.partition(".")[0]) is None:
+                raise RegistryError(f"{module} imports {name}, which is not installed")
+            if own:
+                _check_imports(name, top, seen)
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    spec = _spec(module)
+    parts = module.split(".")
+    if spec is not None and spec.submodule_search_locations is not None:
+        parts.append("__init__")
+    return ".".join(parts[: -node.level] + ([node.module] if node.module else []))
+
+
+@cache
+def _parse(module: str) -> ast.Module | None:
+    spec = _spec(module)
+    if spec is None:
+        raise RegistryError(f"there is no module {module}")
+    if not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    try:
+        with open(spec.origin, "rb") as file:
+            return ast.parse(file.read())
+    except (SyntaxError, ValueError) as error:
+        raise RegistryError(f"{module} does not parse: {error}") from error
+
+
+@cache
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is, found without importing its parents as ``importlib.util.find_spec`` does."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__spec__", None) or ModuleSpec(name, None)
+    parent, _, _ = name.rpartition(".")
+    path = None
+    if parent:
+        spec = _spec(parent)
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        path = list(spec.submodule_search_locations)
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path)
+        if spec is not None:
+            return spec
+    return None

@@ -1,0 +1,67 @@
+"""A parser whose errors are one line: the option, what it takes, what was found, and the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from meta_opt.errors import MetaOptError
+
+_UNKNOWN = "unknown option "
+
+
+class Parser(LightningArgumentParser):
+    """Raises :class:`MetaOptError` where the stock parser prints its usage and exits.
+
+    The parser of a command makes parsers of the same kind for the arguments of the classes that are chosen, and puts
+    their errors into its own.
+    """
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise ``message``, in one line."""
+        parser: Parser = getattr(ex, "subcommand_parser", None) or self
+        raise MetaOptError(parser._one_line(message)) from ex
+
+    def _one_line(self, message: str) -> str:
+        if match := re.match(r"unrecognized arguments: (\S+)", message):
+            option = match[1].partition("=")[0]
+            return self._unknown(option) if option.startswith("-") else f"unexpected argument {option!r}"
+        if match := re.fullmatch(r"Option '(.*)' is not accepted|Subcommand .* does not accept option '(.*)'", message):
+            return self._unknown(f"--{match[1] or match[2]}")
+        if match := re.fullmatch(r"Group '(.*)' does not accept option '(.*)'", message):
+            return self._unknown(f"--{match[1]}.{match[2]}")
+        if match := re.match(r'Parser key "([^"]*)":', message):
+            return _wrong_value(f"--{match[1]}", message[match.end() :])
+        return _joined(message)
+
+    def _unknown(self, option: str) -> str:
+        names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        nearest = [name for name in names if name.startswith(option)]
+        nearest = nearest or difflib.get_close_matches(option, names, n=1, cutoff=0.7)
+        return f"{_UNKNOWN}{option}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def _wrong_value(option: str, details: str) -> str:
+    lines = [line.strip().removeprefix("- ") for line in details.splitlines()]
+    for line in lines:
+        if line.startswith(("--", f"{_UNKNOWN}--")):  # from the parser of a class's arguments
+            return line.replace("--", f"{option}.")
+    expected = re.search(r"Subtypes: \[(.*)\]|Expected an? (.*)\. Got value", details)
+    value = re.search(r"Given value: (.*)|Got value: (.*)", details)
+    if expected and value:
+        return f"{option} must be {_readable(expected[1] or expected[2])}, not {value[1] or value[2]}"
+    return f"{option}: {_joined(details)}"
+
+
+def _readable(types: str) -> str:
+    """``<class 'int'>, <class 'NoneType'>`` as ``int or null``, and a literal type as its values."""
+    types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", types).replace("NoneType", "null").replace("typing.", "")
+    types = re.sub(r"Literal\[([^]]*)\]", lambda literal: literal[1].replace("'", ""), types)
+    return types if "[" in types else types.replace(", ", " or ")
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())

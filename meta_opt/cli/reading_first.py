@@ -1,0 +1,87 @@
+"""The few options that are read before the others, because the defaults of the others hang on them.
+
+This module imports no torch, so that a misspelt name is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meta_opt import registry
+
+OPTIONS = ("optimizee", "optimizer", "ckpt_path", "trainer.default_root_dir")
+
+
+def read_first(arguments: list[str]) -> dict[str, str | None]:
+    """What command line and config files say of :data:`OPTIONS`; of a class, its name or path.
+
+    Args:
+        arguments: The arguments after the command.
+    """
+    return dict(_said(arguments))
+
+
+def check_names(arguments: list[str]) -> None:
+    """See that there is one plugin of each name that is asked for.
+
+    Raises:
+        RegistryError: If there is not.
+    """
+    said = read_first(arguments)
+    for kind in registry.KINDS:
+        name = said.get(kind)
+        if name is not None and "." not in name:
+            registry.find(kind, name)
+
+
+def _said(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
+    """What options and config files say, in order, of the options that are read first."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+        option, equals, text = argument.partition("=")
+        value = text if equals else following
+        if value is None or not option.startswith("-"):
+            continue
+        name = option.removeprefix("--")
+        if option in ("--config", "-c"):
+            config = _read_yaml(Path(value))
+            for name in OPTIONS:
+                entry = config
+                for key in name.split("."):
+                    entry = entry.get(key) if isinstance(entry, dict) else None
+                if entry is not None:
+                    yield name, _text(name, entry)
+        elif name in OPTIONS:
+            yield name, None if value == "null" else _text(name, value)
+        elif name.removesuffix(".class_path") in registry.KINDS:
+            yield name.removesuffix(".class_path"), value
+
+
+def _text(name: str, value: Any) -> str | None:
+    """A value as text; of a class its name, also where it is said by class_path and init_args, or a file does so."""
+    if name not in registry.KINDS:
+        return str(value)
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _parse_yaml(value)
+    elif isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+        value = _read_yaml(Path(value))
+    if isinstance(value, dict):
+        value = value.get("class_path")
+    return None if value is None else str(value)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return _parse_yaml(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None  # the parser says what is wrong with it

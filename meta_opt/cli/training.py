@@ -1,0 +1,320 @@
+"""The commands that train and evaluate: LightningCLI with optimizees and optimizers by name, and one-line errors."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from meta_opt import __version__, registry
+from meta_opt.callbacks import MONITOR, Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
+from meta_opt.checkpoints import AtomicCheckpointIO
+from meta_opt.cli import HELP
+from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
+from meta_opt.cli.parser import Parser
+from meta_opt.errors import CheckpointError, MetaOptError
+from meta_opt.meta_learner import MetaLearner
+from meta_opt.monitoring import ValidationCurves
+from meta_opt.runs import Run, relative
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 20,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,  # the optimizee's loss is checked before anything is written
+    "inference_mode": False,  # validation differentiates
+    "enable_model_summary": False,
+}
+
+
+def run(command: str, options: list[str]) -> int:
+    """Run ``fit``, ``validate`` or ``test``; returns the exit status."""
+    torch.set_flush_denormal(True)  # squares of tiny gradients are slow; before there are threads, which inherit it
+    _quiet()
+    argv = sys.argv
+    sys.argv = [argv[0], command, *options]  # what DDP starts the other processes with
+    try:
+        cli = MetaOptCLI(command, options)
+    except SystemExit as end:  # --help, --print_config
+        return int(end.code or 0)
+    finally:
+        sys.argv = argv
+    return cli.status
+
+
+class MetaOptCLI(LightningCLI):
+    """One command, parsed and run.
+
+    Attributes:
+        status: Exit status.
+    """
+
+    def __init__(self, command: str, options: list[str]) -> None:
+        """Parse and run.
+
+        Args:
+            command: fit, validate or test.
+            options: The arguments after the command.
+        """
+        self.status = 0
+        self._command = command
+        self._options = options
+        self._interruption = Interruption()
+        self._defaults = find_defaults(command, options)
+        about = {
+            "description": next(line.strip() for line in HELP.splitlines() if line.startswith(f"  {command} ")),
+            "usage": f"meta-opt {command} {'--optimizee NAME' if command == 'fit' else '--ckpt_path PATH'} [OPTIONS]",
+            "dump_header": [f"meta-opt {__version__}"],
+        }
+        super().__init__(
+            MetaLearner,
+            save_config_callback=None,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "meta-opt", "allow_abbrev": False, command: about},
+            args=[command, *options],
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # ------------------------------------------------------------------------------------------------------- options
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one command that was given: building the parsers of the others would take time."""
+        loaders = {"train_dataloaders", "val_dataloaders"} if self._command == "fit" else {"dataloaders"}
+        return {self._command: {"model", "datamodule", "ckpt_path", "weights_only", *loaders}}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="All randomness comes from this.")
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Trainer, model, optimizee and optimizer."""
+        for kind in registry.KINDS:
+            base = registry.contract(kind)
+            _offer_names(kind, base, self._defaults.classes.get(kind))
+            text = f"The {kind}: a name, one of {', '.join(registry.names(kind))}, or a class."
+            parser.add_subclass_arguments(base, kind, required=False, help=text)
+        parser.add_lightning_class_args(MetaLearner, "model")
+        for kind in registry.KINDS:
+            parser.link_arguments(kind, f"model.{kind}", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.seed")
+        use = "a run to go on with, or 'last'" if self._command == "fit" else "what to load, or 'best' or 'last'"
+        text = f"Checkpoint of {use}: that of the newest run (of the optimizee, if one is given)."
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=text)
+        if self._command == "fit":
+            parser.add_lightning_class_args(StopWhenStale, "early_stopping")
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse on top of recommended and checkpointed settings."""
+        defaults = self._defaults
+        without = () if self._command == "fit" else ("early_stopping",)
+        set_defaults(self._parser(self._command), defaults, without=without)
+        self.config = parser.parse_args(args)
+        if self.config[self._command].optimizee is None:
+            names = ", ".join(registry.names("optimizee")) or "none is installed"
+            raise MetaOptError(f"say what to learn on, with --optimizee ({names}), or give a --ckpt_path")
+        self.config[self._command].ckpt_path = None if defaults.checkpoint is None else str(defaults.checkpoint)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the stock method would put the checkpoint's settings above what the user says."""
+
+    def _set_seed(self) -> None:
+        seed_everything(self._get(self.config, "seed_everything"), workers=True, verbose=False)
+
+    # ------------------------------------------------------------------------------------------------------- objects
+
+    def instantiate_classes(self) -> None:
+        """Make everything. An error of a class stays what it is; the parser would make a ValueError of it."""
+        failures: list[Exception] = []
+
+        def make(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+            try:
+                return cls(*args, **kwargs)
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        for kind in registry.KINDS:
+            self.parser.add_instantiator(make, registry.contract(kind))
+        try:
+            super().instantiate_classes()
+        except ValueError:
+            if failures:
+                raise failures[0] from None
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with checkpoints, log and signals arranged as meta-opt does."""
+        config = dict(self._get(self.config_init, "trainer"))
+        callbacks: list[Any] = [self._interruption]
+        if self._command == "fit":
+            callbacks += [*self._run_callbacks(config), self._get(self.config_init, "early_stopping")]
+            if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
+                callbacks += [RunCheckpoint("best", MONITOR), RunCheckpoint("last")]
+        else:
+            config["enable_checkpointing"] = False
+        if config.get("logger") in (None, True):
+            config["logger"] = False
+        config["plugins"] = [*_listed(config.get("plugins")), AtomicCheckpointIO()]
+        callbacks = [*_listed(config.get("callbacks")), *callbacks]
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(Progress())
+        config["callbacks"] = callbacks
+        try:
+            return self.trainer_class(**{**config, **kwargs})
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            raise MetaOptError(str(error)) from error
+
+    def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
+        defaults = self._defaults
+        name = registry.name_of(defaults.classes["optimizee"])
+        settings = {key: value for key in RESUMED_SETTINGS if _is_plain(value := self.config[self._command].get(key))}
+        self._folder = RunFolder(
+            lambda: Run.claim(defaults.root, name),
+            self._config_text(),
+            settings,
+            run=Run.containing(defaults.checkpoint) if defaults.checkpoint else None,
+            logger=config.get("logger") in (None, True),
+        )
+        return [self._folder, ValidationCurves()]
+
+    def _config_text(self) -> str:
+        """The settings of this run, as --config reads them; without the checkpoint, so that it starts anew."""
+        text = self._parser(self._command).dump(self.config[self._command], skip_none=False)
+        config = yaml.safe_load(text)
+        config["ckpt_path"] = None
+        for kind, cls in self._defaults.classes.items():
+            config[kind]["class_path"] = registry.name_of(cls)
+        return f"# meta-opt {__version__}: meta-opt fit --config THIS_FILE\n" + yaml.safe_dump(config, sort_keys=False)
+
+    # ---------------------------------------------------------------------------------------------------------- runs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        checkpoint = self._defaults.checkpoint
+        try:
+            getattr(self.trainer, subcommand)(
+                self.model, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True
+            )
+        except MisconfigurationException as error:
+            raise MetaOptError(str(error)) from error
+        except RuntimeError as error:
+            if checkpoint is None or "loading state_dict" not in str(error):
+                raise
+            raise CheckpointError(
+                f"the learned optimizer in {relative(checkpoint)} does not fit: {_mismatch(str(error))}"
+            ) from error
+        except SystemExit:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
+            self.status = 143 if self.trainer.received_sigterm else 130
+        finally:
+            self._interruption.restore()
+        if self._interruption.signal:
+            self.status = 128 + self._interruption.signal
+        if subcommand == "fit":
+            self._report()
+
+    @rank_zero_only
+    def _report(self) -> None:
+        run = self._folder.run
+        if run is None:
+            return
+        interrupted = self._interruption.signal is not None or self.status != 0
+        done = "stopped" if interrupted else "finished" if self._folder.started else "had finished"
+        print(f"\n{done} after {int(self.model.episode)} episodes")
+        best, last = (run.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
+        shown = [("best checkpoint", best), ("last checkpoint", last), ("config", run.checkpoints / "config.yaml")]
+        for title, path in [*shown, ("TensorBoard log", run.logs)]:
+            if path.exists():
+                print(f"  {title:15}  {relative(path)}")
+        print("next:")
+        if interrupted and last.exists():
+            options = [*self._options_without_checkpoint(), "--ckpt_path", relative(last)]
+            print(f"  {_program()} fit {shlex.join(options)}")
+        elif best.exists():
+            print(f"  {_program()} test --ckpt_path {shlex.quote(relative(best))}")
+        if run.logs.exists():
+            print(f"  tensorboard --logdir {shlex.quote(relative(run.logs.parent.parent))}")
+
+    def _options_without_checkpoint(self) -> list[str]:
+        options = list(self._options)
+        while "--ckpt_path" in options:
+            index = options.index("--ckpt_path")
+            del options[index : index + 2]
+        return [option for option in options if not option.startswith("--ckpt_path=")]
+
+
+_OFFERED: dict[tuple[str, str], type[Any]] = {}
+
+
+def _offer_names(kind: registry.Kind, base: type[Any], chosen: type[Any] | None) -> None:
+    """Let the parser accept entry-point names, and list them, without importing what they stand for.
+
+    The parser resolves the short name of any known subclass. So each name gets an empty subclass, said to be in
+    ``meta_opt``, whose ``__getattr__`` returns the class that is meant. (In a module with a dot in its name, the
+    parser would look every one of them up, and so import all plugins.)
+    """
+    for name in registry.names(kind):
+        if (kind, name) not in _OFFERED:
+            stub = type(name, (base,), {"__module__": "meta_opt"})
+            stub.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+            _OFFERED[kind, name] = stub
+    if chosen is not None and (kind, chosen.__name__) in _OFFERED:  # now the name would stand for two
+        _OFFERED[kind, chosen.__name__].__qualname__ = ".<locals>."  # which the parser passes over
+
+
+def _quiet() -> None:
+    """Keep Lightning from saying what is not news here; what else it has to say is shown."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers",  # the loaders hold nothing
+        r"Checkpoint directory .* exists and is not empty",  # a resumed run
+        r"Be aware that when using `ckpt_path`, callbacks",  # validate and test need none
+        r"It is recommended to use `self.log\(.*sync_dist",  # all processes validate on the same problems
+        r"You're resuming from a checkpoint that ended before the epoch ended",  # it is exact, see MetaLearner
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _mismatch(message: str) -> str:
+    """Torch's list of missing, unexpected and misshapen weights, the first of each."""
+    parts = []
+    for title, pattern in (("lacks", "Missing"), ("has", "Unexpected")):
+        if match := re.search(rf"{pattern} key\(s\) in state_dict: (.*)", message):
+            names = re.findall(r'"([^"]+)"', match[1])
+            parts.append(f"it {title} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    if shapes := re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", message):
+        name, found, expected = shapes[0]
+        parts.append(f"{name} is [{found.strip('[]')}], not [{expected.strip('[]')}]")
+    return "; ".join(parts)
+
+
+def _program() -> str:
+    script = Path(sys.argv[0])
+    return f"python {shlex.quote(relative(script))}" if script.name == "cli.py" else "meta-opt"

@@ -1,0 +1,1 @@
+"""Optimizees of a third party."""

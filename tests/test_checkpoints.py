@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from meta_opt.checkpoints import AtomicCheckpointIO, load, remove_leftovers
+from meta_opt.errors import CheckpointError
+
+
+class NotSavable:
+    def __reduce__(self):
+        raise OSError("the disk is full")
+
+
+def content(number):
+    return {"meta_opt": {"format": 1}, "number": torch.tensor(number)}
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "folder" / "last.ckpt"
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(content(1), path)
+    with pytest.raises(OSError, match="the disk is full"):
+        io.save_checkpoint({**content(2), "rest": NotSavable()}, path)
+    assert io.load_checkpoint(path)["number"] == 1
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    io.save_checkpoint(content(3), path)
+    assert io.load_checkpoint(path)["number"] == 3
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    for name in (".last.ckpt.123.tmp", "last.ckpt", ".mine"):
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".mine", "last.ckpt"]
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({**content(1), "module": torch.nn.Linear(1, 1)}, path)
+    with pytest.raises(CheckpointError, match="is damaged or not a checkpoint"):
+        load(path)
+    with pytest.raises(CheckpointError, match="is damaged or not a checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
