@@ -26,14 +26,12 @@ class Baseline(LearnedOptimizer):
 
     def init_state(self, layout: Layout, num_problems: int) -> None:
         """Nothing yet: ``torch.optim`` wants the parameters first."""
-        return None
+        return
 
-    def step(
-        self, evaluation: Evaluation, state: torch.optim.Optimizer | None
-    ) -> tuple[Tensor, torch.optim.Optimizer]:
+    def step(self, evaluation: Evaluation, state: torch.optim.Optimizer | None) -> tuple[Tensor, torch.optim.Optimizer]:
         """One step of the ``torch.optim`` optimizer; unlike a learned optimizer's, the state changes in place."""
         if state is None:
-            state = self.optimizer_class([torch.empty_like(evaluation.params)], **self.options)  # type: ignore[call-arg]
+            state = self.optimizer_class([torch.empty_like(evaluation.params)], **self.options)
         param = state.param_groups[0]["params"][0]
         param.copy_(evaluation.params)
         param.grad = evaluation.grad

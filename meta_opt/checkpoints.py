@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from meta_opt import registry
 from meta_opt.errors import CheckpointError
-from meta_opt.meta_learner import CHECKPOINT_FORMAT
+from meta_opt.meta_learner import CHECKPOINT_FORMAT, MetaLearner
 
 RUN_SETTINGS = "meta_opt_run"  # where the command line keeps its own settings in a checkpoint
 
@@ -116,3 +117,25 @@ def read_recipe(path: Path) -> Recipe:
 
 def _part(entry: dict[str, Any]) -> Part:
     return Part(entry["class_path"], dict(entry["init_args"]))
+
+
+def load_learner(path: Path) -> MetaLearner:
+    """The module of a checkpoint, made again from installed plugins, with its weights.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from installed plugins.
+        RegistryError: If a plugin that it names is not installed or does not load.
+    """
+    recipe = read_recipe(path)
+    made = []
+    for kind in registry.KINDS:
+        part: Part = getattr(recipe, kind)
+        if part.name is None or "." in part.name:  # a checkpoint may not say what to import
+            raise CheckpointError(f"the {kind} of {path} has no installed name, so that it cannot be made again")
+        made.append(registry.load(kind, part.name)(**part.init_args))
+    module = MetaLearner(*made, **recipe.model)
+    try:
+        module.load_state_dict(load(path)["state_dict"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} do not fit the learned optimizer it describes") from error
+    return module

@@ -1,4 +1,4 @@
-"""Episodes without meta-training: loss curves of an optimizer on fixed problems, for validation, test and comparison."""
+"""Loss curves of an optimizer on fixed problems, without meta-training: for validation, test and comparison."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run_episodes(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Curves:
-    """Optimize the first ``num_problems`` problems of ``split``, the same ones at every call, for ``num_steps`` steps."""
+    """Optimize the first ``num_problems`` problems of ``split``, the same at every call, for ``num_steps`` steps."""
     at_once = max(1, _COORDINATES_AT_ONCE // layout_of(optimizee).num_coordinates)
     parts = []
     for first in range(0, num_problems, at_once):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -30,7 +31,7 @@ from meta_opt.meta_gradients.first_order import first_order
 from meta_opt.meta_gradients.second_order import second_order
 from meta_opt.meta_loss import MetaLoss, MetaLossName
 from meta_opt.optimizee import Optimizee, Split, check_loss
-from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.optimizers.base import Engine, LearnedOptimizer
 from meta_opt.problems import Problems, layout_of, problem_generator
 from meta_opt.unroll import begin
 
@@ -61,6 +62,7 @@ class MetaLearner(LightningModule):
         num_test_problems: int = 100,
         reference_lr: float = 0.001,
         max_skipped: int = 10,
+        engine: Engine = "auto",
         seed: int = 0,
     ) -> None:
         """Set up meta-training.
@@ -85,6 +87,7 @@ class MetaLearner(LightningModule):
             num_test_problems: How many problems it is tested on.
             reference_lr: Learning rate of the Adam that validation figures show beside the learned optimizer.
             max_skipped: How many non-finite episodes in a row are skipped before training gives up.
+            engine: What computes the learned optimizer: native code if it can be had (auto), native code, or PyTorch.
             seed: All randomness comes from it.
 
         Raises:
@@ -111,6 +114,7 @@ class MetaLearner(LightningModule):
         self.save_hyperparameters(arguments)
         self.optimizee = optimizee
         self.optimizer = optimizer
+        self.optimizer.engine = engine
         self.num_steps = num_steps
         self.unroll_length = unroll_length
         self.num_problems = num_problems
@@ -143,6 +147,12 @@ class MetaLearner(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The meta-optimizer."""
         return torch.optim.Adam(self.optimizer.trained_parameters(), lr=self.lr)
+
+    @property
+    def _meta_optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
 
     def train_dataloader(self) -> range:
         """As many batches as an epoch has episodes; what is in them does not matter.
@@ -183,6 +193,11 @@ class MetaLearner(LightningModule):
         self._log("train/grad_norm", self._clip.norms[0])
         self._log("train/skipped", self.skipped.float())
 
+    @property
+    def _float(self) -> torch.dtype:
+        """The type that φ has, and so θ."""
+        return next(self.optimizer.parameters()).dtype
+
     def _problems(self) -> Problems:
         """The problems of this episode: those of process r of R, of R·B in all."""
         first = (int(self.episode) * self.trainer.world_size + self.global_rank) * self.num_problems
@@ -192,7 +207,7 @@ class MetaLearner(LightningModule):
             range(first, first + self.num_problems),
             seed=self.seed,
             device=self.device,
-            dtype=self.dtype,
+            dtype=self._float,
         )
 
     def _meta_step(self, estimate: MetaGradient) -> bool:
@@ -205,7 +220,7 @@ class MetaLearner(LightningModule):
         grads = self._clip(flat[:-1]).split([parameter.numel() for parameter in parameters])
         for parameter, grad in zip(parameters, grads, strict=True):
             parameter.grad = grad.view_as(parameter)
-        self.optimizers().step()
+        self._meta_optimizer.step()
         self.average.update_parameters(self.optimizer)
         return True
 
@@ -216,15 +231,15 @@ class MetaLearner(LightningModule):
             if total <= 0 or math.isinf(total):
                 raise MetaOptError("model.lr_schedule cosine needs a length: set trainer.max_epochs")
             lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, int(self.episode + self.skipped) / total)))
-        for group in self.optimizers().param_groups:
+        for group in self._meta_optimizer.param_groups:
             group["lr"] = lr
 
     def _snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return copy.deepcopy(self.state_dict()), copy.deepcopy(self.optimizers().optimizer.state_dict())
+        return copy.deepcopy(self.state_dict()), copy.deepcopy(self._meta_optimizer.optimizer.state_dict())
 
     def _restore(self, snapshot: tuple[dict[str, Any], dict[str, Any]]) -> None:
         self.load_state_dict(snapshot[0])
-        self.optimizers().optimizer.load_state_dict(snapshot[1])
+        self._meta_optimizer.optimizer.load_state_dict(snapshot[1])
 
     def _skip(self) -> None:
         self.episode += 1
@@ -276,7 +291,7 @@ class MetaLearner(LightningModule):
                 self.num_steps,
                 seed=self.seed,
                 device=self.device,
-                dtype=self.dtype,
+                dtype=self._float,
             )
 
     def reference_curves(self) -> Curves:

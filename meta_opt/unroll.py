@@ -47,9 +47,7 @@ class Trajectory:
 
 def begin(problems: Problems, optimizer: LearnedOptimizer) -> Position:
     """The position at θ_0."""
-    return Position(
-        problems.evaluate(problems.initial_params), optimizer.init_state(problems.layout, len(problems))
-    )
+    return Position(problems.evaluate(problems.initial_params), optimizer.init_state(problems.layout, len(problems)))
 
 
 def unroll(

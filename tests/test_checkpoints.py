@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from meta_opt.checkpoints import AtomicCheckpointIO, load, remove_leftovers
+from meta_opt.checkpoints import AtomicCheckpointIO, load, load_learner, remove_leftovers
 from meta_opt.errors import CheckpointError
 
 
@@ -40,3 +40,28 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path):
         load(path)
     with pytest.raises(CheckpointError, match="is damaged or not a checkpoint"):
         AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
+
+
+def test_load_learner_makes_the_module_again(meta_opt, tmp_path):
+    options = ["--optimizee.dimension", "3", "--model.num_steps", "6", "--model.episodes_per_epoch", "2"]
+    few = ["--model.num_problems", "2", "--trainer.max_epochs", "1"]
+    status, _, errors = meta_opt("fit", "--optimizee", "quadratic", *options, *few)
+    assert status == 0, errors
+    path = tmp_path / "checkpoints" / "quadratic" / "run_0" / "best.ckpt"
+    module = load_learner(path)
+    assert module.optimizee.init_args == {"dimension": 3, "convention": "gaussian"}
+    assert module.num_steps == 6
+    assert int(module.episode) == 2
+    curves = module.curves(module.trained, "validation", module.num_validation_problems)
+    checkpoint = load(path)
+    (best,) = (
+        state for key, state in checkpoint["callbacks"].items() if "best_model_score" in state and state["monitor"]
+    )
+    assert curves.final.mean().item() == pytest.approx(best["best_model_score"].item(), rel=1e-6)
+
+
+def test_load_learner_takes_installed_names_only(tmp_path):
+    part = {"class_path": "os.system", "init_args": {}}
+    torch.save({"meta_opt": {"format": 1, "optimizee": part, "optimizer": part, "model": {}}}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="has no installed name"):
+        load_learner(tmp_path / "x.ckpt")

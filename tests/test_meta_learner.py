@@ -109,7 +109,8 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     stopping.save_checkpoint(tmp_path / "x.ckpt")
     second = learner(**options)
     trainer(max_epochs=4).fit(second, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
-    assert int(first.episode) == 6 and int(second.episode) == 16
+    assert int(first.episode) == 6
+    assert int(second.episode) == 16
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor.nan_to_num(-1), second.state_dict()[name].nan_to_num(-1)), name
 
@@ -125,7 +126,8 @@ def test_checkpoint_holds_plain_values(tmp_path: Path) -> None:
     assert recipe["optimizee"] == {"class_path": "problems_for_tests.Regression", "init_args": {"scale": 0.25}}
     assert recipe["optimizer"]["class_path"] == "coordinatewise_lstm"
     assert recipe["optimizer"]["init_args"]["hidden_size"] == 4
-    assert recipe["model"]["lr"] == 0.02 and "optimizee" not in recipe["model"]
+    assert recipe["model"]["lr"] == 0.02
+    assert "optimizee" not in recipe["model"]
 
 
 def test_a_non_finite_episode_changes_nothing() -> None:
@@ -137,7 +139,8 @@ def test_a_non_finite_episode_changes_nothing() -> None:
     bad = learner(Sometimes([3]), **options)
     fit = trainer(max_epochs=1, limit_val_batches=0, limit_train_batches=3)
     fit.fit(bad)
-    assert int(bad.skipped) == 1 and int(bad.episode) == 3
+    assert int(bad.skipped) == 1
+    assert int(bad.episode) == 3
     assert fit.callback_metrics["train/skipped"].item() == 1
     assert torch.equal(phi(good), phi(bad))
     for key in ("average.module.networks.all.output_weight", "average.n_averaged", "_clip.norms"):
@@ -159,7 +162,8 @@ def test_a_non_finite_unroll_late_in_an_episode_undoes_the_earlier_ones() -> Non
 
     module._estimator = broken
     fit.fit(module)
-    assert len(calls) == 2 and not torch.equal(calls[1], before)  # the first unroll had moved φ
+    assert len(calls) == 2
+    assert not torch.equal(calls[1], before)
     assert torch.equal(phi(module), before)
     assert not fit.optimizers[0].state_dict()["state"]
     assert int(module.skipped) == 1

@@ -37,7 +37,9 @@ def test_values() -> None:
 @pytest.mark.parametrize("name", ["sum", "log_sum"])
 @pytest.mark.parametrize("weights", ["constant", "linear:2", "exponential:0.9", "last"])
 def test_slopes_are_the_derivative_of_the_value(name: MetaLossName, weights: str) -> None:
-    losses = torch.rand(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).add_(0.1).requires_grad_()
+    losses = (
+        torch.rand(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).add_(0.1).requires_grad_()
+    )
     meta_loss = MetaLoss(name, weights)
     (expected,) = torch.autograd.grad(meta_loss.value(losses), losses)
     torch.testing.assert_close(meta_loss.slopes(losses.detach()), expected, rtol=1e-12, atol=0)

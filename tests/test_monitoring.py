@@ -71,7 +71,8 @@ def test_a_figure_at_every_validation(log_dir: Path) -> None:
     picture = Image.open(io.BytesIO(images[-1].encoded_image_string))
     assert picture.size == (960, 600)
     colors = picture.convert("RGB").getcolors(maxcolors=1 << 20)
-    assert colors is not None and len(colors) > 20  # not an empty sheet
+    assert colors is not None
+    assert len(colors) > 20
 
 
 def test_validation_curves_over_optimizee_steps_lie_over_each_other(log_dir: Path) -> None:
@@ -95,7 +96,9 @@ def test_figure_shows_both_curves() -> None:
         Curves(losses, {}, False), Curves(2 * losses, {}, False), title="Title", reference_label="Adam, lr 0.1"
     )
     (axes,) = figure.axes
-    assert axes.get_yscale() == "log" and axes.get_xlabel() == "optimizee step" and axes.get_ylabel() == "loss"
+    assert axes.get_yscale() == "log"
+    assert axes.get_xlabel() == "optimizee step"
+    assert axes.get_ylabel() == "loss"
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
     assert list(lines["learned optimizer"]) == pytest.approx(losses.double().mean(1).tolist())
     assert list(lines["Adam, lr 0.1"]) == pytest.approx((2 * losses).double().mean(1).tolist())

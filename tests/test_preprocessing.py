@@ -29,7 +29,8 @@ def test_log_sign(grad: float, expected: tuple[float, float]) -> None:
 def test_log_sign_is_differentiable_at_zero() -> None:
     grad = torch.zeros(3, requires_grad=True)
     log_sign(grad).sum().backward()
-    assert grad.grad is not None and torch.allclose(grad.grad, torch.full((3,), math.exp(10.0)))
+    assert grad.grad is not None
+    assert torch.allclose(grad.grad, torch.full((3,), math.exp(10.0)))
 
 
 def test_moments() -> None:
@@ -54,4 +55,5 @@ def test_first_direction_is_the_sign() -> None:
 def test_moments_are_differentiable_at_zero() -> None:
     grad = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     Moments.zeros(grad, 1, 2).updated(grad).normalized(grad).sum().backward()
-    assert grad.grad is not None and grad.grad.isfinite().all()
+    assert grad.grad is not None
+    assert grad.grad.isfinite().all()

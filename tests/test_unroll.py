@@ -47,5 +47,6 @@ def test_keeps_a_graph_only_when_asked() -> None:
     graph = unroll(problems, optimizer, start, 2, keep_graph=True)
     assert graph.losses.requires_grad
     end = graph.end.detach()
-    assert not end.evaluation.grad.requires_grad and not end.state.hidden[0][0].requires_grad
+    assert not end.evaluation.grad.requires_grad
+    assert not end.state.hidden[0][0].requires_grad
     assert not end.state.moments.mean.requires_grad

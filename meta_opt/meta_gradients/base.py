@@ -23,4 +23,3 @@ class MetaGradient:
 
 
 Estimator = Callable[[Problems, LearnedOptimizer, Position, int, MetaLoss], MetaGradient]
-

@@ -39,4 +39,3 @@ def update_gradients(trajectory: Trajectory, slopes: Tensor) -> list[Tensor]:
         total = torch.addcmul(total, evaluation.grad, slope.unsqueeze(1))
         coefficients.append(total)
     return coefficients[::-1]
-

@@ -24,10 +24,12 @@ _NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4}
 
 @dataclass(frozen=True)
 class LSTMState:
-    """h_t of all coordinates. A network's coordinates are the n of its segment; coordinates come last, so that the
-    gates of a layer are one matrix product and its halves contiguous."""
+    """h_t of all coordinates.
 
-    segments: tuple[Segment, ...]  # which coordinates each network works on
+    Coordinates come last, so that the gates of a layer are one matrix product with contiguous parts.
+    """
+
+    segments: tuple[Segment, ...]  # which coordinates each network works on, n of them
     hidden: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
     cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
     moments: Moments | None  # only where inputs or base step need them
@@ -55,7 +57,7 @@ class LSTMState:
 class CoordinatewiseLSTM(LearnedOptimizer):
     """LSTM with shared weights and a separate state for every coordinate.
 
-        update = output_scale · out(LSTM(inputs(∇), h)) - base_step · m̂/√v̂
+    update = output_scale · out(LSTM(inputs(∇), h)) - base_step · m̂/√v̂
     """
 
     def __init__(
@@ -132,11 +134,12 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         """One update, see :meth:`LearnedOptimizer.step`."""
         grad = evaluation.grad
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
-            update, hidden, cell, moments = kernel.step(
+            update, new_h, new_c, moments = kernel.step(
                 self._settings, self._weights(state), state.segments, grad, state.hidden, state.cell, state.moments
             )
-            return update, LSTMState(state.segments, hidden, cell, moments)
-        parts, base, moments = [], None, state.moments
+            return update, LSTMState(state.segments, new_h, new_c, moments)
+        parts, base = [], None
+        moments = state.moments
         if "log_sign" in self.inputs:
             parts.append(log_sign(grad))
         if moments is not None:
@@ -151,7 +154,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         outputs, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
             rows = inputs[..., segment.start : segment.stop].reshape(len(inputs), -1)  # [F, B·n]
-            out, new_hidden, new_cell = self.networks[_key(segment.name)](rows, state.hidden[index], state.cell[index])
+            out, new_hidden, new_cell = self._network(segment)(rows, state.hidden[index], state.cell[index])
             outputs.append(out.view(len(grad), -1))
             hidden.append(new_hidden)
             cell.append(new_cell)
@@ -178,11 +181,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 state.cell,
                 state.moments,
             )
-            grads = {
+            of_network = {
                 _key(segment.name): (grad.output_weight, grad.output_bias, *grad.weights, *grad.biases)
                 for segment, grad in zip(state.segments, results, strict=True)
             }
-            return tuple(grad for key in self.networks for grad in grads[key])
+            return tuple(grad for key in self.networks for grad in of_network[key])
         total = [torch.zeros_like(parameter) for parameter in self.trained_parameters()]
         for index, segment in enumerate(state.segments):
             for start in range(segment.start, segment.stop, _BLOCK):
@@ -214,8 +217,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             self.base_step,
         )
 
+    def _network(self, segment: Segment) -> _Network:
+        return self.networks[_key(segment.name)]  # type: ignore[return-value]
+
     def _weights(self, state: LSTMState) -> list[kernels.Weights]:
-        networks = (self.networks[_key(segment.name)] for segment in state.segments)
+        networks = map(self._network, state.segments)
         return [
             kernels.Weights(tuple(net.weights), tuple(net.biases), net.output_weight, net.output_bias)
             for net in networks
@@ -225,7 +231,9 @@ class CoordinatewiseLSTM(LearnedOptimizer):
 class _Network(nn.Module):
     """Stacked LSTM layers and a linear output, for coordinates in columns."""
 
-    def __init__(self, num_inputs: int, num_layers: int, size: int, initial_output: float, generator: Generator) -> None:
+    def __init__(
+        self, num_inputs: int, num_layers: int, size: int, initial_output: float, generator: Generator
+    ) -> None:
         super().__init__()
         self.size = size
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()

@@ -50,7 +50,12 @@ class DigitsMlp(ModuleOptimizee):
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Those of small classifiers, and how long to meta-train."""
-        return {**RECOMMENDED_SETTINGS, "trainer.max_epochs": 10}
+        return {
+            **RECOMMENDED_SETTINGS,
+            "model.lr": 0.001,
+            "model.normalize_gradient": True,
+            "trainer.max_epochs": 10,
+        }
 
 
 def read_digits() -> tuple[Tensor, Tensor]:

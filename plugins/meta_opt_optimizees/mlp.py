@@ -12,16 +12,14 @@ from meta_opt.api import OptimizeeError
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu"]
 
-# Seen to meta-train stably; the paper's own settings saturate the sigmoids within a hundred episodes. The network starts
-# as a working optimizer (base_step), a long unroll keeps it from greed, and the logarithm weighs late losses as much as
-# early ones. Every meta-gradient is normalized: those of an episode's first steps would drown the later ones.
+# Seen to meta-train stably; the paper's own settings saturate the sigmoids within a hundred episodes. The network
+# starts as a working optimizer (base_step), a long unroll keeps it from greed, and the logarithm weighs late losses as
+# much as early ones.
 RECOMMENDED_SETTINGS: dict[str, Any] = {
     "model.num_steps": 100,
     "model.unroll_length": 50,
     "model.meta_loss": "log_sum",
-    "model.lr": 0.001,
     "model.lr_schedule": "cosine",
-    "model.normalize_gradient": True,
     "model.average_decay": 0.98,
     "model.reference_lr": 0.03,
     "optimizer.inputs": "log_sign+moments",

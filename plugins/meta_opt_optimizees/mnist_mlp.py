@@ -61,7 +61,12 @@ class MnistMlp(ModuleOptimizee):
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Those of small classifiers, and how long to meta-train."""
-        return {**RECOMMENDED_SETTINGS, "trainer.max_epochs": 14}
+        return {
+            **RECOMMENDED_SETTINGS,
+            "model.lr": 0.002,
+            "model.clip_relative": 2.0,
+            "trainer.max_epochs": 20,
+        }
 
 
 def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -73,8 +73,10 @@ def test_groups_have_networks_of_their_own() -> None:
         optimizer.networks["second"].output_weight.zero_()
         optimizer.networks["second"].output_bias.zero_()
     update = problems.layout.unflatten(optimizer.step(*_args(begin(problems, optimizer)))[0])
-    assert update["second.weight"].abs().max() == 0 and update["second.bias"].abs().max() == 0
-    assert update["first.weight"].abs().min() > 0 and update["first.bias"].abs().min() > 0
+    assert update["second.weight"].abs().max() == 0
+    assert update["second.bias"].abs().max() == 0
+    assert update["first.weight"].abs().min() > 0
+    assert update["first.bias"].abs().min() > 0
 
 
 def _args(position):  # type: ignore[no-untyped-def]
