@@ -1,0 +1,337 @@
+"""The coordinatewise LSTM in native code: tensors in, tensors out.
+
+Same mathematics as :mod:`meta_opt.optimizers.coordinatewise_lstm`, without a graph; `lstm.cpp` says how it works.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from meta_opt.params import Segment
+from meta_opt.preprocessing import Moments
+
+_DTYPES = (torch.float32, torch.float64)
+_GATES = 4
+LayerStates = tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a learned optimizer does around its networks; see ``CoordinatewiseLSTM``.
+
+    Attributes:
+        log_sign: Whether the networks read logarithm and sign of the gradient.
+        moments: Whether they read the gradient and its mean, normalized by the second moment (behind the former).
+            With neither they read the gradient itself.
+        bounded: Whether the output goes through tanh.
+        output_scale: Factor of the output.
+        base_step: α of the step -α·m̂/√v̂ that the output is added to.
+    """
+
+    log_sign: bool
+    moments: bool
+    bounded: bool
+    output_scale: float
+    base_step: float
+
+    @property
+    def num_inputs(self) -> int:
+        """F, the rows that a network reads."""
+        return 2 * self.log_sign + 2 * self.moments or 1
+
+    @property
+    def tracks_moments(self) -> bool:
+        """Whether there is a state of moments."""
+        return self.moments or self.base_step != 0.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one network, or their gradients.
+
+    Contiguous, on the CPU, all float32 or all float64. Changes in place are seen; after weights were moved or replaced
+    make this anew.
+
+    Attributes:
+        weights: Per layer [4H, width + H]; rows: input, forget and output gate, candidate; columns: what the layer
+            reads, then its hidden state.
+        biases: Per layer [4H, 1].
+        output_weight: [1, width].
+        output_bias: [1, 1].
+    """
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+    output_weight: Tensor
+    output_bias: Tensor
+    _tables: tuple[_Table, _Table] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        dtype = self.output_weight.dtype
+        if dtype not in _DTYPES:
+            raise ValueError(f"the native kernel works in float32 and float64, not in {dtype}")
+        if len(self.weights) != len(self.biases):
+            raise ValueError(f"{len(self.weights)} weights need as many biases, not {len(self.biases)}")
+        size = self.hidden_size
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            _check(weight, dtype, (_GATES * size, weight.shape[-1]), "a weight")
+            _check(bias, dtype, (_GATES * size, 1), "a bias")
+        for above, below in zip(self.weights[1:], self.weights[:-1], strict=True):
+            if above.shape[1] != 2 * size:
+                raise ValueError(f"a layer above one of {tuple(below.shape)} cannot be {tuple(above.shape)}")
+        width = size if self.weights else self.output_weight.shape[-1]
+        _check(self.output_weight, dtype, (1, width), "the output weight")
+        _check(self.output_bias, dtype, (1, 1), "the output bias")
+        object.__setattr__(self, "_tables", (_Table(self.weights), _Table(self.biases)))
+
+    @property
+    def pointers(self) -> tuple[int, int, int, int]:
+        """Addresses of the tables of weights and biases, of the output weight and the output bias."""
+        weights, biases = self._tables
+        return weights.address, biases.address, self.output_weight.data_ptr(), self.output_bias.data_ptr()
+
+    @property
+    def hidden_size(self) -> int:
+        """H, or 0 without a layer."""
+        return self.weights[0].shape[0] // _GATES if self.weights else 0
+
+    @property
+    def num_inputs(self) -> int:
+        """F, what the lowest layer reads."""
+        return (self.weights[0].shape[1] - self.hidden_size) if self.weights else self.output_weight.shape[1]
+
+    def like(self) -> Weights:
+        """Uninitialized weights of the same shapes."""
+        return Weights(
+            tuple(map(torch.empty_like, self.weights)),
+            tuple(map(torch.empty_like, self.biases)),
+            torch.empty_like(self.output_weight),
+            torch.empty_like(self.output_bias),
+        )
+
+
+class Kernel:
+    """The compiled library; :func:`meta_opt.kernels.load` gives it.
+
+    Threads are ``torch.get_num_threads()``; results are the same whenever that number is.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        """Bind the functions of ``library``.
+
+        Raises:
+            ValueError: If it is another version of the kernel than this file.
+        """
+        library.meta_opt_call_size.restype = ctypes.c_int64
+        if library.meta_opt_call_size() != ctypes.sizeof(_Call):
+            raise ValueError("lstm.cpp and lstm.py differ in the fields of Call")
+        self._step = library.meta_opt_step
+        self._replay = library.meta_opt_replay
+        for function in (self._step, self._replay):
+            function.argtypes = [ctypes.POINTER(_Call)]
+            function.restype = ctypes.c_int
+        self._evaluate = library.meta_opt_evaluate
+        self._evaluate.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
+        self._evaluate.restype = None
+
+    @staticmethod
+    def supports(tensor: Tensor) -> bool:
+        """Whether tensors of this type and on this device can be handed over."""
+        return tensor.dtype in _DTYPES and tensor.device.type == "cpu"
+
+    def step(
+        self,
+        settings: Settings,
+        networks: Sequence[Weights],
+        segments: Sequence[Segment],
+        grad: Tensor,
+        hidden: LayerStates,
+        cell: LayerStates,
+        moments: Moments | None,
+    ) -> tuple[Tensor, LayerStates, LayerStates, Moments | None]:
+        """One update, without a graph.
+
+        Args:
+            settings: What surrounds the networks.
+            networks: The weights of each network.
+            segments: Which coordinates each network works on, n of them; together all N, none twice.
+            grad: ∇, [B, N].
+            hidden: h, per network and layer [H, B·n].
+            cell: c, likewise.
+            moments: m and v [B, N] and β^t [], where the settings need them.
+
+        Returns:
+            The update [B, N], and h, c and moments after it, all of them new tensors.
+
+        Raises:
+            ValueError: If a tensor's type, device, shape or strides are not what is asked for.
+        """
+        grad = grad.contiguous()
+        update = torch.empty_like(grad)
+        after = None
+        if settings.tracks_moments and moments is not None:
+            after = Moments(torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(moments.decay))
+        new_hidden, new_cell = [], []
+        for index, (weights, segment) in enumerate(zip(networks, segments, strict=True)):
+            call = _call(settings, weights, segment, [grad], hidden[index], cell[index], moments)
+            layers = len(weights.weights)
+            columns = len(grad) * (segment.stop - segment.start)
+            states = grad.new_empty(2 * layers, weights.hidden_size, columns).unbind()
+            new_hidden.append(states[:layers])
+            new_cell.append(states[layers:])
+            call.update = update.data_ptr()
+            call.new_hidden, call.new_cell = call.table(new_hidden[-1]), call.table(new_cell[-1])
+            if after is not None:
+                call.new_mean, call.new_square = after.mean.data_ptr(), after.square.data_ptr()
+                call.new_decay = after.decay.data_ptr()
+            _run(self._step, call)
+        return update, tuple(new_hidden), tuple(new_cell), after
+
+    def replay(
+        self,
+        settings: Settings,
+        networks: Sequence[Weights],
+        segments: Sequence[Segment],
+        grads: Sequence[Tensor],
+        coefficients: Sequence[Tensor],
+        hidden: LayerStates,
+        cell: LayerStates,
+        moments: Moments | None,
+    ) -> list[Weights]:
+        """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ over T recorded steps.
+
+        Args:
+            settings: What surrounds the networks.
+            networks: The weights of each network.
+            segments: Which coordinates each network works on, n of them.
+            grads: ∇_τ for τ = 0..T-1, each [B, N].
+            coefficients: c_τ = ∂L/∂g_τ, each [B, N].
+            hidden: h before the first step, per network and layer [H, B·n].
+            cell: c before the first step, likewise.
+            moments: m and v [B, N] and β^t [] before the first step, where the settings need them.
+
+        Returns:
+            The gradient of each network's weights, as new tensors.
+
+        Raises:
+            ValueError: If a tensor's type, device, shape or strides are not what is asked for.
+        """
+        if len(grads) != len(coefficients):
+            raise ValueError(f"{len(grads)} recorded gradients need as many coefficients, not {len(coefficients)}")
+        if not grads:
+            raise ValueError("the replay needs at least one recorded gradient")
+        grads = [grad.contiguous() for grad in grads]
+        coefficients = [coefficient.contiguous() for coefficient in coefficients]
+        for coefficient in coefficients:
+            _check(coefficient, grads[0].dtype, grads[0].shape, "a coefficient")
+        results = []
+        for index, (weights, segment) in enumerate(zip(networks, segments, strict=True)):
+            call = _call(settings, weights, segment, grads, hidden[index], cell[index], moments)
+            result = weights.like()
+            call.coefficients = call.table(coefficients)
+            call.weight_grads, call.bias_grads, call.output_weight_grad, call.output_bias_grad = result.pointers
+            _run(self._replay, call)
+            results.append(result)
+        return results
+
+    def evaluate(self, function: str, x: Tensor) -> Tensor:
+        """The kernel's own sigmoid, tanh or log of a contiguous vector [n]; for tests of their stated error."""
+        result = torch.empty_like(x)
+        which = ("sigmoid", "tanh", "log").index(function)
+        self._evaluate(x.dtype == torch.float64, which, x.numel(), x.data_ptr(), result.data_ptr())
+        return result
+
+
+class _Call(ctypes.Structure):
+    """``struct Call`` of lstm.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("is_double", "num_layers", "hidden_size")),
+        *((name, ctypes.c_int64) for name in ("reads_log_sign", "reads_moments", "bounds_output")),
+        *((name, ctypes.c_double) for name in ("output_scale", "base_step")),
+        *((name, ctypes.c_int64) for name in ("num_problems", "num_coordinates", "start", "stop")),
+        *((name, ctypes.c_int64) for name in ("num_steps", "num_threads")),
+        *((name, ctypes.c_void_p) for name in ("weights", "biases", "output_weight", "output_bias")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "grads", "mean", "square", "decay")),
+        *((name, ctypes.c_void_p) for name in ("update", "new_hidden", "new_cell")),
+        *((name, ctypes.c_void_p) for name in ("new_mean", "new_square", "new_decay")),
+        *((name, ctypes.c_void_p) for name in ("coefficients", "weight_grads", "bias_grads")),
+        *((name, ctypes.c_void_p) for name in ("output_weight_grad", "output_bias_grad")),
+    )
+
+    tables: list[_Table]  # what some of the pointers point to
+
+    def table(self, tensors: Sequence[Tensor]) -> int:
+        """The address of a table of the tensors' addresses, kept as long as this call."""
+        self.tables.append(_Table(tensors))
+        return self.tables[-1].address
+
+
+def _call(
+    settings: Settings,
+    weights: Weights,
+    segment: Segment,
+    grads: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    cell: Sequence[Tensor],
+    moments: Moments | None,
+) -> _Call:
+    """What a step and the replay have in common, checked."""
+    dtype, shape = weights.output_weight.dtype, grads[0].shape
+    if grads[0].dim() != 2 or not 0 <= segment.start <= segment.stop <= shape[1]:
+        raise ValueError(f"coordinates {segment.start}:{segment.stop} are not columns of a gradient {tuple(shape)}")
+    if weights.num_inputs != settings.num_inputs:
+        raise ValueError(f"the network reads {weights.num_inputs} inputs, but the settings give {settings.num_inputs}")
+    for grad in grads:
+        _check(grad, dtype, shape, "a gradient")
+    layers, size = len(weights.weights), weights.hidden_size
+    if not len(hidden) == len(cell) == layers:
+        raise ValueError(f"{layers} layers need as many states, not {len(hidden)} and {len(cell)}")
+    for state in (*hidden, *cell):
+        _check(state, dtype, (size, shape[0] * (segment.stop - segment.start)), "a state")
+    tables = [_Table(hidden), _Table(cell), _Table(grads)]
+    call = _Call(
+        dtype == torch.float64, layers, size,
+        settings.log_sign, settings.moments, settings.bounded, settings.output_scale, settings.base_step,
+        *shape, segment.start, segment.stop, len(grads), torch.get_num_threads(),
+        *weights.pointers, *(table.address for table in tables),
+    )  # fmt: skip
+    call.tables = tables
+    if settings.tracks_moments:
+        if moments is None:
+            raise ValueError("moments as inputs or a base step need a state of moments, found none")
+        _check(moments.mean, dtype, shape, "the mean")
+        _check(moments.square, dtype, shape, "the square")
+        _check(moments.decay, dtype, (), "the decay")
+        call.mean, call.square = moments.mean.data_ptr(), moments.square.data_ptr()
+        call.decay = moments.decay.data_ptr()
+    return call
+
+
+class _Table:
+    """The addresses of tensors, in memory that lives as long as this object."""
+
+    __slots__ = ("_table", "address")
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._table = array("Q", [tensor.data_ptr() for tensor in tensors])
+        self.address, _ = self._table.buffer_info()
+
+
+def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> None:
+    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_cpu or not tensor.is_contiguous():
+        raise ValueError(
+            f"the native kernel needs {what} {tuple(shape)}, {dtype}, contiguous and on the CPU, found "
+            f"{tuple(tensor.shape)}, {tensor.dtype}, strides {tensor.stride()} on {tensor.device}"
+        )
+
+
+def _run(function: ctypes._FuncPointer, call: _Call) -> None:
+    if function(call):
+        raise MemoryError("the native kernel could not get the memory for its activations")
