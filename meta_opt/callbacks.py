@@ -14,7 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from meta_opt.checkpoints import RUN_SETTINGS, remove_leftovers
+from meta_opt.checkpoints import remove_leftovers
+from meta_opt.recipes import RUN_SETTINGS
 from meta_opt.runs import Run
 
 MONITOR = "val/final_loss"

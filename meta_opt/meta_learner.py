@@ -33,9 +33,8 @@ from meta_opt.meta_loss import MetaLoss, MetaLossName
 from meta_opt.optimizee import Optimizee, Split, check_loss
 from meta_opt.optimizers.base import Engine, LearnedOptimizer
 from meta_opt.problems import Problems, layout_of, problem_generator
+from meta_opt.recipes import FORMAT
 from meta_opt.unroll import begin
-
-CHECKPOINT_FORMAT = 1
 
 
 class MetaLearner(LightningModule):
@@ -131,7 +130,8 @@ class MetaLearner(LightningModule):
         self._clip = GradientClipper(clip_norm, clip_relative, normalize_gradient)
 
         check_loss(optimizee, problem_generator(seed, "check"))
-        optimizer.build(layout_of(optimizee), problem_generator(seed, "phi"))
+        self._layout = layout_of(optimizee)
+        optimizer.build(self._layout, problem_generator(seed, "phi"))
         self.average = AveragedModel(optimizer, multi_avg_fn=get_ema_multi_avg_fn(average_decay)).requires_grad_(False)
         self.register_buffer("episode", torch.zeros((), dtype=torch.int64))
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
@@ -308,14 +308,15 @@ class MetaLearner(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note in plain values how to make this module again."""
-        checkpoint["meta_opt"] = {"format": CHECKPOINT_FORMAT, **self.recipe()}
+        checkpoint["meta_opt"] = {"format": FORMAT, **self.recipe()}
 
     def recipe(self) -> dict[str, Any]:
-        """Names and arguments of optimizee and optimizer, and the hyperparameters, as plain values."""
+        """Names and arguments of optimizee and optimizer, hyperparameters and layout, as plain values."""
         return {
             "optimizee": _named(self.optimizee),
             "optimizer": _named(self.optimizer),
             "model": dict(self.hparams),
+            "layout": self._layout.to_plain(),
         }
 
     def _log(self, name: str, value: Tensor | float, *, prog_bar: bool = False) -> None:

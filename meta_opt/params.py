@@ -7,9 +7,9 @@ Learned optimizers see θ as a tensor [B, N]: B problems, N coordinates. Optimiz
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -66,6 +66,15 @@ class Layout:
         order = list(dict.fromkeys(group_of.values()))
         names = tuple(sorted(params, key=lambda name: order.index(group_of[name])))
         return cls(names, tuple(params[name].shape for name in names), tuple(group_of[name] for name in names))
+
+    def to_plain(self) -> dict[str, list[Any]]:
+        """As plain values, for a checkpoint."""
+        return {"names": [*self.names], "shapes": [[*shape] for shape in self.shapes], "groups": [*self.groups]}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Sequence[Any]]) -> Layout:
+        """What :meth:`to_plain` was called on."""
+        return cls(tuple(plain["names"]), tuple(map(torch.Size, plain["shapes"])), tuple(plain["groups"]))
 
     @property
     def num_coordinates(self) -> int:

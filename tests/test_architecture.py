@@ -21,6 +21,7 @@ ORDER = [
     ["optimizers"],
     ["api"],
     ["registry", "baselines"],
+    ["recipes"],
     ["unroll", "meta_loss", "clipping"],
     ["meta_gradients", "episodes"],
     ["meta_learner"],

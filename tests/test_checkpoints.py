@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from meta_opt.checkpoints import AtomicCheckpointIO, load, load_learner, remove_leftovers
+from meta_opt.checkpoints import AtomicCheckpointIO, load_learner, remove_leftovers
 from meta_opt.errors import CheckpointError
+from meta_opt.recipes import load, load_optimizer, pretrained_path
 
 
 class NotSavable:
@@ -59,9 +60,21 @@ def test_load_learner_makes_the_module_again(meta_opt, tmp_path):
     )
     assert curves.final.mean().item() == pytest.approx(best["best_model_score"].item(), rel=1e-6)
 
+    optimizer = load_optimizer(path)  # without the optimizee
+    assert not optimizer.trained_parameters()
+    for name, tensor in optimizer.state_dict().items():
+        assert torch.equal(tensor, module.trained.state_dict()[name])
+
+
+def test_pretrained_names_are_checked():
+    with pytest.raises(CheckpointError, match="no pretrained optimizer is called 'nothing_like_it'; There are "):
+        pretrained_path("nothing_like_it")
+
 
 def test_load_learner_takes_installed_names_only(tmp_path):
     part = {"class_path": "os.system", "init_args": {}}
-    torch.save({"meta_opt": {"format": 1, "optimizee": part, "optimizer": part, "model": {}}}, tmp_path / "x.ckpt")
+    layout = {"names": ["w"], "shapes": [[1]], "groups": ["all"]}
+    recipe = {"format": 1, "optimizee": part, "optimizer": part, "model": {}, "layout": layout}
+    torch.save({"meta_opt": recipe}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="has no installed name"):
         load_learner(tmp_path / "x.ckpt")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from meta_opt import registry
-from meta_opt.checkpoints import Part, Recipe, read_recipe
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError
+from meta_opt.recipes import Part, Recipe, read_recipe
 from meta_opt.registry import Kind
 from meta_opt.runs import Run, relative
 

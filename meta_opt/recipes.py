@@ -1,0 +1,141 @@
+"""What a checkpoint holds: weights, and in plain values how to make what they belong to. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meta_opt import registry
+from meta_opt.errors import CheckpointError
+from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.params import Layout
+
+FORMAT = 1
+RUN_SETTINGS = "meta_opt_run"  # where the command line keeps its own settings in a checkpoint
+AVERAGE = "average.module."  # prefix, among the weights of a MetaLearner, of the learned optimizer that is used
+# In a wheel the pretrained checkpoints lie in the package, in a checkout beside it.
+_PRETRAINED = (Path(__file__).parent / "pretrained", Path(__file__).parents[1] / "checkpoints" / "pretrained")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of one of meta-opt's checkpoints, on the CPU.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or not one of ours.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged file raises is not specified
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
+    recipe = checkpoint.get("meta_opt") if isinstance(checkpoint, dict) else None
+    if not isinstance(recipe, dict):
+        raise CheckpointError(f"{path} is not a checkpoint of meta-opt")
+    version = recipe.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {version}, this version of meta-opt reads {FORMAT}; install a newer one"
+        )
+    return checkpoint
+
+
+@dataclass(frozen=True)
+class Part:
+    """How an optimizee or optimizer was made."""
+
+    name: str | None  # None: in Python, from arguments that are not plain values
+    init_args: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a checkpoint says of how its module was made; plain values that nobody has vouched for."""
+
+    optimizee: Part
+    optimizer: Part
+    model: dict[str, Any]
+    layout: Layout  # of the optimizee's parameters, for which the optimizer was built
+    run: dict[str, Any]  # settings of the run, by option name
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the checkpoint at ``path``.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, or not one of ours.
+    """
+    checkpoint = load(path)
+    recipe = checkpoint["meta_opt"]
+    try:
+        return Recipe(
+            _part(recipe["optimizee"]),
+            _part(recipe["optimizer"]),
+            dict(recipe["model"]),
+            Layout.from_plain(recipe["layout"]),
+            dict(checkpoint.get(RUN_SETTINGS, {})),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete") from error
+
+
+def _part(entry: dict[str, Any]) -> Part:
+    return Part(entry["class_path"], dict(entry["init_args"]))
+
+
+def make(kind: registry.Kind, part: Part, path: Path) -> Any:
+    """The optimizee or optimizer that the checkpoint at ``path`` names, from an installed plugin.
+
+    Raises:
+        CheckpointError: If the checkpoint does not name an installed plugin.
+        RegistryError: If the plugin is not installed or does not load.
+    """
+    if part.name is None or "." in part.name:  # a checkpoint may not say what to import
+        raise CheckpointError(f"the {kind} of {path} has no installed name, so that it cannot be made again")
+    return registry.load(kind, part.name)(**part.init_args)
+
+
+def load_optimizer(path: Path) -> LearnedOptimizer:
+    """The learned optimizer in the checkpoint at ``path``, for use: with the average of φ, frozen, on the CPU.
+
+    Its optimizee need not be there: neither the plugin nor its data.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from an installed plugin.
+        RegistryError: If the plugin that it names is not installed or does not load.
+    """
+    recipe = read_recipe(path)
+    optimizer: LearnedOptimizer = make("optimizer", recipe.optimizer, path)
+    optimizer.build(recipe.layout, torch.Generator())
+    state = load(path).get("state_dict", {})
+    weights = {name.removeprefix(AVERAGE): tensor for name, tensor in state.items() if name.startswith(AVERAGE)}
+    try:
+        optimizer.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} do not fit the learned optimizer it describes") from error
+    return optimizer.requires_grad_(False)
+
+
+def pretrained() -> dict[str, Path]:
+    """The checkpoints that come with meta-opt, by name."""
+    return {path.stem: path for folder in reversed(_PRETRAINED) for path in sorted(folder.glob("*.ckpt"))}
+
+
+def pretrained_path(name: str) -> Path:
+    """The checkpoint that comes with meta-opt under this name.
+
+    Raises:
+        CheckpointError: If there is none; names the nearest match and all there are.
+    """
+    paths = pretrained()
+    if name not in paths:
+        nearest = difflib.get_close_matches(name, paths, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise CheckpointError(
+            f"no pretrained optimizer is called {name!r}; {hint}There are {', '.join(paths) or 'none'}"
+        )
+    return paths[name]
