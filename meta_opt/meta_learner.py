@@ -2,6 +2,8 @@
 
     repeat num_steps / T times:   roll out T steps, estimate ∂L/∂φ, clip, take a step of the meta-optimizer (Adam)
 
+(or, every ``update_every`` steps, estimate it from the last T)
+
 Problems come from (seed, split, index), never from a random state that goes on. Nothing but φ, its average, the
 meta-optimizer and a few counters outlives an episode, all of them in the checkpoint: resuming is exact.
 """
@@ -12,6 +14,7 @@ import copy
 import inspect
 import math
 import time
+from collections import deque
 from typing import Any, Literal
 
 import torch
@@ -34,7 +37,7 @@ from meta_opt.optimizee import Optimizee, Split, check_loss
 from meta_opt.optimizers.base import Engine, LearnedOptimizer
 from meta_opt.problems import Problems, layout_of, problem_generator
 from meta_opt.recipes import FORMAT
-from meta_opt.unroll import begin
+from meta_opt.unroll import Trajectory, begin, joined, unroll
 
 
 class MetaLearner(LightningModule):
@@ -46,6 +49,7 @@ class MetaLearner(LightningModule):
         optimizer: LearnedOptimizer,
         num_steps: int = 100,
         unroll_length: int = 20,
+        update_every: int | None = None,
         num_problems: int = 1,
         meta_loss: MetaLossName = "sum",
         step_weights: str = "constant",
@@ -70,7 +74,10 @@ class MetaLearner(LightningModule):
             optimizee: The problems to learn from.
             optimizer: The learned optimizer; its weights φ are made here.
             num_steps: Optimizee steps per episode.
-            unroll_length: T, optimizee steps per meta-update; the last unroll of an episode may be shorter.
+            unroll_length: T, optimizee steps whose losses a meta-update looks at; the last unroll of an episode may be
+                shorter.
+            update_every: Optimizee steps between two meta-updates, a divisor of T. Less than T, each of them looks at
+                the last T losses, a window that slides; null for T, one unroll after the other.
             num_problems: B, problems per episode and process.
             meta_loss: Σ w_t f_t (sum) or Σ w_t ln f_t (log_sum, for positive losses).
             step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
@@ -107,6 +114,13 @@ class MetaLearner(LightningModule):
         ):
             if not value >= least:
                 raise MetaOptError(f"model.{name} must be at least {least}, not {value}")
+        every = unroll_length if update_every is None else update_every
+        if every < 1 or unroll_length % every:
+            raise MetaOptError(
+                f"model.update_every must divide model.unroll_length, {unroll_length}, and {every} does not"
+            )
+        if second_derivatives and every != unroll_length:
+            raise MetaOptError("model.second_derivatives needs model.update_every to be model.unroll_length, or null")
         if not 0.0 <= average_decay < 1.0:
             raise MetaOptError(f"model.average_decay must be in [0, 1), not {average_decay}")
         arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
@@ -116,6 +130,7 @@ class MetaLearner(LightningModule):
         self.optimizer.engine = engine
         self.num_steps = num_steps
         self.unroll_length = unroll_length
+        self.update_every = every
         self.num_problems = num_problems
         self.lr = lr
         self.lr_schedule = lr_schedule
@@ -127,6 +142,7 @@ class MetaLearner(LightningModule):
         self.seed = seed
         self._meta_loss = MetaLoss(meta_loss, step_weights)
         self._estimator: Estimator = second_order if second_derivatives else first_order
+        self._keep_graph = second_derivatives
         self._clip = GradientClipper(clip_norm, clip_relative, normalize_gradient)
 
         check_loss(optimizee, problem_generator(seed, "check"))
@@ -174,15 +190,19 @@ class MetaLearner(LightningModule):
         problems = self._problems()
         position = begin(problems, self.optimizer)
         losses, meta_loss = [], torch.zeros((), device=self.device)
-        for length in unroll_lengths(self.num_steps, self.unroll_length):
-            estimate = self._estimator(problems, self.optimizer, position, length, self._meta_loss)
+        window: deque[Trajectory] = deque()
+        for length in unroll_lengths(self.num_steps, self.update_every):
+            if len(window) == self.unroll_length // self.update_every:
+                window.popleft()  # before the next is made, for the sake of memory
+            window.append(unroll(problems, self.optimizer, position, length, keep_graph=self._keep_graph))
+            estimate = self._estimator(joined(window), self.optimizer, self._meta_loss)
             if not self._meta_step(estimate):
                 self._restore(before)
                 self._skip()
                 return
-            losses.append(estimate.trajectory.losses)
+            losses.append(window[-1].losses)
             meta_loss = meta_loss + estimate.loss
-            position = estimate.trajectory.end.detach()
+            position = window[-1].end.detach()
         self.episode += 1
         self.skipped_in_a_row.zero_()
         final = final_loss(torch.cat(losses).detach(), stochastic=problems.stochastic).mean()

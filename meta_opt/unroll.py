@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,13 +37,20 @@ class Trajectory:
     """
 
     start: Position
-    evaluations: tuple[Evaluation, ...]  # T + 1 of them, at θ_0 ... θ_T; the first is the start's
+    evaluations: tuple[Evaluation, ...]  # T + 1 of them, at θ_0 ... θ_T; the first is the start's. See unroll().
     end: Position
 
     @property
     def losses(self) -> Tensor:
         """f_t(θ_t) for t = 1..T, [T, B]."""
         return torch.stack([evaluation.loss for evaluation in self.evaluations[1:]])
+
+
+def joined(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """Trajectories that follow each other as one."""
+    first, *rest = trajectories
+    evaluations = first.evaluations + tuple(evaluation for part in rest for evaluation in part.evaluations[1:])
+    return Trajectory(first.start, evaluations, trajectories[-1].end)
 
 
 def begin(problems: Problems, optimizer: LearnedOptimizer) -> Position:
@@ -57,6 +65,8 @@ def unroll(
 
         g_t, h_{t+1} = m_φ(∇_t, h_t)        θ_{t+1} = θ_t + g_t
 
+    What is recorded is what the replay reads: without θ_t (``params`` is [B, 0]) unless the optimizer reads it.
+
     Args:
         problems: The B problems; each evaluation draws the next mini-batch.
         optimizer: m_φ.
@@ -64,9 +74,11 @@ def unroll(
         num_steps: T.
         keep_graph: Whether losses and gradients stay differentiable in φ through all steps (second derivatives).
     """
-    evaluations, state = [start.evaluation], start.state
+    evaluation, state = start.evaluation, start.state
+    evaluations, nothing = [evaluation], evaluation.params.new_empty(len(problems), 0)
     with torch.set_grad_enabled(keep_graph):
         for _ in range(num_steps):
-            update, state = optimizer.step(evaluations[-1], state)
-            evaluations.append(problems.evaluate(evaluations[-1].params + update, create_graph=keep_graph))
-    return Trajectory(start, tuple(evaluations), Position(evaluations[-1], state))
+            update, state = optimizer.step(evaluation, state)
+            evaluation = problems.evaluate(evaluation.params + update, create_graph=keep_graph)
+            evaluations.append(evaluation if optimizer.reads_params else replace(evaluation, params=nothing))
+    return Trajectory(start, tuple(evaluations), Position(evaluation, state))

@@ -10,12 +10,15 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from problems_for_tests import Regression, Sometimes, Square
+from reference import PaperUnroll
 
+from meta_opt import kernels
 from meta_opt.episodes import run_episodes
 from meta_opt.errors import DivergedError, MetaOptError, OptimizeeError
 from meta_opt.meta_learner import MetaLearner
 from meta_opt.optimizee import Optimizee
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.problems import Problems
 
 
 def learner(optimizee: Optimizee | None = None, **options: Any) -> MetaLearner:
@@ -50,6 +53,16 @@ class StopAfter(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if int(pl_module.episode) == self.episodes:
             raise KeyboardInterrupt
+
+
+class Losses(Callback):
+    """Keeps the final loss of every episode."""
+
+    def __init__(self) -> None:
+        self.values: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        self.values.append(trainer.callback_metrics["train/final_loss"])
 
 
 def phi(module: MetaLearner) -> torch.Tensor:
@@ -238,11 +251,60 @@ def test_second_derivatives_take_another_path() -> None:
     assert not torch.allclose(phi(modules[0]), phi(modules[1]))
 
 
+def test_a_sliding_window_updates_after_every_few_steps_over_the_last_losses() -> None:
+    """With φ at rest, each window's meta-gradient is that of the unroll which begins where it begins."""
+    module = learner(
+        num_steps=6, unroll_length=4, update_every=2, num_problems=2, lr=0.0, episodes_per_epoch=1
+    ).double()
+    estimates, estimator = [], module._estimator
+
+    def recorded(*arguments: Any) -> Any:
+        estimates.append(estimator(*arguments))
+        return estimates[-1]
+
+    module._estimator = recorded
+    trainer(max_epochs=1).fit(module)
+    for estimate, lengths in zip(estimates, ([2], [4], [2, 4]), strict=True):
+        reference = PaperUnroll(
+            Problems(Regression(), "train", range(2), seed=0, dtype=torch.float64), module.optimizer
+        )
+        for length in lengths:
+            loss, grads = reference.run(length, torch.ones(length, dtype=torch.float64))
+        torch.testing.assert_close(estimate.loss, loss, rtol=1e-12, atol=0)
+        for ours, theirs in zip(estimate.grads, grads, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * float(theirs.abs().max()))
+
+
+def test_a_window_that_does_not_slide_is_an_unroll() -> None:
+    modules = [learner(lr=0.05, **options) for options in ({}, {"update_every": 5}, {"update_every": 1})]
+    for module in modules:
+        trainer(max_epochs=1).fit(module)
+    assert torch.equal(phi(modules[0]), phi(modules[1]))
+    assert not torch.allclose(phi(modules[0]), phi(modules[2]))
+
+
+def test_engines_learn_alike() -> None:
+    """The learning curves of 20 episodes, up to what float32 accumulates."""
+    if not kernels.available():
+        pytest.skip("there is no compiler")
+    curves = []
+    for engine in ("native", "torch"):
+        losses = Losses()
+        trainer(max_epochs=5, callbacks=[losses]).fit(learner(lr=0.003, engine=engine))
+        curves.append(torch.stack(losses.values))
+    assert len(curves[0]) == 20
+    assert curves[0][-4:].mean() < 0.9 * curves[0][:4].mean()
+    torch.testing.assert_close(*curves, rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
         ("num_steps", 0, "model.num_steps must be at least 1, not 0"),
         ("unroll_length", 0, "model.unroll_length must be at least 1, not 0"),
+        ("update_every", 0, "model.update_every must divide model.unroll_length, 5, and 0 does not"),
+        ("update_every", 2, "model.update_every must divide model.unroll_length, 5, and 2 does not"),
+        ("update_every", 10, "model.update_every must divide model.unroll_length, 5, and 10 does not"),
         ("num_problems", 0, "model.num_problems must be at least 1, not 0"),
         ("lr", -1.0, "model.lr must be at least 0.0, not -1.0"),
         ("lr", math.nan, "model.lr must be at least 0.0, not nan"),
@@ -254,6 +316,11 @@ def test_second_derivatives_take_another_path() -> None:
 def test_values_out_of_range(option: str, value: object, message: str) -> None:
     with pytest.raises(MetaOptError, match=message):
         learner(**{option: value})
+
+
+def test_second_derivatives_go_unroll_by_unroll() -> None:
+    with pytest.raises(MetaOptError, match="model.second_derivatives needs model.update_every"):
+        learner(update_every=1, second_derivatives=True)
 
 
 def test_a_broken_optimizee_is_refused_at_once() -> None:

@@ -5,7 +5,7 @@ from problems_for_tests import Regression
 
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.problems import Problems, problem_generator
-from meta_opt.unroll import begin, unroll
+from meta_opt.unroll import begin, joined, unroll
 
 
 def setup() -> tuple[Problems, CoordinatewiseLSTM]:
@@ -23,6 +23,21 @@ def test_segments_equal_the_whole() -> None:
     second = unroll(problems, optimizer, first.end.detach(), 6)
     assert torch.equal(whole.losses, torch.cat([first.losses, second.losses]))
     assert torch.equal(whole.end.evaluation.params, second.end.evaluation.params)
+    both = joined([first, second])
+    assert both.start is first.start
+    assert both.end is second.end
+    assert torch.equal(whole.losses, both.losses)
+    for ours, theirs in zip(both.evaluations, whole.evaluations, strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_keeps_params_only_for_optimizers_that_read_them() -> None:
+    problems, optimizer = setup()
+    for reads, shape in ((False, (2, 0)), (True, problems.initial_params.shape)):
+        optimizer.reads_params = reads
+        trajectory = unroll(problems, optimizer, begin(problems, optimizer), 3)
+        assert {evaluation.params.shape for evaluation in trajectory.evaluations[1:]} == {shape}
+        assert trajectory.end.evaluation.params.shape == problems.initial_params.shape
 
 
 def test_steps_are_theta_plus_update_and_nothing_is_evaluated_twice() -> None:
@@ -30,6 +45,7 @@ def test_steps_are_theta_plus_update_and_nothing_is_evaluated_twice() -> None:
     calls = []
     evaluate = problems.evaluate
     problems.evaluate = lambda params, **options: calls.append(params) or evaluate(params, **options)  # type: ignore[method-assign,assignment,func-returns-value]
+    optimizer.reads_params = True
     start = begin(problems, optimizer)
     trajectory = unroll(problems, optimizer, start, 3)
     trajectory = unroll(problems, optimizer, trajectory.end.detach(), 3)

@@ -9,17 +9,15 @@ from torch import Tensor
 
 from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.base import LearnedOptimizer
-from meta_opt.problems import Problems
-from meta_opt.unroll import Position, Trajectory
+from meta_opt.unroll import Trajectory
 
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """One unroll and what it says about φ."""
+    """What an unroll says about φ."""
 
-    trajectory: Trajectory
     loss: Tensor  # [], the meta-loss L
     grads: tuple[Tensor, ...]  # ∂L/∂φ, one per parameter of the optimizer that requires a gradient, in their order
 
 
-Estimator = Callable[[Problems, LearnedOptimizer, Position, int, MetaLoss], MetaGradient]
+Estimator = Callable[[Trajectory, LearnedOptimizer, MetaLoss], MetaGradient]

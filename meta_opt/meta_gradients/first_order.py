@@ -16,19 +16,15 @@ from torch import Tensor
 from meta_opt.meta_gradients.base import MetaGradient
 from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.base import LearnedOptimizer
-from meta_opt.problems import Problems
-from meta_opt.unroll import Position, Trajectory, unroll
+from meta_opt.unroll import Trajectory
 
 
-def first_order(
-    problems: Problems, optimizer: LearnedOptimizer, start: Position, num_steps: int, meta_loss: MetaLoss
-) -> MetaGradient:
-    """Roll out ``num_steps`` steps from ``start`` and estimate ∂L/∂φ to first order."""
-    trajectory = unroll(problems, optimizer, start, num_steps)
+def first_order(trajectory: Trajectory, optimizer: LearnedOptimizer, meta_loss: MetaLoss) -> MetaGradient:
+    """∂L/∂φ of ``trajectory`` to first order, at the φ that ``optimizer`` has now."""
     losses = trajectory.losses
     coefficients = update_gradients(trajectory, meta_loss.slopes(losses))
-    grads = optimizer.replay(trajectory.evaluations[:-1], start.state, coefficients)
-    return MetaGradient(trajectory, meta_loss.value(losses), grads)
+    grads = optimizer.replay(trajectory.evaluations[:-1], trajectory.start.state, coefficients)
+    return MetaGradient(meta_loss.value(losses), grads)
 
 
 def update_gradients(trajectory: Trajectory, slopes: Tensor) -> list[Tensor]:

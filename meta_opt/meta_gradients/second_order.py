@@ -7,15 +7,11 @@ import torch
 from meta_opt.meta_gradients.base import MetaGradient
 from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.base import LearnedOptimizer
-from meta_opt.problems import Problems
-from meta_opt.unroll import Position, unroll
+from meta_opt.unroll import Trajectory
 
 
-def second_order(
-    problems: Problems, optimizer: LearnedOptimizer, start: Position, num_steps: int, meta_loss: MetaLoss
-) -> MetaGradient:
-    """Roll out ``num_steps`` steps from ``start``, keeping the whole graph, and differentiate it."""
-    trajectory = unroll(problems, optimizer, start, num_steps, keep_graph=True)
+def second_order(trajectory: Trajectory, optimizer: LearnedOptimizer, meta_loss: MetaLoss) -> MetaGradient:
+    """∂L/∂φ of ``trajectory``, which has kept its whole graph."""
     loss = meta_loss.value(trajectory.losses)
     grads = torch.autograd.grad(loss, optimizer.trained_parameters(), materialize_grads=True)
-    return MetaGradient(trajectory, loss.detach(), grads)
+    return MetaGradient(loss.detach(), grads)

@@ -29,9 +29,11 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
     Attributes:
         engine: What computes steps and replays where an architecture has native code for it: native code if it can be
             had (``"auto"``), native code or an error, or PyTorch.
+        reads_params: Whether :meth:`step` reads the parameters; where it does not, unrolls need not keep them.
     """
 
     engine: Engine = "auto"
+    reads_params: bool = True
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make the weights φ, drawn from ``generator``; called once, before anything else.

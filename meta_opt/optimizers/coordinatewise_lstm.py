@@ -60,6 +60,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     update = output_scale · out(LSTM(inputs(∇), h)) - base_step · m̂/√v̂
     """
 
+    reads_params = False
+
     def __init__(
         self,
         num_layers: int = 2,

@@ -6,6 +6,7 @@ from problems_for_tests import Regression, Square
 from reference import PaperUnroll
 
 from meta_opt import kernels
+from meta_opt.meta_gradients.base import MetaGradient
 from meta_opt.meta_gradients.first_order import first_order
 from meta_opt.meta_loss import MetaLoss, parse_step_weights
 from meta_opt.optimizee import Optimizee
@@ -25,6 +26,13 @@ def built(problems: Problems, engine: Engine = "torch", **options: object) -> Co
     optimizer.build(problems.layout, problem_generator(1, "phi"))
     optimizer.engine = engine
     return optimizer.double()
+
+
+def estimate_of(problems: Problems, optimizer: LearnedOptimizer, num_steps: int, *meta_loss: str) -> MetaGradient:
+    """That of an episode's first unroll."""
+    return first_order(
+        unroll(problems, optimizer, begin(problems, optimizer), num_steps), optimizer, MetaLoss(*meta_loss)
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["torch", "native"])
@@ -55,13 +63,14 @@ def test_equals_backpropagation_through_the_unroll(
     reference = PaperUnroll(draw(Regression()), optimizer)
     position = begin(problems, optimizer)
     for length in unroll_lengths:
-        estimate = first_order(problems, optimizer, position, length, MetaLoss("sum", "constant"))
+        trajectory = unroll(problems, optimizer, position, length)
+        estimate = first_order(trajectory, optimizer, MetaLoss("sum", "constant"))
         loss, grads = reference.run(length, torch.ones(length, dtype=torch.float64))
         torch.testing.assert_close(estimate.loss, loss, rtol=1e-12, atol=0)
         for ours, theirs in zip(estimate.grads, grads, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * float(theirs.abs().max()))
-        torch.testing.assert_close(estimate.trajectory.end.evaluation.params, reference.theta, rtol=1e-12, atol=1e-12)
-        position = estimate.trajectory.end.detach()
+        torch.testing.assert_close(trajectory.end.evaluation.params, reference.theta, rtol=1e-12, atol=1e-12)
+        position = trajectory.end.detach()
 
 
 @pytest.mark.parametrize("step_weights", ["constant", "linear:0.5", "exponential:0.8", "last"])
@@ -69,7 +78,7 @@ def test_equals_backpropagation_through_the_unroll(
 def test_step_weights_and_meta_losses(step_weights: str, meta_loss: str, engine: Engine) -> None:
     problems = draw(Regression())
     optimizer = built(problems, engine)
-    estimate = first_order(problems, optimizer, begin(problems, optimizer), 6, MetaLoss(meta_loss, step_weights))  # type: ignore[arg-type]
+    estimate = estimate_of(problems, optimizer, 6, meta_loss, step_weights)
     weights = parse_step_weights(step_weights)(6).double()
     loss, grads = PaperUnroll(draw(Regression()), optimizer).run(6, weights, log=meta_loss == "log_sum")
     torch.testing.assert_close(estimate.loss, loss, rtol=1e-12, atol=0)
@@ -82,7 +91,7 @@ def test_float32_is_close(engine: Engine) -> None:
     optimizer = CoordinatewiseLSTM(hidden_size=5)
     optimizer.build(problems.layout, problem_generator(1, "phi"))
     optimizer.engine = engine
-    estimate = first_order(problems, optimizer, begin(problems, optimizer), 20, MetaLoss("sum", "constant"))
+    estimate = estimate_of(problems, optimizer, 20, "sum", "constant")
     exact = draw(Regression())
     grads = PaperUnroll(exact, built(exact)).run(20, torch.ones(20, dtype=torch.float64))[1]
     for ours, theirs in zip(estimate.grads, grads, strict=True):
@@ -102,11 +111,12 @@ def test_golden_value() -> None:
     meta_optimizer = torch.optim.Adam(optimizer.parameters(), lr=0.01)
     position = begin(problems, optimizer)
     for _ in range(2):
-        estimate = first_order(problems, optimizer, position, 5, MetaLoss("sum", "constant"))
+        trajectory = unroll(problems, optimizer, position, 5)
+        estimate = first_order(trajectory, optimizer, MetaLoss("sum", "constant"))
         for parameter, grad in zip(optimizer.parameters(), estimate.grads, strict=True):
             parameter.grad = grad
         meta_optimizer.step()
-        position = estimate.trajectory.end.detach()
+        position = trajectory.end.detach()
     assert position.evaluation.params.item() == pytest.approx(-0.5 + 1.5 * 0.98**5, abs=1e-7)
 
 
@@ -114,11 +124,11 @@ def test_more_problems_average() -> None:
     """The meta-gradient of two problems is the mean of theirs."""
     both = draw(Regression())
     optimizer = built(both)
-    mean = first_order(both, optimizer, begin(both, optimizer), 4, MetaLoss("log_sum", "constant")).grads
+    mean = estimate_of(both, optimizer, 4, "log_sum", "constant").grads
     singles = []
     for index in range(2):
         one = Problems(Regression(), "train", [index], seed=3, dtype=torch.float64)
-        singles.append(first_order(one, optimizer, begin(one, optimizer), 4, MetaLoss("log_sum", "constant")).grads)
+        singles.append(estimate_of(one, optimizer, 4, "log_sum", "constant").grads)
     for ours, first, second in zip(mean, *singles, strict=True):
         torch.testing.assert_close(ours, (first + second) / 2, rtol=1e-9, atol=1e-12)
 

@@ -10,7 +10,7 @@ from meta_opt.meta_gradients.second_order import second_order
 from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.problems import Problems, problem_generator
-from meta_opt.unroll import begin, unroll
+from meta_opt.unroll import Trajectory, begin, unroll
 
 
 def setup(**options: object) -> CoordinatewiseLSTM:
@@ -21,6 +21,12 @@ def setup(**options: object) -> CoordinatewiseLSTM:
 
 def draw() -> Problems:
     return Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
+
+
+def rollout(
+    problems: Problems, optimizer: CoordinatewiseLSTM, num_steps: int, *, keep_graph: bool = False
+) -> Trajectory:
+    return unroll(problems, optimizer, begin(problems, optimizer), num_steps, keep_graph=keep_graph)
 
 
 @pytest.mark.parametrize("options", [{"inputs": "none"}, {}, {"inputs": "log_sign+moments", "base_step": 0.03}])
@@ -38,7 +44,7 @@ def test_gradcheck(options: dict[str, object], meta_loss: MetaLoss) -> None:
 
     values = [parameter.detach().clone() for parameter in parameters]
     problems = draw()
-    grads = second_order(problems, optimizer, begin(problems, optimizer), 4, meta_loss).grads
+    grads = second_order(rollout(problems, optimizer, 4, keep_graph=True), optimizer, meta_loss).grads
 
     class Exact(torch.autograd.Function):
         @staticmethod
@@ -57,8 +63,8 @@ def test_gradcheck(options: dict[str, object], meta_loss: MetaLoss) -> None:
 def test_differs_from_first_order_but_not_in_value() -> None:
     optimizer = setup(inputs="none")
     one, two = draw(), draw()
-    first = first_order(one, optimizer, begin(one, optimizer), 5, MetaLoss("sum", "constant"))
-    second = second_order(two, optimizer, begin(two, optimizer), 5, MetaLoss("sum", "constant"))
+    first = first_order(rollout(one, optimizer, 5), optimizer, MetaLoss("sum", "constant"))
+    second = second_order(rollout(two, optimizer, 5, keep_graph=True), optimizer, MetaLoss("sum", "constant"))
     torch.testing.assert_close(first.loss, second.loss, rtol=1e-12, atol=0)
     assert not torch.allclose(first.grads[0], second.grads[0], rtol=1e-3)
 
@@ -67,7 +73,7 @@ def test_equals_first_order_for_one_step() -> None:
     """With a single update nothing depends on φ through a gradient."""
     optimizer = setup()
     one, two = draw(), draw()
-    first = first_order(one, optimizer, begin(one, optimizer), 1, MetaLoss("sum", "constant"))
-    second = second_order(two, optimizer, begin(two, optimizer), 1, MetaLoss("sum", "constant"))
+    first = first_order(rollout(one, optimizer, 1), optimizer, MetaLoss("sum", "constant"))
+    second = second_order(rollout(two, optimizer, 1, keep_graph=True), optimizer, MetaLoss("sum", "constant"))
     for ours, theirs in zip(first.grads, second.grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)
