@@ -13,11 +13,13 @@ from torch import Generator, Tensor, nn
 from meta_opt import kernels
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
 from meta_opt.params import Layout, Segment, Sharing
 from meta_opt.preprocessing import Moments, log_sign
 from meta_opt.problems import Evaluation
 
 Inputs = Literal["none", "log_sign", "moments", "log_sign+moments"]
+_FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
 _NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4}
 
@@ -140,19 +142,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 self._settings, self._weights(state), state.segments, grad, state.hidden, state.cell, state.moments
             )
             return update, LSTMState(state.segments, new_h, new_c, moments)
-        parts, base = [], None
-        moments = state.moments
-        if "log_sign" in self.inputs:
-            parts.append(log_sign(grad))
-        if moments is not None:
-            moments = moments.updated(grad)
-            normalized = moments.normalized(grad)
-            if "moments" in self.inputs:
-                parts.append(normalized)
-            if self.base_step != 0.0:
-                base = normalized[0]
-        inputs = torch.cat(parts) if parts else grad.unsqueeze(0)  # [F, B, N]
-
+        inputs, base, moments = self._read(grad, state.moments)
         outputs, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
             rows = inputs[..., segment.start : segment.stop].reshape(len(inputs), -1)  # [F, B·n]
@@ -164,7 +154,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         if self.output == "tanh":
             update = torch.tanh(update)
         update = self.output_scale * update
-        if base is not None:
+        if self.base_step != 0.0:
             update = update - self.base_step * base
         return update, LSTMState(state.segments, tuple(hidden), tuple(cell), moments)
 
@@ -183,11 +173,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 state.cell,
                 state.moments,
             )
-            of_network = {
-                _key(segment.name): (grad.output_weight, grad.output_bias, *grad.weights, *grad.biases)
-                for segment, grad in zip(state.segments, results, strict=True)
-            }
-            return tuple(grad for key in self.networks for grad in of_network[key])
+            return self._in_order(
+                state, [(grad.output_weight, grad.output_bias, *grad.weights, *grad.biases) for grad in results]
+            )
+        if self._fuses(coefficients[0]):
+            return self._in_order(state, self._fused_replay(evaluations, state, coefficients))
         total = [torch.zeros_like(parameter) for parameter in self.trained_parameters()]
         for index, segment in enumerate(state.segments):
             for start in range(segment.start, segment.stop, _BLOCK):
@@ -199,6 +189,61 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 )
                 torch._foreach_add_(total, grads)
         return tuple(total)
+
+    def _read(self, grad: Tensor, moments: Moments | None) -> tuple[Tensor, Tensor, Moments | None]:
+        """∇ [B, N] to the networks' inputs [F, B, N], m̂/√v̂ [B, N] (or ∇, without moments) and the moments after it."""
+        parts, base = [], grad
+        if "log_sign" in self.inputs:
+            parts.append(log_sign(grad))
+        if moments is not None:
+            moments = moments.updated(grad)
+            normalized = moments.normalized(grad)
+            base = normalized[0]
+            if "moments" in self.inputs:
+                parts.append(normalized)
+        return torch.cat(parts) if parts else grad.unsqueeze(0), base, moments
+
+    def _fuses(self, tensor: Tensor) -> bool:
+        """Whether replays go through ``nn.LSTM``: on GPUs, where it is one call instead of hundreds."""
+        return tensor.is_cuda and self.num_layers > 0
+
+    def _fused_replay(
+        self, evaluations: Sequence[Evaluation], state: LSTMState, coefficients: Sequence[Tensor]
+    ) -> list[tuple[Tensor, ...]]:
+        """Per network the gradients of its parameters, in their order."""
+        num_problems = len(coefficients[0])
+        at_once = coordinates_at_once(len(evaluations), self.num_layers, self.hidden_size, _FUSED_BYTES)
+        results = []
+        for index, segment in enumerate(state.segments):
+            network = self._network(segment)
+            total = [torch.zeros_like(parameter) for parameter in network.parameters()]
+            columns = max(1, at_once // num_problems)
+            for start in range(segment.start, segment.stop, columns):
+                stop = min(start + columns, segment.stop)
+                block = state.block(index, start, stop)
+                moments, rows = block.moments, []
+                for evaluation in evaluations:
+                    inputs, _, moments = self._read(evaluation.grad[:, start:stop], moments)
+                    rows.append(inputs.flatten(1).T)
+                weights, biases, *output = lstm_grads(
+                    tuple(network.weights),
+                    tuple(network.biases),
+                    network.output_weight,
+                    network.output_bias,
+                    torch.stack(rows),
+                    block.hidden[0],
+                    block.cell[0],
+                    self.output_scale * torch.stack([part[:, start:stop].flatten() for part in coefficients]),
+                    bounded=self.output == "tanh",
+                )
+                torch._foreach_add_(total, [*output, *weights, *biases])
+            results.append(tuple(total))
+        return results
+
+    def _in_order(self, state: LSTMState, of_segments: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What belongs to each segment's network, in the order of the parameters."""
+        of_network = dict(zip([_key(segment.name) for segment in state.segments], of_segments, strict=True))
+        return tuple(grad for key in self.networks for grad in of_network[key])
 
     def _kernel(self, tensor: Tensor) -> kernels.Kernel | None:
         """The native kernel, if it is to be used and can work on such tensors."""

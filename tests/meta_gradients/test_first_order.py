@@ -30,13 +30,17 @@ def built(problems: Problems, engine: Engine = "torch", **options: object) -> Co
 
 def estimate_of(problems: Problems, optimizer: LearnedOptimizer, num_steps: int, *meta_loss: str) -> MetaGradient:
     """That of an episode's first unroll."""
-    return first_order(
-        unroll(problems, optimizer, begin(problems, optimizer), num_steps), optimizer, MetaLoss(*meta_loss)
-    )  # type: ignore[arg-type]
+    trajectory = unroll(problems, optimizer, begin(problems, optimizer), num_steps)
+    return first_order(trajectory, optimizer, MetaLoss(*meta_loss))  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["torch", "native"])
-def engine(request: pytest.FixtureRequest) -> Engine:
+@pytest.fixture(params=["torch", "native", "fused"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The engines, and the replay of the torch engine on a GPU, here in blocks on the CPU."""
+    if request.param == "fused":
+        monkeypatch.setattr(CoordinatewiseLSTM, "_fuses", lambda self, tensor: self.num_layers > 0)
+        monkeypatch.setattr(coordinatewise_lstm, "_FUSED_BYTES", 4 * 12 * 20 * 2 * 5 * 7)  # 7 coordinates
+        return "torch"
     if request.param == "native" and not kernels.available():
         pytest.skip("there is no compiler")
     return request.param  # type: ignore[no-any-return]
