@@ -29,9 +29,10 @@ from meta_opt.clipping import GradientClipper
 from meta_opt.configurable import Configurable
 from meta_opt.episodes import Curves, final_loss, run_episodes, unroll_lengths
 from meta_opt.errors import DivergedError, MetaOptError
-from meta_opt.meta_gradients.base import Estimator, MetaGradient
+from meta_opt.meta_gradients.base import MetaGradient
 from meta_opt.meta_gradients.first_order import first_order
 from meta_opt.meta_gradients.second_order import second_order
+from meta_opt.meta_gradients.subset import draw_subset
 from meta_opt.meta_loss import MetaLoss, MetaLossName
 from meta_opt.optimizee import Optimizee, Split, check_loss
 from meta_opt.optimizers.base import Engine, LearnedOptimizer
@@ -54,6 +55,7 @@ class MetaLearner(LightningModule):
         meta_loss: MetaLossName = "sum",
         step_weights: str = "constant",
         second_derivatives: bool = False,
+        replay_fraction: float = 1.0,
         lr: float = 0.001,
         lr_schedule: Literal["constant", "cosine"] = "constant",
         clip_norm: float | None = None,
@@ -82,6 +84,8 @@ class MetaLearner(LightningModule):
             meta_loss: Σ w_t f_t (sum) or Σ w_t ln f_t (log_sum, for positive losses).
             step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
             second_derivatives: Differentiate the optimizee's gradients too, through the whole graph of the unroll.
+            replay_fraction: Part of the coordinates of each large tensor, drawn anew for each meta-update, that the
+                meta-gradient is computed from; weighted, so that it is right on average. Less is faster and noisier.
             lr: Learning rate of the meta-optimizer, Adam.
             lr_schedule: Keep lr, or let it fall to zero along a half cosine over all episodes.
             clip_norm: Scale the meta-gradient down to this Euclidean norm when it is longer.
@@ -121,6 +125,10 @@ class MetaLearner(LightningModule):
             )
         if second_derivatives and every != unroll_length:
             raise MetaOptError("model.second_derivatives needs model.update_every to be model.unroll_length, or null")
+        if not 0.0 < replay_fraction <= 1.0:
+            raise MetaOptError(f"model.replay_fraction must be more than 0 and at most 1, not {replay_fraction}")
+        if second_derivatives and replay_fraction != 1.0:
+            raise MetaOptError("model.second_derivatives needs model.replay_fraction 1")
         if not 0.0 <= average_decay < 1.0:
             raise MetaOptError(f"model.average_decay must be in [0, 1), not {average_decay}")
         arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
@@ -141,8 +149,8 @@ class MetaLearner(LightningModule):
         self.max_skipped = max_skipped
         self.seed = seed
         self._meta_loss = MetaLoss(meta_loss, step_weights)
-        self._estimator: Estimator = second_order if second_derivatives else first_order
-        self._keep_graph = second_derivatives
+        self._second_derivatives = second_derivatives
+        self._replay_fraction = replay_fraction
         self._clip = GradientClipper(clip_norm, clip_relative, normalize_gradient)
 
         check_loss(optimizee, problem_generator(seed, "check"))
@@ -191,11 +199,11 @@ class MetaLearner(LightningModule):
         position = begin(problems, self.optimizer)
         losses, meta_loss = [], torch.zeros((), device=self.device)
         window: deque[Trajectory] = deque()
-        for length in unroll_lengths(self.num_steps, self.update_every):
+        for number, length in enumerate(unroll_lengths(self.num_steps, self.update_every)):
             if len(window) == self.unroll_length // self.update_every:
                 window.popleft()  # before the next is made, for the sake of memory
-            window.append(unroll(problems, self.optimizer, position, length, keep_graph=self._keep_graph))
-            estimate = self._estimator(joined(window), self.optimizer, self._meta_loss)
+            window.append(unroll(problems, self.optimizer, position, length, keep_graph=self._second_derivatives))
+            estimate = self._estimate(joined(window), number)
             if not self._meta_step(estimate):
                 self._restore(before)
                 self._skip()
@@ -212,6 +220,16 @@ class MetaLearner(LightningModule):
         self._log("train/steps_per_s", self.num_steps / seconds, prog_bar=True)
         self._log("train/grad_norm", self._clip.norms[0])
         self._log("train/skipped", self.skipped.float())
+
+    def _estimate(self, trajectory: Trajectory, number: int) -> MetaGradient:
+        """The meta-gradient for the update of that number in this episode."""
+        if self._second_derivatives:
+            return second_order(trajectory, self.optimizer, self._meta_loss)
+        subset = None
+        if self._replay_fraction < 1.0:
+            generator = problem_generator(self.seed, "replay", int(self.episode), self.global_rank, number)
+            subset = draw_subset(self._layout, self._replay_fraction, generator)
+        return first_order(trajectory, self.optimizer, self._meta_loss, subset)
 
     @property
     def _float(self) -> torch.dtype:

@@ -15,6 +15,7 @@ from reference import PaperUnroll
 from meta_opt import kernels
 from meta_opt.episodes import run_episodes
 from meta_opt.errors import DivergedError, MetaOptError, OptimizeeError
+from meta_opt.meta_gradients import subset
 from meta_opt.meta_learner import MetaLearner
 from meta_opt.optimizee import Optimizee
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
@@ -164,7 +165,7 @@ def test_a_non_finite_unroll_late_in_an_episode_undoes_the_earlier_ones() -> Non
     module = learner(Square(), num_steps=6, unroll_length=3, lr=0.05)
     fit = trainer(max_epochs=1, limit_val_batches=0, limit_train_batches=1)
     before = phi(module)
-    estimator, calls = module._estimator, []
+    estimator, calls = module._estimate, []
 
     def broken(*arguments: Any) -> Any:
         estimate = estimator(*arguments)
@@ -173,7 +174,7 @@ def test_a_non_finite_unroll_late_in_an_episode_undoes_the_earlier_ones() -> Non
             estimate.grads[0].fill_(math.inf)
         return estimate
 
-    module._estimator = broken
+    module._estimate = broken  # type: ignore[method-assign]
     fit.fit(module)
     assert len(calls) == 2
     assert not torch.equal(calls[1], before)
@@ -212,13 +213,13 @@ def test_cosine_learning_rate() -> None:
     module = learner(lr=0.1, lr_schedule="cosine", num_steps=5)
     fit = trainer(max_epochs=2, limit_val_batches=0)
     seen = []
-    estimator = module._estimator
+    estimator = module._estimate
 
     def watching(*arguments: Any) -> Any:
         seen.append(fit.optimizers[0].param_groups[0]["lr"])
         return estimator(*arguments)
 
-    module._estimator = watching
+    module._estimate = watching  # type: ignore[method-assign]
     fit.fit(module)
     assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
 
@@ -256,13 +257,13 @@ def test_a_sliding_window_updates_after_every_few_steps_over_the_last_losses() -
     module = learner(
         num_steps=6, unroll_length=4, update_every=2, num_problems=2, lr=0.0, episodes_per_epoch=1
     ).double()
-    estimates, estimator = [], module._estimator
+    estimates, estimate = [], module._estimate
 
     def recorded(*arguments: Any) -> Any:
-        estimates.append(estimator(*arguments))
+        estimates.append(estimate(*arguments))
         return estimates[-1]
 
-    module._estimator = recorded
+    module._estimate = recorded  # type: ignore[method-assign]
     trainer(max_epochs=1).fit(module)
     for estimate, lengths in zip(estimates, ([2], [4], [2, 4]), strict=True):
         reference = PaperUnroll(
@@ -305,6 +306,8 @@ def test_engines_learn_alike() -> None:
         ("update_every", 0, "model.update_every must divide model.unroll_length, 5, and 0 does not"),
         ("update_every", 2, "model.update_every must divide model.unroll_length, 5, and 2 does not"),
         ("update_every", 10, "model.update_every must divide model.unroll_length, 5, and 10 does not"),
+        ("replay_fraction", 0.0, "model.replay_fraction must be more than 0 and at most 1, not 0.0"),
+        ("replay_fraction", 1.5, "model.replay_fraction must be more than 0 and at most 1, not 1.5"),
         ("num_problems", 0, "model.num_problems must be at least 1, not 0"),
         ("lr", -1.0, "model.lr must be at least 0.0, not -1.0"),
         ("lr", math.nan, "model.lr must be at least 0.0, not nan"),
@@ -316,6 +319,20 @@ def test_engines_learn_alike() -> None:
 def test_values_out_of_range(option: str, value: object, message: str) -> None:
     with pytest.raises(MetaOptError, match=message):
         learner(**{option: value})
+
+
+def test_a_part_of_the_coordinates_is_drawn_anew_and_reproducibly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subset, "SMALL", 1)
+    modules = [learner(lr=0.05, replay_fraction=fraction) for fraction in (0.5, 0.5, 1.0)]
+    for module in modules:
+        trainer(max_epochs=1).fit(module)
+    assert torch.equal(phi(modules[0]), phi(modules[1]))
+    assert not torch.allclose(phi(modules[0]), phi(modules[2]))
+
+
+def test_second_derivatives_need_all_coordinates() -> None:
+    with pytest.raises(MetaOptError, match="model.second_derivatives needs model.replay_fraction 1"):
+        learner(replay_fraction=0.5, second_derivatives=True)
 
 
 def test_second_derivatives_go_unroll_by_unroll() -> None:

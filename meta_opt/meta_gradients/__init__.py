@@ -1,1 +1,1 @@
-"""Estimators of the meta-gradient ∂L/∂φ over one unroll, one per file, all with one signature."""
+"""Estimators of the meta-gradient ∂L/∂φ over one unroll, one per file."""

@@ -10,20 +10,38 @@ backpropagation through the optimizer network over the recorded inputs: the repl
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from meta_opt.meta_gradients.base import MetaGradient
+from meta_opt.meta_gradients.subset import Subset
 from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.unroll import Trajectory
 
 
-def first_order(trajectory: Trajectory, optimizer: LearnedOptimizer, meta_loss: MetaLoss) -> MetaGradient:
-    """∂L/∂φ of ``trajectory`` to first order, at the φ that ``optimizer`` has now."""
+def first_order(
+    trajectory: Trajectory, optimizer: LearnedOptimizer, meta_loss: MetaLoss, subset: Subset | None = None
+) -> MetaGradient:
+    """∂L/∂φ of ``trajectory`` to first order, at the φ that ``optimizer`` has now.
+
+    Args:
+        trajectory: What was recorded.
+        optimizer: m_φ.
+        meta_loss: L.
+        subset: Replay these coordinates only, weighted.
+    """
     losses = trajectory.losses
     coefficients = update_gradients(trajectory, meta_loss.slopes(losses))
-    grads = optimizer.replay(trajectory.evaluations[:-1], trajectory.start.state, coefficients)
+    evaluations, state = trajectory.evaluations[:-1], trajectory.start.state
+    if subset is not None:
+        columns, weights = subset.columns.to(losses.device), subset.weights.to(losses)
+        state = optimizer.of_coordinates(state, columns)
+        evaluations = tuple(replace(item, grad=item.grad.index_select(1, columns)) for item in evaluations)
+        coefficients = [item.index_select(1, columns) * weights for item in coefficients]
+    grads = optimizer.replay(evaluations, state, coefficients)
     return MetaGradient(meta_loss.value(losses), grads)
 
 

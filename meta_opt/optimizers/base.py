@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from meta_opt.configurable import Configurable
-from meta_opt.params import Layout
+from meta_opt.errors import MetaOptError
+from meta_opt.params import Layout, Sharing
 from meta_opt.problems import Evaluation
 
 State = TypeVar("State")
@@ -30,10 +31,12 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         engine: What computes steps and replays where an architecture has native code for it: native code if it can be
             had (``"auto"``), native code or an error, or PyTorch.
         reads_params: Whether :meth:`step` reads the parameters; where it does not, unrolls need not keep them.
+        share: Which parameters have a network in common; :meth:`Layout.segments` says what the networks are called.
     """
 
     engine: Engine = "auto"
     reads_params: bool = True
+    share: Sharing = "all"
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make the weights φ, drawn from ``generator``; called once, before anything else.
@@ -80,6 +83,20 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
                 update, state = self.step(evaluation, state)
                 inner = inner + torch.dot(coefficient.flatten(), update.flatten())
             return torch.autograd.grad(inner, self.trained_parameters(), materialize_grads=True)
+
+    def of_coordinates(self, state: Any, columns: Tensor) -> Any:
+        """The state of some coordinates, for a replay of those alone.
+
+        Only for networks that work on each coordinate on its own and read gradients only.
+
+        Args:
+            state: h.
+            columns: Which of the N coordinates, [n], ascending.
+
+        Raises:
+            MetaOptError: If the architecture cannot do this, as it is here.
+        """
+        raise MetaOptError(f"model.replay_fraction must be 1 with {type(self).__name__}, which replays all coordinates")
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters of φ that the meta-gradient is taken of."""

@@ -245,6 +245,27 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         of_network = dict(zip([_key(segment.name) for segment in state.segments], of_segments, strict=True))
         return tuple(grad for key in self.networks for grad in of_network[key])
 
+    def of_coordinates(self, state: LSTMState, columns: Tensor) -> LSTMState:
+        """See :meth:`LearnedOptimizer.of_coordinates`."""
+        segments, hidden, cell, stop = [], [], [], 0
+        for index, segment in enumerate(state.segments):
+            size = segment.stop - segment.start
+            chosen = columns[(columns >= segment.start) & (columns < segment.stop)] - segment.start
+
+            def cut(tensor: Tensor, size: int = size, chosen: Tensor = chosen) -> Tensor:
+                return tensor.view(len(tensor), -1, size).index_select(2, chosen).view(len(tensor), -1)
+
+            start, stop = stop, stop + len(chosen)
+            segments.append(Segment(segment.name, start, stop))
+            hidden.append(tuple(map(cut, state.hidden[index])))
+            cell.append(tuple(map(cut, state.cell[index])))
+        moments = state.moments
+        if moments is not None:
+            moments = Moments(
+                moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
+            )
+        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments)
+
     def _kernel(self, tensor: Tensor) -> kernels.Kernel | None:
         """The native kernel, if it is to be used and can work on such tensors."""
         if self.engine == "torch" or not kernels.Kernel.supports(tensor):
