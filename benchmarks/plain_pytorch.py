@@ -1,6 +1,6 @@
 """Meta-training as a competent user writes it in plain PyTorch: the reference that meta-opt is timed against.
 
-``nn.LSTMCell`` over coordinates as rows, a functional model, and one ``backward`` through the unroll. Gradients are
+``nn.LSTMCell`` over coordinates as rows, functional models, and one ``backward`` through the unroll. Gradients are
 detached where they enter the network, as the paper has it (first order). Nothing of meta_opt is used.
 """
 
@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-Loss = Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]
+TensorDict = dict[str, Tensor]
+Loss = Callable[[TensorDict, TensorDict], Tensor]
+State = list[tuple[Tensor, Tensor]]
 P = 10.0
 
 
@@ -27,7 +30,7 @@ class PlainLSTM(nn.Module):
         self.cells = nn.ModuleList(nn.LSTMCell(width, hidden_size) for width in widths[:-1])
         self.out = nn.Linear(hidden_size, 1)
 
-    def forward(self, grad: Tensor, state: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def forward(self, grad: Tensor, state: State) -> tuple[Tensor, State]:
         """Gradient [n] and state to update [n] and state."""
         if self.preprocess:
             large = grad.abs() >= math.exp(-P)
@@ -42,57 +45,106 @@ class PlainLSTM(nn.Module):
             x = h
         return 0.1 * self.out(x).squeeze(1), new_state
 
-    def zero_state(self, size: int) -> list[tuple[Tensor, Tensor]]:
+    def zero_state(self, size: int) -> State:
         """Zeros for ``size`` coordinates."""
-        zeros = torch.zeros(size, self.out.in_features)
+        zeros = self.out.weight.new_zeros(size, self.out.in_features)
         return [(zeros, zeros) for _ in self.cells]
 
 
 class PlainMetaTrainer:
-    """Unrolls and meta-updates of one problem, or of several at once whose losses are summed."""
+    """Unrolls and meta-updates of one problem, or of several at once."""
 
     def __init__(
         self,
         groups: Mapping[str, tuple[PlainLSTM, list[str]]],
         loss: Loss,
-        sample_batch: Callable[[], dict[str, Tensor]],
-        params: dict[str, Tensor],
+        sample_batch: Callable[[], TensorDict],
+        lr: float,
     ) -> None:
-        """Set up an episode.
+        """Set up meta-training.
 
         Args:
             groups: Per group of parameters, its network and the names of its parameters.
-            loss: Loss of parameters and batch.
+            loss: Loss of parameters and batch, [], or that of every problem, [B].
             sample_batch: The next mini-batch.
-            params: θ_0.
+            lr: Learning rate of the meta-optimizer, Adam.
         """
-        self.groups, self.loss, self.sample_batch, self.params = groups, loss, sample_batch, params
+        self.groups, self.loss, self.sample_batch = groups, loss, sample_batch
+        weights = [parameter for network, _ in groups.values() for parameter in network.parameters()]
+        self.meta_optimizer = torch.optim.Adam(weights, lr=lr)
+
+    def start(self, params: TensorDict) -> None:
+        """Begin an episode at θ_0."""
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+        self.grads = torch.autograd.grad(self.loss(leaves, self.sample_batch()).sum(), list(leaves.values()))
+        self.params = {name: tensor.detach() for name, tensor in leaves.items()}
         self.states = {
             group: network.zero_state(sum(params[name].numel() for name in names))
-            for group, (network, names) in groups.items()
+            for group, (network, names) in self.groups.items()
         }
-        weights = [parameter for network, _ in groups.values() for parameter in network.parameters()]
-        self.meta_optimizer = torch.optim.Adam(weights, lr=1e-4)
 
-    def meta_step(self, num_steps: int) -> float:
+    def meta_step(self, num_steps: int) -> Tensor:
         """Unroll ``num_steps`` steps, backpropagate through all of them, step; returns the meta-loss."""
-        params = {name: tensor.detach().requires_grad_() for name, tensor in self.params.items()}
-        states = {group: [(h.detach(), c.detach()) for h, c in state] for group, state in self.states.items()}
-        total = torch.zeros(())
-        loss = self.loss(params, self.sample_batch())
+        params, states, grads = self.params, self.states, self.grads
+        total: Tensor | float = 0.0
         for _ in range(num_steps):
-            grads = dict(zip(params, torch.autograd.grad(loss, list(params.values()), retain_graph=True), strict=True))
-            updated = {}
+            grad_of = dict(zip(params, grads, strict=True))
+            updated, new_states = dict(params), {}
             for group, (network, names) in self.groups.items():
-                grad = torch.cat([grads[name].detach().flatten() for name in names])
-                update, states[group] = network(grad, states[group])
+                grad = torch.cat([grad_of[name].flatten() for name in names])  # held constant: it has no graph
+                update, new_states[group] = network(grad, states[group])
                 for name, part in zip(names, update.split([params[name].numel() for name in names]), strict=True):
                     updated[name] = params[name] + part.view_as(params[name])
-            params = updated
+            params, states = updated, new_states
             loss = self.loss(params, self.sample_batch())
-            total = total + loss
+            # f_t and its gradient are all that the next step needs: nothing is evaluated twice.
+            grads = torch.autograd.grad(loss.sum(), list(params.values()), retain_graph=True)
+            total = total + loss.mean()
+        assert isinstance(total, Tensor)
         self.meta_optimizer.zero_grad()
         total.backward()
         self.meta_optimizer.step()
-        self.params, self.states = params, states
-        return float(total.detach())
+        self.params = {name: tensor.detach() for name, tensor in params.items()}
+        self.states = {group: [(h.detach(), c.detach()) for h, c in state] for group, state in states.items()}
+        self.grads = grads
+        return total.detach()
+
+
+def quadratic_losses(params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+    """‖Wθ - y‖² of one problem, or of every problem, [B]."""
+    product = (problem["w"] @ params["theta"].unsqueeze(-1)).squeeze(-1)
+    return (product - problem["y"]).square().sum(-1)
+
+
+def bowl_loss(params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+    """Half the squared length of θ."""
+    return 0.5 * params["theta"].square().sum()
+
+
+def mlp_loss(params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+    """Cross entropy of a network with one hidden layer of sigmoids."""
+    hidden = torch.sigmoid(functional.linear(batch["inputs"], params["hidden1.weight"], params["hidden1.bias"]))
+    outputs = functional.linear(hidden, params["output.weight"], params["output.bias"])
+    return functional.cross_entropy(outputs, batch["targets"])
+
+
+def mlp_losses(params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+    """:func:`mlp_loss` of every problem, [B]."""
+    return torch.vmap(mlp_loss)(params, problem, batch)
+
+
+def cnn_loss(params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+    """Cross entropy of three convolutions and a hidden layer, each with batch normalization and ReLU."""
+    x = batch["inputs"]
+    for layer in ("conv1", "conv2", "conv3"):
+        x = functional.conv2d(x, params[f"{layer}.weight"], padding=2)
+        x = functional.max_pool2d(_normalized(params, layer, x).relu(), 2)
+    x = functional.linear(x.flatten(1), params["fc.weight"])
+    x = _normalized(params, "fc", x).relu()
+    outputs = functional.linear(x, params["output.weight"], params["output.bias"])
+    return functional.cross_entropy(outputs, batch["targets"])
+
+
+def _normalized(params: TensorDict, layer: str, x: Tensor) -> Tensor:
+    weight, bias = params[f"{layer}_norm.weight"], params[f"{layer}_norm.bias"]
+    return functional.batch_norm(x, None, None, weight, bias, training=True)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from meta_opt.meta_learner import MetaLearner
     from meta_opt.module_optimizee import ModuleOptimizee
     from meta_opt.optimizee import Optimizee
-    from meta_opt.optimizers.base import LearnedOptimizer
     from meta_opt.params import Layout
     from meta_opt.problems import Evaluation, Problems
+    from meta_opt.torch_optimizer import LearnedOptimizer
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ __all__ = [
 _LAZY = {
     "Evaluation": "meta_opt.problems",
     "Layout": "meta_opt.params",
-    "LearnedOptimizer": "meta_opt.optimizers.base",
+    "LearnedOptimizer": "meta_opt.torch_optimizer",
     "MetaLearner": "meta_opt.meta_learner",
     "ModuleOptimizee": "meta_opt.module_optimizee",
     "Optimizee": "meta_opt.optimizee",

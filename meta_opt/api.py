@@ -2,7 +2,7 @@
 
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.module_optimizee import ModuleOptimizee
-from meta_opt.optimizee import Optimizee, Split, TensorDict
+from meta_opt.optimizee import Optimizee, OptimizeeFamily, Split, TensorDict
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.params import Layout, Segment
 from meta_opt.problems import Evaluation
@@ -15,6 +15,7 @@ __all__ = [
     "ModuleOptimizee",
     "Optimizee",
     "OptimizeeError",
+    "OptimizeeFamily",
     "Segment",
     "Split",
     "TensorDict",

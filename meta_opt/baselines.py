@@ -5,11 +5,14 @@ SGD, momentum, RMSprop and Adam work coordinate by coordinate, so the tensor [B,
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from meta_opt.errors import MetaOptError
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.params import Layout
 from meta_opt.problems import Evaluation
@@ -59,4 +62,57 @@ def adam(lr: float) -> Baseline:
     return Baseline(torch.optim.Adam, lr)
 
 
-BASELINES = {"SGD": sgd, "Nesterov": nesterov, "RMSprop": rmsprop, "Adam": adam}
+MakeBaseline = Callable[[float], Baseline]  # from its learning rate
+BASELINES: dict[str, MakeBaseline] = {"SGD": sgd, "Nesterov": nesterov, "RMSprop": rmsprop, "Adam": adam}
+
+
+def baseline(name: str) -> MakeBaseline:
+    """One of :data:`BASELINES`, or the class of ``torch.optim`` of that name with PyTorch's defaults.
+
+    Raises:
+        MetaOptError: If there is none, or it does not work coordinate by coordinate on gradients alone.
+    """
+    if name in BASELINES:
+        return BASELINES[name]
+    classes = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    }
+    if name not in classes:
+        near = {key.lower(): key for key in [*classes, *BASELINES]}
+        nearest = difflib.get_close_matches(name.lower(), near, n=1)
+        hint = f"did you mean {near[nearest[0]]!r}? " if nearest else ""
+        raise MetaOptError(
+            f"no baseline is called {name!r}; {hint}There are {', '.join(BASELINES)} and the classes of torch.optim"
+        )
+    optimizer_class = classes[name]
+    if problem := _problem(optimizer_class):
+        raise MetaOptError(f"{name} cannot be a baseline: {problem}")
+    return lambda lr: Baseline(optimizer_class, lr)
+
+
+def _problem(optimizer_class: type[torch.optim.Optimizer]) -> str | None:
+    """Why a class can't be applied to θ of B problems as it is, if it can't: found by trying."""
+    grads = [torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([[0.3, 1.0], [-2.0, 0.1]])]
+
+    def run(rows: slice, columns: slice) -> Tensor:
+        param = torch.zeros_like(grads[0][rows, columns])
+        optimizer = optimizer_class([param], lr=0.1)  # type: ignore[call-arg]
+        for grad in grads:
+            param.grad = grad[rows, columns].clone()
+            optimizer.step()
+        return param
+
+    try:
+        together = run(slice(None), slice(None))
+        alone = [[run(slice(i, i + 1), slice(j, j + 1)).item() for j in range(2)] for i in range(2)]
+    except (TypeError, RuntimeError) as error:
+        if "closure" in str(error):
+            return "it evaluates the loss itself, through a closure"
+        if "dense gradients" in str(error):
+            return "it is for sparse gradients"
+        return " ".join(str(error).split())
+    if not torch.allclose(together, torch.tensor(alone)):
+        return "it does not work coordinate by coordinate, so that problems side by side would mix"
+    return None

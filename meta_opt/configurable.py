@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 
@@ -20,19 +21,25 @@ class Configurable:
         object.__setattr__(self, "init_args", dict(list(bound.arguments.items())[1:]))
         return self
 
-    def plain_init_args(self) -> dict[str, Any] | None:
-        """The arguments as plain values (numbers, strings, lists, dicts), or None if one of them is anything else."""
+    def plain_init_args(self, name_of: Callable[[type], str]) -> dict[str, Any] | None:
+        """The arguments as plain values (numbers, strings, lists, dicts), or None if one of them is anything else.
+
+        Arguments that are themselves configurable become ``{"class_path": name_of(class), "init_args": ...}``.
+        """
         try:
-            return {name: _plain(value) for name, value in self.init_args.items()}
+            return {name: _plain(value, name_of) for name, value in self.init_args.items()}
         except TypeError:
             return None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, name_of: Callable[[type], str]) -> Any:
+    if isinstance(value, Configurable):
+        arguments = {name: _plain(item, name_of) for name, item in value.init_args.items()}
+        return {"class_path": name_of(type(value)), "init_args": arguments}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, name_of) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, name_of) for key, item in value.items()}
     raise TypeError(f"{type(value).__name__} is not a plain value")

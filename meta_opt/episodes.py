@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from meta_opt.optimizee import Optimizee, Split, TensorDict
+from meta_opt.optimizee import Optimizee, OptimizeeFamily, Split, TensorDict
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.problems import Problems, layout_of
 from meta_opt.unroll import begin, unroll
@@ -34,6 +35,16 @@ class Curves:
         """Σ_{t=1..num_steps} f_t(θ_t) of each problem, [V]."""
         return self.losses[1:].sum(0)
 
+    def until(self, num_steps: int) -> Curves:
+        """The first ``num_steps`` steps of the same episodes; metrics, which are those of the end, are left out."""
+        return replace(self, losses=self.losses[: num_steps + 1], metrics={})
+
+    def cpu(self) -> Curves:
+        """The same on the CPU."""
+        return replace(
+            self, losses=self.losses.cpu(), metrics={name: value.cpu() for name, value in self.metrics.items()}
+        )
+
 
 def final_loss(losses: Tensor, *, stochastic: bool) -> Tensor:
     """The last loss of each problem, or the mean of the last ten where mini-batches make it noisy.
@@ -55,9 +66,24 @@ def run_episodes(
     seed: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], None] | None = None,
 ) -> Curves:
-    """Optimize the first ``num_problems`` problems of ``split``, the same at every call, for ``num_steps`` steps."""
+    """Optimize the first ``num_problems`` problems of ``split``, the same at every call, for ``num_steps`` steps.
+
+    Args:
+        optimizee: Where the problems come from; its data is expected on ``device``.
+        optimizer: What optimizes them.
+        split: Which stream, and on data sets which data, the problems come from.
+        num_problems: V.
+        num_steps: Steps of every episode.
+        seed: The seed of all streams.
+        device: Where to compute.
+        dtype: Floating-point type of θ.
+        progress: Is told how many steps have been taken, counted over all problems, since it was last told.
+    """
     at_once = max(1, _COORDINATES_AT_ONCE // layout_of(optimizee).num_coordinates)
+    if isinstance(optimizee, OptimizeeFamily):
+        at_once = 1
     parts = []
     for first in range(0, num_problems, at_once):
         indices = range(first, min(first + at_once, num_problems))
@@ -68,10 +94,13 @@ def run_episodes(
             trajectory = unroll(problems, optimizer, position, steps)
             losses.append(trajectory.losses)
             position = trajectory.end
+            if progress is not None:
+                progress(steps * len(indices))
         parts.append(Curves(torch.cat(losses), problems.metrics(position.evaluation.params), problems.stochastic))
+    shared = set.intersection(*(set(part.metrics) for part in parts))  # variants may differ
     return Curves(
         torch.cat([part.losses for part in parts], dim=1),
-        {name: torch.cat([part.metrics[name] for part in parts]) for name in parts[0].metrics},
+        {name: torch.cat([part.metrics[name] for part in parts]) for name in sorted(shared)},
         parts[0].stochastic,
     )
 

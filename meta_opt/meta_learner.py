@@ -367,5 +367,5 @@ def _hyperparameter_names() -> list[str]:
 
 
 def _named(made: Configurable) -> dict[str, Any]:
-    arguments = made.plain_init_args()
+    arguments = made.plain_init_args(registry.name_of)
     return {"class_path": None if arguments is None else registry.name_of(type(made)), "init_args": arguments or {}}

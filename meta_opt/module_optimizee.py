@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -71,13 +72,22 @@ class ModuleOptimizee(Optimizee):
             raise OptimizeeError(f"optimizee.batch_size must be at least 1, not {batch_size}")
         if init_std is not None and not 0 <= init_std < math.inf:
             raise OptimizeeError(f"optimizee.init_std must be a number of at least 0, not {init_std}")
-        self._module = module
         self._batch_size = batch_size
-        self._init_std = init_std
         self._criterion = criterion
         self._ranges = _ranges({"train": train, "validation": validation, "test": test})
         # Tensors that are attributes of their own, which is what Optimizee.to moves.
         self.inputs, self.targets = (torch.cat(parts) for parts in zip(train, validation, test, strict=True))
+        self._use(module, init_std)
+
+    def with_module(self, module: Callable[[], nn.Module], init_std: float | None) -> ModuleOptimizee:
+        """Another module on the same data, without copying it; arguments as for the constructor."""
+        other = copy.copy(self)
+        other._use(module, init_std)
+        return other
+
+    def _use(self, module: Callable[[], nn.Module], init_std: float | None) -> None:
+        self._module = module
+        self._init_std = init_std
         self._skeleton = self._build(seed=0)
         _check_pure(self._skeleton)
         # functional_call looks for tied parameters anew in every call, unless it is told that there are none.

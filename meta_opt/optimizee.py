@@ -67,12 +67,40 @@ class Optimizee(Configurable, ABC):
         """
         return {}
 
+    def variant(self, generator: Generator) -> Optimizee:
+        """The optimizee that the problems of an episode come from: this one. See :class:`OptimizeeFamily`."""
+        return self
+
     def to(self, device: torch.device | str) -> Optimizee:
         """Move every tensor that is an attribute of this object to ``device``; returns the object."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
         return self
+
+
+class OptimizeeFamily(Optimizee):
+    """Optimizees whose parameters differ in number and shape: a problem is drawn from one of them, its variant.
+
+    In meta-training all problems of an episode (and process) are of one variant; on validation and test problems each
+    has its own.
+    """
+
+    @abstractmethod
+    def variant(self, generator: Generator) -> Optimizee:
+        """Draw one of the optimizees."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Optimizee:
+        """Move the tensors of every optimizee to ``device``; returns the family."""
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        """Variants have parameters, the family has none."""
+        raise TypeError(f"{type(self).__name__} is a family: ask a variant for parameters")
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        """Variants have a loss, the family has none."""
+        raise TypeError(f"{type(self).__name__} is a family: ask a variant for the loss")
 
 
 def check_loss(optimizee: Optimizee, generator: Generator) -> None:
@@ -82,6 +110,7 @@ def check_loss(optimizee: Optimizee, generator: Generator) -> None:
         OptimizeeError: If the parameters are not floating-point tensors, or the loss is not a scalar, not finite, not
             differentiable, or its gradient is not finite.
     """
+    optimizee = optimizee.variant(generator)
     name = type(optimizee).__name__
     problem = optimizee.sample_problem(generator)
     params = optimizee.init_params(generator)

@@ -30,15 +30,17 @@ def problem_generator(seed: int, *key: str | int) -> Generator:
 
 
 def layout_of(optimizee: Optimizee) -> Layout:
-    """The layout of the coordinates of one problem of ``optimizee``."""
-    return Layout.of(optimizee.init_params(problem_generator(0, "layout")), optimizee.groups())
+    """The layout of the coordinates of one problem of ``optimizee``; of a family, that of one of its variants."""
+    generator = problem_generator(0, "layout")
+    optimizee = optimizee.variant(generator)
+    return Layout.of(optimizee.init_params(generator), optimizee.groups())
 
 
 class Problems:
     """B problems of ``split``, each with a random stream of its own.
 
     Problem ``i`` is the same problem, with the same θ_0 and the same mini-batches, whoever optimizes it and however
-    many others are drawn beside it.
+    many others are drawn beside it. (Of a family, all are of the variant of the first.)
 
     Attributes:
         layout: The layout of the N coordinates.
@@ -66,6 +68,7 @@ class Problems:
             device: Where to keep θ and what the problems are made of.
             dtype: Floating-point type of θ and of what the problems are made of.
         """
+        optimizee = optimizee.variant(problem_generator(seed, split, indices[0], "variant"))
         self._optimizee = optimizee
         self._split: Split = split
         self._device = torch.device(device)

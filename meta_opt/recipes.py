@@ -96,7 +96,16 @@ def make(kind: registry.Kind, part: Part, path: Path) -> Any:
     """
     if part.name is None or "." in part.name:  # a checkpoint may not say what to import
         raise CheckpointError(f"the {kind} of {path} has no installed name, so that it cannot be made again")
-    return registry.load(kind, part.name)(**part.init_args)
+
+    def made(value: Any) -> Any:
+        if isinstance(value, list):
+            return [made(item) for item in value]
+        if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:  # a part of a mixture
+            return make(kind, _part(value), path)
+        return value
+
+    arguments = {name: made(value) for name, value in part.init_args.items()}
+    return registry.load(kind, part.name)(**arguments)
 
 
 def load_optimizer(path: Path) -> LearnedOptimizer:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor
 
-from meta_opt.optimizee import Optimizee, Split, TensorDict
+from meta_opt.optimizee import Optimizee, OptimizeeFamily, Split, TensorDict
 
 
 class Square(Optimizee):
@@ -61,3 +61,34 @@ class Sometimes(Square):
 
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         return (params["x"] ** 2).sum() * problem["factor"]
+
+
+class Polynomials(OptimizeeFamily):
+    """Fits of one to three coefficients."""
+
+    def __init__(self) -> None:
+        self.parts = [Polynomial(size) for size in (1, 2, 3)]
+
+    def variant(self, generator: Generator) -> Optimizee:
+        return self.parts[int(torch.randint(3, (), generator=generator))]
+
+    def to(self, device: torch.device | str) -> Optimizee:
+        return self
+
+
+class Polynomial(Optimizee):
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        return {"coefficients": torch.randn(self.size, generator=generator)}
+
+    def sample_problem(self, generator: Generator) -> TensorDict:
+        return {"x": torch.randn(5, generator=generator)}
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        powers = torch.stack([problem["x"] ** power for power in range(self.size)])
+        return (params["coefficients"] @ powers - torch.cos(problem["x"])).square().mean()
+
+    def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
+        return {"root": self.loss(params, problem, batch).sqrt(), f"only{self.size}": torch.zeros(())}

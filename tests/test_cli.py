@@ -61,7 +61,9 @@ def trained(run, meta_opt, plugins):
 # ------------------------------------------------------------------------------------------------- without torch
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["list"], ["nonsense"], []], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["list"], ["compare", "--help"], ["nonsense"], []], ids=" ".join
+)
 def test_light_commands_import_no_torch(arguments, plugin_folder):
     code = (
         "import sys, meta_opt.cli as cli; cli.main(sys.argv[1:]);"
@@ -83,7 +85,7 @@ def test_list_answers_at_once():
 def test_help_names_the_commands(meta_opt):
     status, out, _ = meta_opt("--help")
     assert status == 0
-    for command in ("fit", "validate", "test", "list"):
+    for command in ("fit", "validate", "test", "compare", "list"):
         assert f"\n  {command} " in out
 
 

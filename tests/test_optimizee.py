@@ -115,9 +115,9 @@ def test_init_args_are_those_of_the_class_that_was_made() -> None:
 
 
 def test_plain_init_args() -> None:
-    assert Base(4).plain_init_args() == {"size": 4, "name": "base", "sizes": [1, 2]}
-    assert Derived(extra={1: (2.0, None)}).plain_init_args() == {"width": 3, "extra": {"1": [2.0, None]}}
-    assert Derived(extra=object()).plain_init_args() is None
+    assert Base(4).plain_init_args(str) == {"size": 4, "name": "base", "sizes": [1, 2]}
+    assert Derived(extra={1: (2.0, None)}).plain_init_args(str) == {"width": 3, "extra": {"1": [2.0, None]}}
+    assert Derived(extra=object()).plain_init_args(str) is None
 
 
 def test_wrong_arguments_are_a_type_error() -> None:

@@ -19,6 +19,7 @@ commands:
   fit         meta-train a learned optimizer on an optimizee
   validate    its losses on the validation problems
   test        its losses on the test problems
+  compare     learned optimizers against tuned SGD, Nesterov momentum, RMSprop and Adam
   list        the installed optimizees and optimizers
 
 options:
@@ -30,9 +31,10 @@ examples:
   meta-opt fit --optimizee mnist_mlp --optimizee.hidden_sizes [40] --model.num_steps 200
   meta-opt fit --ckpt_path last
   meta-opt test --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --optimizee digits_mlp
+  meta-opt compare --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --num_steps 100 200
 """
 
-COMMANDS = ("fit", "validate", "test", "list")
+COMMANDS = ("fit", "validate", "test", "compare", "list")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -73,9 +75,18 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.listing import list_plugins
 
         return list_plugins(options)
+    if command == "compare" and {"-h", "--help"} & set(options):
+        from meta_opt.cli.compare_help import HELP as COMPARE_HELP
+
+        print(COMPARE_HELP, end="")
+        return 0
     from meta_opt.cli.reading_first import check_names
 
     check_names(options)
+    if command == "compare":
+        from meta_opt.cli.comparing import run as run_comparison
+
+        return run_comparison(options)
     from meta_opt.cli.training import run
 
     return run(command, options)

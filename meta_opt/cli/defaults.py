@@ -81,6 +81,56 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
     return defaults
 
 
+def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) -> Defaults:
+    """The defaults for ``compare`` with ``arguments``: optimizee, number of steps and seed are the checkpoint's.
+
+    Args:
+        arguments: The arguments after the command.
+        recipes: What is to be compared; optimizee and number of steps are those of the first that was trained on the
+            optimizee that is asked for, the seed is the first one's.
+
+    Raises:
+        RegistryError: If a class cannot be had.
+        CheckpointError: If the checkpoints leave open which optimizee is meant, or one is damaged.
+    """
+    text = read_first(arguments).get("optimizee")
+    asked = None if text is None else registry.resolve("optimizee", text)
+    defaults = Defaults(Path())
+    for path, recipe in recipes.items():
+        for name, least in (("num_steps", 1), ("num_validation_problems", 1), ("seed", None)):
+            value = recipe.model.get(name)
+            if not isinstance(value, int) or (least is not None and value < least):
+                raise CheckpointError(f"{relative(path)} is damaged: its model.{name} is {value}")
+    if not recipes:
+        if asked is not None:
+            _use_class(defaults, "optimizee", asked, {})
+        return defaults
+    parts = {path: recipe.optimizee for path, recipe in recipes.items()}
+    first = next(iter(parts))
+    if asked is None:
+        if other := next((path for path, part in parts.items() if part != parts[first]), None):
+            raise CheckpointError(
+                f"{relative(first)} and {relative(other)} were trained on different problems "
+                f"({_described(parts[first])}; {_described(parts[other])}); name those to compare on with --optimizee"
+            )
+    else:
+        name = registry.name_of(asked)
+        first = next((path for path, part in parts.items() if part.name == name), first)
+    defaults.checkpoint = first
+    same = _use_part(defaults, "optimizee", asked, first, parts[first])
+    model = recipes[first].model
+    elsewhere = {} if same else defaults.classes["optimizee"].recommended_settings()
+    defaults.options["num_steps"] = [elsewhere.get("model.num_steps", model["num_steps"])]
+    defaults.options["seed_everything"] = next(iter(recipes.values())).model["seed"]
+    defaults.options["num_validation_problems"] = max(32, model["num_validation_problems"] if same else 0)
+    return defaults
+
+
+def _described(part: Part) -> str:
+    arguments = (f"{name}={value}" for name, value in part.init_args.items())
+    return f"{part.name or 'made in Python'} {' '.join(arguments)}".strip()
+
+
 def _use_checkpoint(command: str, defaults: Defaults, asked: dict[Kind, type[Any]], path: Path, recipe: Recipe) -> None:
     defaults.checkpoint = path
     same = {kind: _use_part(defaults, kind, asked.get(kind), path, getattr(recipe, kind)) for kind in registry.KINDS}
@@ -145,8 +195,11 @@ def argument_names(cls: type[Any]) -> list[str]:
 
 
 def _names_a_class(value: Any) -> bool:
+    """Whether something in a checkpoint's arguments would be imported that is not an installed plugin."""
     if isinstance(value, dict):
-        return "class_path" in value or any(_names_a_class(item) for item in value.values())
+        installed = [name for kind in registry.KINDS for name in registry.names(kind)]
+        foreign = "class_path" in value and value["class_path"] not in installed
+        return foreign or any(_names_a_class(item) for item in value.values())
     return isinstance(value, list) and any(_names_a_class(item) for item in value)
 
 

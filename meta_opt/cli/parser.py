@@ -1,19 +1,22 @@
-"""A parser whose errors are one line: the option, what it takes, what was found, and the nearest name."""
+"""Options and plugins of a command; errors in one line: the option, what it takes, what was found, the nearest name."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
+from meta_opt import registry
 from meta_opt.errors import MetaOptError
 
 _UNKNOWN = "unknown option "
 
 
-class Parser(LightningArgumentParser):
+class Parser(ArgumentParser):
     """Raises :class:`MetaOptError` where the stock parser prints its usage and exits.
 
     The parser of a command makes parsers of the same kind for the arguments of the classes that are chosen, and puts
@@ -33,7 +36,7 @@ class Parser(LightningArgumentParser):
             return self._unknown(f"--{match[1] or match[2]}")
         if match := re.fullmatch(r"Group '(.*)' does not accept option '(.*)'", message):
             return self._unknown(f"--{match[1]}.{match[2]}")
-        if match := re.match(r'Parser key "([^"]*)":', message):
+        if match := re.match(r'Parser key "([^"]*)"(?: element \d+)?:', message):
             return _wrong_value(f"--{match[1]}", message[match.end() :])
         return _joined(message)
 
@@ -42,6 +45,60 @@ class Parser(LightningArgumentParser):
         nearest = [name for name in names if name.startswith(option)]
         nearest = nearest or difflib.get_close_matches(option, names, n=1, cutoff=0.7)
         return f"{_UNKNOWN}{option}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def add_plugin_argument(parser: ArgumentParser, kind: registry.Kind, chosen: type[Any] | None) -> None:
+    """Add the option that chooses an optimizee or optimizer, and those of the class that it chooses.
+
+    Args:
+        parser: What to add them to.
+        kind: Which of the two.
+        chosen: The class, as far as it is known.
+    """
+    _offer_names(kind, registry.contract(kind), chosen)
+    text = f"The {kind}: a name, one of {', '.join(registry.names(kind))}, or a class."
+    parser.add_subclass_arguments(registry.contract(kind), kind, required=False, help=text)
+
+
+@contextmanager
+def errors_of_plugins(parser: ArgumentParser) -> Iterator[None]:
+    """While ``parser`` makes plugins, let their errors be what they are; it would make a ValueError of them."""
+    failures: list[Exception] = []
+
+    def make(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return cls(*args, **kwargs)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    for kind in registry.KINDS:
+        parser.add_instantiator(make, registry.contract(kind))
+    try:
+        yield
+    except ValueError:
+        if failures:
+            raise failures[0] from None
+        raise
+
+
+_OFFERED: dict[tuple[str, str], type[Any]] = {}
+
+
+def _offer_names(kind: registry.Kind, base: type[Any], chosen: type[Any] | None) -> None:
+    """Let the parser accept entry-point names, and list them, without importing what they stand for.
+
+    The parser resolves the short name of any known subclass. So each name gets an empty subclass, said to be in
+    ``meta_opt``, whose ``__getattr__`` returns the class that is meant. (In a module with a dot in its name, the
+    parser would look every one of them up, and so import all plugins.)
+    """
+    for name in registry.names(kind):
+        if (kind, name) not in _OFFERED:
+            stub = type(name, (base,), {"__module__": "meta_opt"})
+            stub.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+            _OFFERED[kind, name] = stub
+    if chosen is not None and (kind, chosen.__name__) in _OFFERED:  # now the name would stand for two
+        _OFFERED[kind, chosen.__name__].__qualname__ = ".<locals>."  # which the parser passes over
 
 
 def _wrong_value(option: str, details: str) -> str:

@@ -25,6 +25,21 @@ def read_first(arguments: list[str]) -> dict[str, str | None]:
     return dict(_said(arguments))
 
 
+def read_lists(arguments: list[str], *names: str) -> dict[str, list[str]]:
+    """What command line says of options that take one value or more; of an option said twice, the last."""
+    values: dict[str, list[str]] = {name: [] for name in names}
+    current: list[str] = []
+    for argument in arguments:
+        if argument.startswith("-"):
+            option, equals, text = argument.partition("=")
+            current = [text] if equals else []
+            if option.removeprefix("--") in values:
+                values[option.removeprefix("--")] = current
+        else:
+            current.append(argument)
+    return values
+
+
 def check_names(arguments: list[str]) -> None:
     """See that there is one plugin of each name that is asked for.
 

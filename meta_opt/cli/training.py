@@ -23,7 +23,7 @@ from meta_opt.callbacks import MONITOR, Interruption, Progress, RunCheckpoint, R
 from meta_opt.checkpoints import AtomicCheckpointIO
 from meta_opt.cli import HELP
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
-from meta_opt.cli.parser import Parser
+from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.meta_learner import MetaLearner
 from meta_opt.monitoring import ValidationCurves
@@ -51,6 +51,10 @@ def run(command: str, options: list[str]) -> int:
     finally:
         sys.argv = argv
     return cli.status
+
+
+class CommandParser(Parser, LightningArgumentParser):
+    """The parser that LightningCLI wants, with our errors."""
 
 
 class MetaOptCLI(LightningCLI):
@@ -82,7 +86,7 @@ class MetaOptCLI(LightningCLI):
             save_config_callback=None,
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
-            parser_class=Parser,
+            parser_class=CommandParser,
             parser_kwargs={"prog": "meta-opt", "allow_abbrev": False, command: about},
             args=[command, *options],
             auto_configure_optimizers=False,
@@ -103,10 +107,7 @@ class MetaOptCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Trainer, model, optimizee and optimizer."""
         for kind in registry.KINDS:
-            base = registry.contract(kind)
-            _offer_names(kind, base, self._defaults.classes.get(kind))
-            text = f"The {kind}: a name, one of {', '.join(registry.names(kind))}, or a class."
-            parser.add_subclass_arguments(base, kind, required=False, help=text)
+            add_plugin_argument(parser, kind, self._defaults.classes.get(kind))
         parser.add_lightning_class_args(MetaLearner, "model")
         for kind in registry.KINDS:
             parser.link_arguments(kind, f"model.{kind}", apply_on="instantiate")
@@ -139,24 +140,9 @@ class MetaOptCLI(LightningCLI):
     # ------------------------------------------------------------------------------------------------------- objects
 
     def instantiate_classes(self) -> None:
-        """Make everything. An error of a class stays what it is; the parser would make a ValueError of it."""
-        failures: list[Exception] = []
-
-        def make(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
-            try:
-                return cls(*args, **kwargs)
-            except Exception as error:
-                failures.append(error)
-                raise
-
-        for kind in registry.KINDS:
-            self.parser.add_instantiator(make, registry.contract(kind))
-        try:
+        """Make everything."""
+        with errors_of_plugins(self.parser):
             super().instantiate_classes()
-        except ValueError:
-            if failures:
-                raise failures[0] from None
-            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with checkpoints, log and signals arranged as meta-opt does."""
@@ -245,7 +231,8 @@ class MetaOptCLI(LightningCLI):
             options = [*self._options_without_checkpoint(), "--ckpt_path", relative(last)]
             print(f"  {_program()} fit {shlex.join(options)}")
         elif best.exists():
-            print(f"  {_program()} test --ckpt_path {shlex.quote(relative(best))}")
+            for command in ("test", "compare"):
+                print(f"  {_program()} {command} --ckpt_path {shlex.quote(relative(best))}")
         if run.logs.exists():
             print(f"  tensorboard --logdir {shlex.quote(relative(run.logs.parent.parent))}")
 
@@ -255,25 +242,6 @@ class MetaOptCLI(LightningCLI):
             index = options.index("--ckpt_path")
             del options[index : index + 2]
         return [option for option in options if not option.startswith("--ckpt_path=")]
-
-
-_OFFERED: dict[tuple[str, str], type[Any]] = {}
-
-
-def _offer_names(kind: registry.Kind, base: type[Any], chosen: type[Any] | None) -> None:
-    """Let the parser accept entry-point names, and list them, without importing what they stand for.
-
-    The parser resolves the short name of any known subclass. So each name gets an empty subclass, said to be in
-    ``meta_opt``, whose ``__getattr__`` returns the class that is meant. (In a module with a dot in its name, the
-    parser would look every one of them up, and so import all plugins.)
-    """
-    for name in registry.names(kind):
-        if (kind, name) not in _OFFERED:
-            stub = type(name, (base,), {"__module__": "meta_opt"})
-            stub.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-            _OFFERED[kind, name] = stub
-    if chosen is not None and (kind, chosen.__name__) in _OFFERED:  # now the name would stand for two
-        _OFFERED[kind, chosen.__name__].__qualname__ = ".<locals>."  # which the parser passes over
 
 
 def _quiet() -> None:

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from meta_opt_optimizees.digits_mlp import DigitsMlp, read_digits
 
 from meta_opt.api import OptimizeeError
 from meta_opt.problems import Problems
+from meta_opt_optimizees.digits_mlp import DigitsMlp, read_digits
 
 
 def test_the_digits_are_the_real_ones() -> None:

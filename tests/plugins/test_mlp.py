@@ -1,9 +1,9 @@
 import pytest
 import torch
-from meta_opt_optimizees.mlp import mlp
 from torch import nn
 
 from meta_opt.api import OptimizeeError
+from meta_opt_optimizees.mlp import mlp
 
 
 def test_layers() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from meta_opt_optimizees.mnist_mlp import MnistMlp, read_mnist
 
 from meta_opt.api import OptimizeeError
 from meta_opt.problems import Problems
+from meta_opt_optimizees.mnist_mlp import MnistMlp, read_mnist
 
 FILES = {
     "train-images-idx3-ubyte": (60_000, 28, 28),

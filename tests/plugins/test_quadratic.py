@@ -1,10 +1,10 @@
 import pytest
 import torch
-from meta_opt_optimizees.quadratic import Quadratic
 from torch import Generator
 
 from meta_opt.api import OptimizeeError
 from meta_opt.problems import Problems
+from meta_opt_optimizees.quadratic import Quadratic
 
 
 def test_loss_and_gradient_are_those_of_hand_algebra() -> None:

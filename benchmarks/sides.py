@@ -1,0 +1,169 @@
+"""What is compared: meta-opt's engines and plain PyTorch, with the same problems, θ_0, mini-batches and φ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from meta_opt.api import Optimizee, TensorDict
+from meta_opt.meta_gradients.first_order import first_order
+from meta_opt.meta_loss import MetaLoss
+from meta_opt.optimizers.base import Engine
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.problems import Problems, layout_of, problem_generator
+from meta_opt.unroll import begin, unroll
+from plain_pytorch import PlainLSTM, PlainMetaTrainer
+from workloads import Workload
+
+LR = 1e-5  # of the meta-optimizer: small, so that what is timed stays the same
+PARTS = ("optimizee", "forward", "replay")
+
+
+class Side(Protocol):
+    """One of those compared.
+
+    Attributes:
+        seconds: Time spent in each part since the last start, by name; what is not there is not known.
+    """
+
+    seconds: dict[str, float]
+
+    def start(self) -> None:
+        """Begin the episode, always the same one."""
+
+    def meta_step(self, num_steps: int) -> Tensor:
+        """Unroll, meta-gradient and a step of the meta-optimizer, from where the episode stands; the meta-loss, []."""
+
+
+def make_side(name: str, workload: Workload, optimizee: Optimizee) -> Side:
+    """The side of this name: native, torch or plain."""
+    if name == "plain":
+        return PlainSide(workload, optimizee)
+    return MetaOptSide(workload, optimizee, name)  # type: ignore[arg-type]
+
+
+class MetaOptSide:
+    """Meta-training as ``MetaLearner`` does it, without Lightning."""
+
+    def __init__(
+        self, workload: Workload, optimizee: Optimizee, engine: Engine, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Make φ and the meta-optimizer."""
+        self._optimizee, self._num_problems, self._dtype = optimizee, workload.num_problems, dtype
+        self.optimizer = initial_optimizer(workload, optimizee, dtype)
+        self.optimizer.engine = engine
+        self.meta_optimizer = torch.optim.Adam(self.optimizer.trained_parameters(), lr=LR)
+        self._meta_loss = MetaLoss("sum", "constant")
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._in_part = False
+        self._time(self.optimizer, "step", "forward")
+        self._time(self.optimizer, "replay", "replay")
+
+    def start(self) -> None:
+        """See :class:`Side`."""
+        self._problems = Problems(self._optimizee, "train", range(self._num_problems), seed=0, dtype=self._dtype)
+        self._time(self._problems, "evaluate", "optimizee")
+        self._position = begin(self._problems, self.optimizer)
+        self.seconds.update(dict.fromkeys(PARTS, 0.0))
+
+    def meta_step(self, num_steps: int) -> Tensor:
+        """See :class:`Side`."""
+        trajectory = unroll(self._problems, self.optimizer, self._position, num_steps)
+        estimate = first_order(trajectory, self.optimizer, self._meta_loss)
+        for parameter, grad in zip(self.optimizer.trained_parameters(), estimate.grads, strict=True):
+            parameter.grad = grad
+        self.meta_optimizer.step()
+        self._position = trajectory.end.detach()
+        return estimate.loss
+
+    def _time(self, owner: object, method: str, part: str) -> None:
+        """Add the time that a method takes to ``seconds``; a replay that calls the step counts as replay alone."""
+        function: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._in_part:
+                return function(*args, **kwargs)
+            self._in_part = True
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[part] += time.perf_counter() - started
+                self._in_part = False
+
+        setattr(owner, method, timed)
+
+
+class PlainSide:
+    """The reference."""
+
+    def __init__(self, workload: Workload, optimizee: Optimizee, dtype: torch.dtype = torch.float32) -> None:
+        """Make its networks, with the same φ as :class:`MetaOptSide`, and its meta-optimizer."""
+        self._optimizee, self._num_problems, self._dtype = optimizee, workload.num_problems, dtype
+        assert workload.plain_loss is not None, f"there is no reference for {workload.name}"
+        self._plain_loss = workload.plain_loss
+        optimizer, layout = initial_optimizer(workload, optimizee, dtype), layout_of(optimizee)
+        groups = {}
+        for key in optimizer.networks:
+            names = [n for n, g in zip(layout.names, layout.groups, strict=True) if key == g or not workload.by_group]
+            groups[key] = (plain_lstm(optimizer, key), names)
+        self.trainer = PlainMetaTrainer(groups, self.loss, self._sample_batch, LR)
+        self.seconds: dict[str, float] = {}
+
+    def start(self) -> None:
+        """See :class:`Side`."""
+        self._generators = [problem_generator(0, "train", index) for index in range(self._num_problems)]
+        self._problem = self._stack([self._optimizee.sample_problem(generator) for generator in self._generators])
+        params = self._stack([self._optimizee.init_params(generator) for generator in self._generators])
+        self.trainer.start(params)
+
+    def meta_step(self, num_steps: int) -> Tensor:
+        """See :class:`Side`."""
+        return self.trainer.meta_step(num_steps)
+
+    def loss(self, params: TensorDict, batch: TensorDict) -> Tensor:
+        """The loss of the one problem, [], or of all, [B]."""
+        return self._plain_loss(params, self._problem, batch)
+
+    def optimizee_step(self) -> Callable[[], object]:
+        """A function that does no more than the optimizee's forward and backward, at θ_0 and on one mini-batch."""
+        self.start()
+        batch = self._sample_batch()
+        params = {name: tensor.clone().requires_grad_() for name, tensor in self.trainer.params.items()}
+        return lambda: torch.autograd.grad(self.loss(params, batch).sum(), list(params.values()))
+
+    def _sample_batch(self) -> TensorDict:
+        return self._stack([self._optimizee.sample_batch("train", generator) for generator in self._generators])
+
+    def _stack(self, rows: list[TensorDict]) -> TensorDict:
+        stacked = rows[0] if len(rows) == 1 else {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return {name: t.to(self._dtype) if t.is_floating_point() else t for name, t in stacked.items()}
+
+
+def initial_optimizer(workload: Workload, optimizee: Optimizee, dtype: torch.dtype) -> CoordinatewiseLSTM:
+    """The learned optimizer with the φ that every side begins with."""
+    optimizer = workload.make_optimizer()
+    optimizer.build(layout_of(optimizee), problem_generator(0, "phi"))
+    return optimizer.to(dtype)
+
+
+def plain_lstm(optimizer: CoordinatewiseLSTM, key: str) -> PlainLSTM:
+    """A network of ``optimizer`` in PyTorch's own modules."""
+    network = optimizer.networks[key]
+    size = optimizer.hidden_size
+    plain = PlainLSTM(optimizer.num_layers, size, preprocess=optimizer.inputs == "log_sign").to(network.output_bias)
+    input_gate, forget_gate, output_gate, candidate = torch.arange(4 * size).split(size)
+    order = torch.cat([input_gate, forget_gate, candidate, output_gate])  # PyTorch's
+    with torch.no_grad():
+        for cell, weight, bias in zip(plain.cells, network.weights, network.biases, strict=True):
+            cell.weight_ih.copy_(weight[order, :-size])
+            cell.weight_hh.copy_(weight[order, -size:])
+            cell.bias_ih.copy_(bias[order, 0])
+            cell.bias_hh.zero_()
+        plain.out.weight.copy_(network.output_weight)
+        plain.out.bias.copy_(network.output_bias[0])
+    return plain

@@ -1,0 +1,46 @@
+"""``meta-opt compare --help``, which imports no torch."""
+
+HELP = """\
+usage: meta-opt compare --ckpt_path PATH [PATH ...] [OPTIONS]
+       meta-opt compare --pretrained NAME [NAME ...] [OPTIONS]
+
+Compare learned optimizers with hand-made ones (baselines), whose learning rates are tuned.
+
+protocol:
+  1. Baselines are tuned on validation problems: on a grid of learning rates, 1e-4 to 10 at first, that widens until its
+     best point is not at an edge, and has four points a decade around it; separately for each figure of merit (sum of
+     losses over all steps, final loss) and each number of steps. Learned optimizers have nothing to tune.
+  2. Then all run on the same test problems, from the same θ_0, with the same mini-batches. Test problems are others
+     than those of meta-training and validation; on data sets they use the test images.
+  3. The final loss is the last one, or the mean of the last ten where mini-batches make it noisy. Means over problems
+     come with their standard errors, and with the ratio to the best baseline, tuned for that very figure.
+
+what is compared:
+  --ckpt_path PATH [PATH ...]     checkpoints that meta-opt fit wrote
+  --pretrained NAME [NAME ...]    checkpoints that come with meta-opt
+  --baselines NAME [NAME ...]     hand-made optimizers: SGD, Nesterov (SGD with momentum 0.9), RMSprop, Adam (default:
+                                  these four), or any class of torch.optim by its name, with PyTorch's defaults, that
+                                  works coordinate by coordinate on gradients: AdamW, Adagrad, ...
+
+on what:
+  --optimizee NAME                default: what the checkpoint was trained on, with the options it had
+  --optimizee.OPTION VALUE        an option of the optimizee; the others stay what they are
+  --optimizee.help NAME           its options
+  --num_steps N [N ...]           steps; several numbers give several comparisons, with their figures side by side
+                                  (default: as in training, or as recommended where --optimizee is another)
+  --num_problems N                test problems (default: 100)
+  --num_validation_problems N     problems to tune learning rates on (default: as many as training was validated on,
+                                  32 at least)
+  --seed_everything N             all randomness comes from this (default: that of the first checkpoint)
+  --device DEVICE                 where to compute: cpu, cuda, cuda:1, or auto (default), a GPU if there is one
+
+what comes of it:
+  --out FOLDER                    a new folder (default: the next of comparisons/OPTIMIZEE/0, 1, ...), which gets
+                                  results.json, curves.csv, curves.png and TensorBoard runs that lie over each other;
+                                  an existing one is never written to
+
+examples:
+  meta-opt compare --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt
+  meta-opt compare --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --optimizee.hidden_sizes [40] --num_steps 100 200
+  meta-opt compare --ckpt_path checkpoints/*/run_0/best.ckpt --optimizee digits_mlp --baselines Adam AdamW Adagrad
+"""

@@ -1,0 +1,190 @@
+"""``meta-opt compare``: reads the options, has :mod:`meta_opt.compare` compare, and leaves a report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from meta_opt import __version__, registry
+from meta_opt.baselines import BASELINES, baseline
+from meta_opt.cli.defaults import find_comparison_defaults, set_defaults
+from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
+from meta_opt.cli.reading_first import read_lists
+from meta_opt.compare import Contestant, Progress, Setting, Validation, compare
+from meta_opt.errors import MetaOptError
+from meta_opt.optimizee import Optimizee
+from meta_opt.recipes import Recipe, load_optimizer, pretrained_path, read_recipe
+from meta_opt.reports import Report, check_place
+from meta_opt.runs import Run, relative
+
+
+def run(options: list[str]) -> int:
+    """Compare; returns the exit status."""
+    torch.set_flush_denormal(True)  # as in training, or the same problems would not give the very same losses
+    paths = _checkpoints(options)
+    recipes = {path: read_recipe(path) for path in paths.values()}
+    try:
+        config, optimizee = _parse(options, recipes)
+    except SystemExit as end:  # --optimizee.help
+        return int(end.code or 0)
+    name = registry.name_of(type(optimizee)).rpartition(".")[2]
+    makers = {name: baseline(name) for name in config.baselines}
+    out = None if config.out is None else Path(config.out)
+    default = Path("comparisons") / name
+    check_place(out, default)
+
+    device = _device(config.device)
+    optimizee.to(device)
+    learned = {}
+    for label, path in paths.items():
+        optimizer = load_optimizer(path)
+        optimizer.engine = recipes[path].model.get("engine", "auto")
+        learned[label] = Contestant(optimizer.to(device), _validation(recipes[path], optimizee))
+    with _Bar() as bar:
+        setting = Setting(
+            optimizee,
+            config.num_steps,
+            config.num_problems,
+            config.num_validation_problems,
+            config.seed_everything,
+            device,
+            bar,
+        )
+        comparisons = compare(setting, learned, makers)
+    report = Report(
+        name,
+        config.num_problems,
+        comparisons,
+        {
+            "meta_opt": __version__,
+            "optimizee_options": optimizee.plain_init_args(registry.name_of),
+            "num_validation_problems": config.num_validation_problems,
+            "seed": config.seed_everything,
+            "device": str(device),
+        },
+        {label: relative(path) for label, path in paths.items()},
+        f"meta-opt compare {shlex.join(options)}",
+    )
+    print(report.table())
+    print(_LEGEND)
+    folder = report.save(out, default)
+    print(f"\nresults.json, curves.csv and curves.png are in {relative(folder)}")
+    print(f"  tensorboard --logdir {shlex.quote(relative(folder))}")
+    return 0
+
+
+_LEGEND = """
+rate: the learning rate tuned on validation problems for that figure; ratio: to the best baseline
+steps: until the loss is as low as the best baseline's final loss"""
+
+
+# ------------------------------------------------------------------------------------------------------------ options
+
+
+def _checkpoints(options: list[str]) -> dict[str, Path]:
+    """The checkpoints to compare by the names that they get, which differ from each other and from baselines."""
+    said = read_lists(options, "ckpt_path", "pretrained")
+    paths = {Path(text): _name(Path(text)) for text in said["ckpt_path"]}
+    paths |= {pretrained_path(text): text for text in said["pretrained"]}
+    unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
+    taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *BASELINES])
+    return {name if taken[name] == 1 else relative(resolved): path for resolved, (path, name) in unique.items()}
+
+
+def _name(path: Path) -> str:
+    """``quadratic/run_0`` for the best checkpoint of a run."""
+    if found := Run.containing(path):
+        return f"{found.optimizee}/{found.name}" + ("" if path.stem == "best" else f"/{path.stem}")
+    return path.stem
+
+
+def _parse(options: list[str], recipes: dict[Path, Recipe]) -> tuple[Any, Optimizee]:
+    """The options, with their defaults, and the optimizee."""
+    defaults = find_comparison_defaults(options, recipes)
+    parser = _parser(defaults.classes.get("optimizee"))
+    set_defaults(parser, defaults)
+    config = parser.parse_args(options)
+    if not recipes:
+        raise MetaOptError("say what to compare, with --ckpt_path or --pretrained (meta-opt compare --help tells more)")
+    with errors_of_plugins(parser):
+        optimizee: Optimizee = parser.instantiate_classes(config).optimizee
+    for name in ("num_steps", "baselines"):
+        config[name] = list(dict.fromkeys(config[name]))
+    for name, values, least in (
+        ("num_steps", config.num_steps, 1),
+        ("num_problems", [config.num_problems], 2),  # or there is no standard error
+        ("num_validation_problems", [config.num_validation_problems], 1),
+    ):
+        if min(values) < least:
+            raise MetaOptError(f"--{name} must be at least {least}, not {min(values)}")
+    return config, optimizee
+
+
+def _parser(optimizee: type[Any] | None) -> Parser:
+    parser = Parser(prog="meta-opt compare", allow_abbrev=False)
+    add_plugin_argument(parser, "optimizee", optimizee)
+    parser.add_argument("--ckpt_path", type=str, nargs="+")
+    parser.add_argument("--pretrained", type=str, nargs="+")
+    parser.add_argument("--baselines", type=str, nargs="+", default=list(BASELINES))
+    parser.add_argument("--num_steps", type=int, nargs="+", default=[100])
+    parser.add_argument("--num_problems", type=int, default=100)
+    parser.add_argument("--num_validation_problems", type=int, default=32)
+    parser.add_argument("--seed_everything", type=int, default=0)
+    parser.add_argument("--device", type=str, default="auto")
+    parser.add_argument("--out", type=str | None, default=None)
+    return parser
+
+
+def _device(text: str) -> torch.device:
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=text).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MetaOptError(f"--device {text} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _validation(recipe: Recipe, optimizee: Optimizee) -> Validation | None:
+    """How training validated, if that was on this very optimizee."""
+    if recipe.optimizee.name != registry.name_of(type(optimizee)):
+        return None
+    if recipe.optimizee.init_args != optimizee.plain_init_args(registry.name_of):
+        return None
+    model = recipe.model
+    return Validation(model["num_steps"], model["num_validation_problems"], model["seed"])
+
+
+# ----------------------------------------------------------------------------------------------------------- progress
+
+
+class _Bar(Progress):
+    """A progress bar on standard error, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] = tqdm(
+            total=0, disable=not sys.stderr.isatty(), leave=False, unit="step", unit_scale=True, dynamic_ncols=True
+        )
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def expect(self, steps: int) -> None:
+        """Make the bar longer."""
+        self._bar.total += steps
+
+    def begin(self, what: str) -> None:
+        """Say it before the bar."""
+        self._bar.set_description(what)
+
+    def advance(self, steps: int) -> None:
+        """Fill the bar."""
+        self._bar.update(steps)

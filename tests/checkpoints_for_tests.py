@@ -1,0 +1,22 @@
+"""Checkpoints without a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meta_opt.meta_learner import MetaLearner
+from meta_opt.optimizee import Optimizee
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+
+
+def save_untrained(path: Path, optimizee: Optimizee, **options: Any) -> Path:
+    """The checkpoint of a coordinatewise LSTM with these options, as it was built."""
+    module = MetaLearner(optimizee, CoordinatewiseLSTM(**options))
+    content: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path

@@ -1,0 +1,86 @@
+"""The two sides of the benchmarks compute the same thing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _importable():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield
+
+
+def plain_grads(trainer):
+    """The reference's gradients in the order of CoordinatewiseLSTM's parameters."""
+    grads = []
+    for network, _ in trainer.groups.values():
+        input_gate, forget, candidate, output = torch.arange(80).split(20)
+        order = torch.cat([input_gate, forget, output, candidate])
+        grads += [network.out.weight.grad, network.out.bias.grad[None]]
+        grads += [torch.cat([cell.weight_ih.grad, cell.weight_hh.grad], dim=1)[order] for cell in network.cells]
+        grads += [cell.bias_ih.grad[order, None] for cell in network.cells]
+    return grads
+
+
+def workload(name):
+    import workloads
+
+    return {
+        "bowl": lambda: workloads.bowl(7),
+        "quadratic": lambda: workloads.quadratic(1),
+        "quadratics": lambda: workloads.quadratic(3),
+        "mnist_mlp": lambda: workloads.mnist_mlp(1),
+        "mnist_mlps": lambda: workloads.mnist_mlp(2),
+        "cnn": workloads.cnn,
+    }[name]()
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+@pytest.mark.parametrize("name", ["bowl", "quadratic", "quadratics", "mnist_mlp", "mnist_mlps", "cnn"])
+def test_the_reference_has_the_same_meta_gradient(name, engine, monkeypatch):
+    import sides
+
+    monkeypatch.delenv("META_OPT_DATA_DIR", raising=False)
+    monkeypatch.setattr(sides, "LR", 0.0)  # the reference has two biases per gate, which would both take the step
+    chosen = workload(name)
+    optimizee = chosen.make()
+    ours = sides.MetaOptSide(chosen, optimizee, engine, torch.float64)
+    plain = sides.PlainSide(chosen, optimizee, torch.float64)
+    ours.start()
+    plain.start()
+    for num_steps in (3, 2):  # the second unroll goes on from a state that is not zero
+        torch.testing.assert_close(ours.meta_step(num_steps), plain.meta_step(num_steps), rtol=1e-10, atol=1e-10)
+        pairs = zip(ours.optimizer.trained_parameters(), plain_grads(plain.trainer), strict=True)
+        for parameter, grad in pairs:
+            torch.testing.assert_close(parameter.grad, grad, rtol=1e-10, atol=1e-10)
+            assert parameter.grad.any()
+
+
+def test_flops_of_the_paper_s_network():
+    import measuring
+
+    # Products: 80·(2 + 20) + 80·(20 + 20) + 20 = 4980, and forward, forward, and twice backward without 80·2 of them.
+    assert measuring.network_flops(2, 20, 2, num_coordinates=3, num_problems=5) == 15 * (2 * 4980 * 4 - 2 * 160)
+    assert measuring.network_flops(1, 20, 1, num_coordinates=1, num_problems=1) == 2 * (80 * 21 + 20) * 4 - 2 * 80
+
+
+def test_memory_that_would_not_fit_is_left_out(monkeypatch):
+    import measuring
+    import workloads
+
+    monkeypatch.setattr(measuring, "side_names", lambda: ["native", "plain"])
+    taken = {"native": 10_000, "plain": 1_000_000}
+    monkeypatch.setattr(
+        measuring, "_in_fresh_process", lambda _, workload, side, __: taken[side] * workload.num_steps // 20
+    )
+    bench = measuring.Bench(threads=1, repeats=1, memory_limit_gb=0.004)
+    assert bench.memory(workloads.bowl(1000))["peak_mb"] == {"native": 0.01, "plain": 1.0}
+    line = bench.memory(workloads.bowl(5000))
+    assert line["peak_mb"] == {"native": 0.01}
+    assert line["skipped"] == {"plain": "would take about 0.005 GB"}
+    assert line["recorded_gradients_mb"] == 5000 * 20 * 4 / 1e6
