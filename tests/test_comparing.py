@@ -200,7 +200,7 @@ def test_several_checkpoints_share_the_baselines(trained, meta_opt):
     assert optimizers["SGD.ckpt"]["loss_mean"] == optimizers["bowl/run_0"]["loss_mean"]
     assert optimizers["SGD"]["kind"] == "baseline"
     alone = "comparisons/bowl/1"
-    meta_opt("compare", f"--ckpt_path={BOWL}", *FEW, "--baselines", "SGD")
+    meta_opt("compare", "--ckpt_path=best", "--optimizee", "bowl", *FEW, "--baselines", "SGD")
     for name in ("bowl/run_0", "SGD"):
         assert without_times(results(alone)["optimizers"][name]) == without_times(optimizers[name])
 
@@ -275,6 +275,7 @@ WRONG = {
     "": "say what to compare, with --ckpt_path or --pretrained",
     "--optimizee bowl": "say what to compare",
     "--ckpt_path": "--ckpt_path: expected at least one argument",
+    "--ckpt_path last --optimizee Valley": "there is no run with a last.ckpt in checkpoints/Valley",
     "--ckpt_path nowhere.ckpt": "there is no checkpoint nowhere.ckpt",
     "--pretrained nothing_like_it": "no pretrained optimizer is called 'nothing_like_it'",
     f"--ckpt_path {BOWL} --optimizee bowll": "no optimizee is called 'bowll'; did you mean 'bowl'?",

@@ -16,7 +16,8 @@ protocol:
      come with their standard errors, and with the ratio to the best baseline, tuned for that very figure.
 
 what is compared:
-  --ckpt_path PATH [PATH ...]     checkpoints that meta-opt fit wrote
+  --ckpt_path PATH [PATH ...]     checkpoints that meta-opt fit wrote; best or last: that of the newest run (on the
+                                  optimizee, if one is given)
   --pretrained NAME [NAME ...]    checkpoints that come with meta-opt
   --baselines NAME [NAME ...]     hand-made optimizers: SGD, Nesterov (SGD with momentum 0.9), RMSprop, Adam (default:
                                   these four), or any class of torch.optim by its name, with PyTorch's defaults, that

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from meta_opt import __version__, registry
 from meta_opt.baselines import BASELINES, baseline
-from meta_opt.cli.defaults import find_comparison_defaults, set_defaults
+from meta_opt.cli.defaults import checkpoint_path, find_comparison_defaults, set_defaults
 from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
-from meta_opt.cli.reading_first import read_lists
+from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.compare import Contestant, Progress, Setting, Validation, compare
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizee import Optimizee
@@ -34,7 +34,7 @@ def run(options: list[str]) -> int:
     except SystemExit as end:  # --optimizee.help
         return int(end.code or 0)
     name = registry.name_of(type(optimizee)).rpartition(".")[2]
-    makers = {name: baseline(name) for name in config.baselines}
+    baselines = {each: baseline(each) for each in config.baselines}
     out = None if config.out is None else Path(config.out)
     default = Path("comparisons") / name
     check_place(out, default)
@@ -56,7 +56,7 @@ def run(options: list[str]) -> int:
             device,
             bar,
         )
-        comparisons = compare(setting, learned, makers)
+        comparisons = compare(setting, learned, baselines)
     report = Report(
         name,
         config.num_problems,
@@ -90,7 +90,10 @@ steps: until the loss is as low as the best baseline's final loss"""
 def _checkpoints(options: list[str]) -> dict[str, Path]:
     """The checkpoints to compare by the names that they get, which differ from each other and from baselines."""
     said = read_lists(options, "ckpt_path", "pretrained")
-    paths = {Path(text): _name(Path(text)) for text in said["ckpt_path"]}
+    name = read_first(options).get("optimizee")
+    optimizee = None if name is None else registry.resolve("optimizee", name)
+    trained = [checkpoint_path(text, Path(), optimizee) for text in said["ckpt_path"]]
+    paths = {path: _name(path) for path in trained}
     paths |= {pretrained_path(text): text for text in said["pretrained"]}
     unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
     taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *BASELINES])

@@ -70,8 +70,7 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         kind: registry.resolve(kind, text) for kind in registry.KINDS if (text := said.get(kind)) is not None
     }
     if text := said.get("ckpt_path"):
-        optimizee = registry.name_of(asked["optimizee"]) if "optimizee" in asked else None
-        path = Run.newest(defaults.root, optimizee).checkpoints / f"{text}.ckpt" if text in NEWEST else Path(text)
+        path = checkpoint_path(text, defaults.root, asked.get("optimizee"))
         _use_checkpoint(command, defaults, asked, path, read_recipe(path))
     else:
         if "optimizee" in asked:
@@ -79,6 +78,17 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         _use_class(defaults, "optimizer", asked.get("optimizer") or registry.load("optimizer", DEFAULT_OPTIMIZER), {})
         _recommend(defaults, with_optimizer=True)
     return defaults
+
+
+def checkpoint_path(text: str, root: Path, optimizee: type[Any] | None) -> Path:
+    """The file that ``--ckpt_path`` means: a path, or that of the newest run (on the optimizee, if one is asked for).
+
+    Raises:
+        CheckpointError: If there is no run.
+    """
+    if text not in NEWEST:
+        return Path(text)
+    return Run.newest(root, registry.name_of(optimizee) if optimizee else None).checkpoints / f"{text}.ckpt"
 
 
 def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) -> Defaults:
