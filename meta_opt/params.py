@@ -14,7 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Sharing = Literal["all", "group", "tensor"]
+Sharing = Literal["all", "kind", "group", "tensor"]
+
+
+def kind_of(shape: torch.Size) -> str:
+    """What a tensor of this shape is in most networks: vector (a bias or scale), matrix, or filter."""
+    return ("vector", "vector", "matrix", "filter")[min(len(shape), 3)]
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,12 @@ class Layout:
         }
 
     def segments(self, by: Sharing) -> tuple[Segment, ...]:
-        """The coordinates cut into adjacent named ranges: one in all, one per group, or one per tensor."""
-        keys = {"all": ("all",) * len(self.names), "group": self.groups, "tensor": self.names}[by]
+        """The coordinates cut into adjacent named ranges: one in all, or one per group, per tensor, or per kind.
+
+        Kinds are told by the number of dimensions, see :func:`kind_of`; ranges of one kind need not be neighbours.
+        """
+        kinds = tuple(map(kind_of, self.shapes))
+        keys = {"all": ("all",) * len(self.names), "kind": kinds, "group": self.groups, "tensor": self.names}[by]
         segments: list[Segment] = []
         start = 0
         for key, size in zip(keys, self.sizes, strict=True):

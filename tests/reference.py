@@ -62,7 +62,7 @@ class PaperUnroll:
         self.mean = torch.zeros_like(self.theta)
         self.square = torch.zeros_like(self.theta)
         self.count = 0
-        self.states: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.states: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def run(self, num_steps: int, weights: Tensor, *, log: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Meta-loss and meta-gradient of the next ``num_steps`` steps, gradients of f held constant."""
@@ -80,7 +80,7 @@ class PaperUnroll:
             total = total + weights[t] * (value.log() if log else value).mean()
         total.backward()
         self.theta = theta.detach()
-        return total.detach(), [grad for segment in self.segments for grad in networks[segment.name].grads()]
+        return total.detach(), [grad for network in networks.values() for grad in network.grads()]
 
     def _update(self, networks: dict[str, PaperNetwork], grad: Tensor) -> Tensor:
         options = self.optimizer
@@ -107,11 +107,11 @@ class PaperUnroll:
             network = networks[segment.name]
             x = inputs[:, segment.start : segment.stop].reshape(-1, inputs.shape[-1])
             zero = x.new_zeros(len(x), options.hidden_size)
-            states = self.states.get(segment.name, [(zero, zero)] * options.num_layers)
-            self.states[segment.name] = []
+            states = self.states.get(segment.start, [(zero, zero)] * options.num_layers)
+            self.states[segment.start] = []
             for cell, state in zip(network.cells, states, strict=True):
                 h, c = cell(x, state)
-                self.states[segment.name].append((h, c))
+                self.states[segment.start].append((h, c))
                 x = h
             columns.append(network.out(x).view(len(grad), -1))
         output = torch.cat(columns, dim=1)

@@ -87,7 +87,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             initial_output: Factor of the output layer's initial weights; 0 makes the first update the base step alone.
             base_step: α of the step -α·m̂/√v̂ that the output is added to, so that an untrained network already
                 optimizes; 0 leaves it out, as the paper does.
-            share: One network for all coordinates, or one per group of parameters, or one per tensor.
+            share: One network for all coordinates, or one per kind of tensor (vector, matrix, filter), or one per
+                group of parameters, or one per tensor.
 
         Raises:
             MetaOptError: If a size is out of range.
@@ -111,6 +112,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network per segment of ``layout``, with weights drawn from ``generator``."""
         for segment in layout.segments(self.share):
+            if _key(segment.name) in self.networks:
+                continue
             self.networks[_key(segment.name)] = _Network(
                 _NUM_INPUTS[self.inputs], self.num_layers, self.hidden_size, self.initial_output, generator
             )
@@ -242,7 +245,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
 
     def _in_order(self, state: LSTMState, of_segments: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """What belongs to each segment's network, in the order of the parameters."""
-        of_network = dict(zip([_key(segment.name) for segment in state.segments], of_segments, strict=True))
+        of_network: dict[str, tuple[Tensor, ...]] = {}
+        for segment, grads in zip(state.segments, of_segments, strict=True):
+            key = _key(segment.name)
+            before = of_network.get(key)
+            of_network[key] = grads if before is None else tuple(torch._foreach_add(before, grads))
         return tuple(grad for key in self.networks for grad in of_network[key])
 
     def of_coordinates(self, state: LSTMState, columns: Tensor) -> LSTMState:

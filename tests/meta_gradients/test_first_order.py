@@ -55,6 +55,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
         {"inputs": "moments", "output": "tanh"},
         {"inputs": "log_sign+moments", "base_step": 0.03, "initial_output": 0.1},
         {"share": "group"},
+        {"share": "kind"},
         {"share": "tensor", "base_step": 0.01},
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()) or "paper",
