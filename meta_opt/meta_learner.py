@@ -36,6 +36,7 @@ from meta_opt.meta_gradients.subset import draw_subset
 from meta_opt.meta_loss import MetaLoss, MetaLossName
 from meta_opt.optimizee import Optimizee, Split, check_loss
 from meta_opt.optimizers.base import Engine, LearnedOptimizer
+from meta_opt.params import Layout
 from meta_opt.problems import Problems, layout_of, problem_generator
 from meta_opt.recipes import FORMAT
 from meta_opt.unroll import Trajectory, begin, joined, unroll
@@ -203,7 +204,7 @@ class MetaLearner(LightningModule):
             if len(window) == self.unroll_length // self.update_every:
                 window.popleft()  # before the next is made, for the sake of memory
             window.append(unroll(problems, self.optimizer, position, length, keep_graph=self._second_derivatives))
-            estimate = self._estimate(joined(window), number)
+            estimate = self._estimate(problems.layout, joined(window), number)
             if not self._meta_step(estimate):
                 self._restore(before)
                 self._skip()
@@ -221,14 +222,14 @@ class MetaLearner(LightningModule):
         self._log("train/grad_norm", self._clip.norms[0])
         self._log("train/skipped", self.skipped.float())
 
-    def _estimate(self, trajectory: Trajectory, number: int) -> MetaGradient:
+    def _estimate(self, layout: Layout, trajectory: Trajectory, number: int) -> MetaGradient:
         """The meta-gradient for the update of that number in this episode."""
         if self._second_derivatives:
             return second_order(trajectory, self.optimizer, self._meta_loss)
         subset = None
         if self._replay_fraction < 1.0:
             generator = problem_generator(self.seed, "replay", int(self.episode), self.global_rank, number)
-            subset = draw_subset(self._layout, self._replay_fraction, generator)
+            subset = draw_subset(layout, self._replay_fraction, generator)
         return first_order(trajectory, self.optimizer, self._meta_loss, subset)
 
     @property

@@ -45,8 +45,8 @@ class Moments:
     @classmethod
     def zeros(cls, like: Tensor, num_problems: int, num_coordinates: int) -> Moments:
         """The moments before the first gradient, of the type and on the device of ``like``."""
-        zeros = like.new_zeros(num_problems, num_coordinates)
-        return cls(zeros, zeros, like.new_ones(()))
+        shape = (num_problems, num_coordinates)
+        return cls(like.new_zeros(shape), like.new_zeros(shape), like.new_ones(()))
 
     def updated(self, grad: Tensor) -> Moments:
         """The moments after one more gradient, [B, N]."""

@@ -77,8 +77,10 @@ def unroll(
     evaluation, state = start.evaluation, start.state
     evaluations, nothing = [evaluation], evaluation.params.new_empty(len(problems), 0)
     with torch.set_grad_enabled(keep_graph):
-        for _ in range(num_steps):
-            update, state = optimizer.step(evaluation, state)
+        for number in range(num_steps):
+            # The state at the start is kept, for the replay; those after it are not needed twice.
+            step = optimizer.step if keep_graph or number == 0 else optimizer.advance
+            update, state = step(evaluation, state)
             evaluation = problems.evaluate(evaluation.params + update, create_graph=keep_graph)
             evaluations.append(evaluation if optimizer.reads_params else replace(evaluation, params=nothing))
     return Trajectory(start, tuple(evaluations), Position(evaluation, state))

@@ -36,6 +36,7 @@ def test_one_learned_optimizer_learns_on_all_of_them() -> None:
     module = MetaLearner(
         Polynomials(), CoordinatewiseLSTM(hidden_size=6, inputs="moments", base_step=0.02),
         num_steps=10, unroll_length=5, num_problems=4, lr=0.01, episodes_per_epoch=20, num_validation_problems=20,
+        replay_fraction=0.9,
     )  # fmt: skip
     before = module.curves(module.trained, "validation", 20).final.mean()
     Trainer(

@@ -1,11 +1,19 @@
 """The inner loop."""
 
+import pytest
 import torch
 from problems_for_tests import Regression
 
+from meta_opt.optimizers.base import map_state
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.problems import Problems, problem_generator
 from meta_opt.unroll import begin, joined, unroll
+
+
+def tensors(state: object) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    map_state(lambda tensor: found.append(tensor) or tensor, state)  # type: ignore[func-returns-value]
+    return found
 
 
 def setup() -> tuple[Problems, CoordinatewiseLSTM]:
@@ -29,6 +37,24 @@ def test_segments_equal_the_whole() -> None:
     assert torch.equal(whole.losses, both.losses)
     for ours, theirs in zip(both.evaluations, whole.evaluations, strict=True):
         assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("share", ["all", "group"])
+def test_the_state_at_the_start_is_left_alone(share: str) -> None:
+    problems, optimizer = setup()
+    optimizer.share = share  # type: ignore[assignment]
+    optimizer.build(problems.layout, problem_generator(0, "phi"))
+    optimizer.double()
+    before = unroll(problems, optimizer, begin(problems, optimizer), 3).end
+    kept = map_state(torch.clone, before.state)
+    trajectory = unroll(problems, optimizer, before, 5)
+    for ours, theirs in zip(tensors(before.state), tensors(kept), strict=True):
+        assert torch.equal(ours, theirs)
+    state = before.state
+    for evaluation in trajectory.evaluations[:-1]:
+        _, state = optimizer.step(evaluation, state)
+    for ours, theirs in zip(tensors(trajectory.end.state), tensors(state), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
 def test_keeps_params_only_for_optimizers_that_read_them() -> None:

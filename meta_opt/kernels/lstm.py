@@ -154,6 +154,8 @@ class Kernel:
         hidden: LayerStates,
         cell: LayerStates,
         moments: Moments | None,
+        *,
+        reuse: bool = False,
     ) -> tuple[Tensor, LayerStates, LayerStates, Moments | None]:
         """One update, without a graph.
 
@@ -165,9 +167,11 @@ class Kernel:
             hidden: h, per network and layer [H, B·n].
             cell: c, likewise.
             moments: m and v [B, N] and β^t [], where the settings need them.
+            reuse: Whether h, c and moments may be overwritten, and are what is returned. It saves the memory of a
+                second state, and the time to get it.
 
         Returns:
-            The update [B, N], and h, c and moments after it, all of them new tensors.
+            The update [B, N], and h, c and moments after it; new tensors unless ``reuse``.
 
         Raises:
             ValueError: If a tensor's type, device, shape or strides are not what is asked for.
@@ -176,13 +180,16 @@ class Kernel:
         update = torch.empty_like(grad)
         after = None
         if settings.tracks_moments and moments is not None:
-            after = Moments(torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(moments.decay))
+            mean, square = (moments.mean, moments.square) if reuse else (torch.empty_like(grad), torch.empty_like(grad))
+            after = Moments(mean, square, torch.empty_like(moments.decay))  # every network reads β^t as it was
         new_hidden, new_cell = [], []
         for index, (weights, segment) in enumerate(zip(networks, segments, strict=True)):
             call = _call(settings, weights, segment, [grad], hidden[index], cell[index], moments)
             layers = len(weights.weights)
             columns = len(grad) * (segment.stop - segment.start)
-            states = grad.new_empty(2 * layers, weights.hidden_size, columns).unbind()
+            states = (*hidden[index], *cell[index])
+            if not reuse:
+                states = grad.new_empty(2 * layers, weights.hidden_size, columns).unbind()
             new_hidden.append(states[:layers])
             new_cell.append(states[layers:])
             call.update = update.data_ptr()

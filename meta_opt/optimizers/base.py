@@ -25,7 +25,7 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         g_t, h_{t+1} = m_φ(∇_t, h_t)        θ_{t+1} = θ_t + g_t
 
     The state h is a dataclass of tensors (or of tuples of tensors) that :meth:`init_state` makes and :meth:`step`
-    replaces; it is never changed in place.
+    replaces. Only :meth:`advance` may change it in place.
 
     Attributes:
         engine: What computes steps and replays where an architecture has native code for it: native code if it can be
@@ -61,6 +61,10 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         Returns:
             The update g_t, [B, N], to be added to the parameters, and h_{t+1}.
         """
+
+    def advance(self, evaluation: Evaluation, state: Any) -> tuple[Tensor, Any]:
+        """:meth:`step` without a graph, for callers that do not need ``state`` any more: its memory may be reused."""
+        return self.step(evaluation, state)
 
     def replay(
         self, evaluations: Sequence[Evaluation], state: Any, coefficients: Sequence[Tensor]

@@ -130,21 +130,20 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 f"the learned optimizer has no network for {', '.join(missing)}; it has {', '.join(self.networks)}"
             )
         like = next(self.networks.parameters())
-        zeros = tuple(
-            (like.new_zeros(self.hidden_size, num_problems * (segment.stop - segment.start)),) * self.num_layers
-            for segment in segments
-        )
+
+        def zeros(segment: Segment) -> tuple[Tensor, ...]:
+            size = num_problems * (segment.stop - segment.start)
+            return tuple(like.new_zeros(self.hidden_size, size) for _ in range(self.num_layers))
+
+        hidden, cell = (tuple(map(zeros, segments)) for _ in range(2))
         moments = Moments.zeros(like, num_problems, layout.num_coordinates) if self._uses_moments else None
-        return LSTMState(segments, zeros, zeros, moments)
+        return LSTMState(segments, hidden, cell, moments)
 
     def step(self, evaluation: Evaluation, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """One update, see :meth:`LearnedOptimizer.step`."""
         grad = evaluation.grad
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
-            update, new_h, new_c, moments = kernel.step(
-                self._settings, self._weights(state), state.segments, grad, state.hidden, state.cell, state.moments
-            )
-            return update, LSTMState(state.segments, new_h, new_c, moments)
+            return self._native_step(kernel, grad, state, reuse=False)
         inputs, base, moments = self._read(grad, state.moments)
         outputs, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
@@ -160,6 +159,27 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         if self.base_step != 0.0:
             update = update - self.base_step * base
         return update, LSTMState(state.segments, tuple(hidden), tuple(cell), moments)
+
+    def advance(self, evaluation: Evaluation, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """See :meth:`LearnedOptimizer.advance`; native code overwrites the state."""
+        if not torch.is_grad_enabled() and (kernel := self._kernel(evaluation.grad)):
+            return self._native_step(kernel, evaluation.grad, state, reuse=True)
+        return self.step(evaluation, state)
+
+    def _native_step(
+        self, kernel: kernels.Kernel, grad: Tensor, state: LSTMState, *, reuse: bool
+    ) -> tuple[Tensor, LSTMState]:
+        update, hidden, cell, moments = kernel.step(
+            self._settings,
+            self._weights(state),
+            state.segments,
+            grad,
+            state.hidden,
+            state.cell,
+            state.moments,
+            reuse=reuse,
+        )
+        return update, LSTMState(state.segments, hidden, cell, moments)
 
     def replay(
         self, evaluations: Sequence[Evaluation], state: LSTMState, coefficients: Sequence[Tensor]
