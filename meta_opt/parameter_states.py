@@ -63,7 +63,7 @@ class Bucket:
             evaluation: Evaluation = _WithoutLoss(grad, params)
         else:
             evaluation = Evaluation(torch.as_tensor(loss).detach().to(grad).reshape(1), grad, params)
-        update, self.state = self.optimizer.step(evaluation, self.state)
+        update, self.state = self.optimizer.advance(evaluation, self.state)
         parts = update.reshape(-1).split([param.numel() for param in self.params])
         return [part.view(param.shape) for part, param in zip(parts, self.params, strict=True)]
 

@@ -152,13 +152,13 @@ def test_a_parameter_without_gradient_keeps_value_and_state(path: Path) -> None:
 
 
 def test_one_step_of_the_network_a_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, one = [], CoordinatewiseLSTM.step
+    sizes, one = [], CoordinatewiseLSTM.advance
 
     def counted(self: Any, evaluation: Evaluation, state: Any) -> Any:
         sizes.append(evaluation.grad.shape)
         return one(self, evaluation, state)
 
-    monkeypatch.setattr(CoordinatewiseLSTM, "step", counted)
+    monkeypatch.setattr(CoordinatewiseLSTM, "advance", counted)
     optimizer = LearnedOptimizer([{"params": params()}, {"params": params(), "lr": 0.1}], checkpoint=path)
     step(optimizer, 0)
     step(optimizer, 1)
