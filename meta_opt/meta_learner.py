@@ -50,6 +50,7 @@ class MetaLearner(LightningModule):
         optimizee: Optimizee,
         optimizer: LearnedOptimizer,
         num_steps: int = 100,
+        max_num_steps: int | None = None,
         unroll_length: int = 20,
         update_every: int | None = None,
         num_problems: int = 1,
@@ -77,6 +78,8 @@ class MetaLearner(LightningModule):
             optimizee: The problems to learn from.
             optimizer: The learned optimizer; its weights φ are made here.
             num_steps: Optimizee steps per episode.
+            max_num_steps: Let training episodes be longer than that: of a length drawn log-uniformly from num_steps to
+                this. Null: none is.
             unroll_length: T, optimizee steps whose losses a meta-update looks at; the last unroll of an episode may be
                 shorter.
             update_every: Optimizee steps between two meta-updates, a divisor of T. Less than T, each of them looks at
@@ -119,6 +122,10 @@ class MetaLearner(LightningModule):
         ):
             if not value >= least:
                 raise MetaOptError(f"model.{name} must be at least {least}, not {value}")
+        if max_num_steps is not None and max_num_steps < num_steps:
+            raise MetaOptError(
+                f"model.max_num_steps must be at least model.num_steps, {num_steps}, not {max_num_steps}"
+            )
         every = unroll_length if update_every is None else update_every
         if every < 1 or unroll_length % every:
             raise MetaOptError(
@@ -138,6 +145,7 @@ class MetaLearner(LightningModule):
         self.optimizer = optimizer
         self.optimizer.engine = engine
         self.num_steps = num_steps
+        self.max_num_steps = max_num_steps or num_steps
         self.unroll_length = unroll_length
         self.update_every = every
         self.num_problems = num_problems
@@ -198,9 +206,10 @@ class MetaLearner(LightningModule):
         before = self._snapshot()
         problems = self._problems()
         position = begin(problems, self.optimizer)
+        num_steps = self._draw_num_steps()
         losses, meta_loss = [], torch.zeros((), device=self.device)
         window: deque[Trajectory] = deque()
-        for number, length in enumerate(unroll_lengths(self.num_steps, self.update_every)):
+        for number, length in enumerate(unroll_lengths(num_steps, self.update_every)):
             if len(window) == self.unroll_length // self.update_every:
                 window.popleft()  # before the next is made, for the sake of memory
             window.append(unroll(problems, self.optimizer, position, length, keep_graph=self._second_derivatives))
@@ -218,9 +227,15 @@ class MetaLearner(LightningModule):
         seconds = time.perf_counter() - started
         self._log("train/meta_loss", meta_loss, prog_bar=True)
         self._log("train/final_loss", final, prog_bar=True)
-        self._log("train/steps_per_s", self.num_steps / seconds, prog_bar=True)
+        self._log("train/steps_per_s", num_steps / seconds, prog_bar=True)
         self._log("train/grad_norm", self._clip.norms[0])
         self._log("train/skipped", self.skipped.float())
+
+    def _draw_num_steps(self) -> int:
+        """The length of this episode, the same on all processes."""
+        generator = problem_generator(self.seed, "num_steps", int(self.episode))
+        part = float(torch.rand((), generator=generator, dtype=torch.float64))
+        return round(self.num_steps * (self.max_num_steps / self.num_steps) ** part)
 
     def _estimate(self, layout: Layout, trajectory: Trajectory, number: int) -> MetaGradient:
         """The meta-gradient for the update of that number in this episode."""

@@ -303,6 +303,7 @@ def test_engines_learn_alike() -> None:
     [
         ("num_steps", 0, "model.num_steps must be at least 1, not 0"),
         ("unroll_length", 0, "model.unroll_length must be at least 1, not 0"),
+        ("max_num_steps", 9, "model.max_num_steps must be at least model.num_steps, 10, not 9"),
         ("update_every", 0, "model.update_every must divide model.unroll_length, 5, and 0 does not"),
         ("update_every", 2, "model.update_every must divide model.unroll_length, 5, and 2 does not"),
         ("update_every", 10, "model.update_every must divide model.unroll_length, 5, and 10 does not"),
@@ -319,6 +320,19 @@ def test_engines_learn_alike() -> None:
 def test_values_out_of_range(option: str, value: object, message: str) -> None:
     with pytest.raises(MetaOptError, match=message):
         learner(**{option: value})
+
+
+def test_episodes_of_random_length() -> None:
+    module = learner(num_steps=5, max_num_steps=20, unroll_length=5, update_every=1, episodes_per_epoch=30, lr=0.0)
+    lengths, draw = [], module._draw_num_steps
+    module._draw_num_steps = lambda: lengths.append(draw()) or lengths[-1]  # type: ignore[method-assign,func-returns-value]
+    fit = trainer(max_epochs=1, limit_val_batches=0)
+    fit.fit(module)
+    assert fit.optimizers[0].state_dict()["state"][0]["step"] == sum(lengths)
+    assert min(lengths) >= 5
+    assert max(lengths) <= 20
+    assert 0.3 < sum(length < 10 for length in lengths) / 30 < 0.7  # the logarithm is uniform
+    assert module.curves(module.trained, "validation", 2).losses.shape == (6, 2)
 
 
 def test_a_part_of_the_coordinates_is_drawn_anew_and_reproducibly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,8 @@ class MnistMlp(ModuleOptimizee):
             **RECOMMENDED_SETTINGS,
             "model.lr": 0.002,
             "model.clip_relative": 2.0,
+            "model.replay_fraction": 0.25,
+            "optimizer.share": "kind",
             "trainer.max_epochs": 20,
         }
 

@@ -66,8 +66,11 @@ class SmallMlps(OptimizeeFamily):
         """Those of small classifiers; problems differ much, so that there are many for validation."""
         return {
             **RECOMMENDED_SETTINGS,
+            "model.max_num_steps": 400,
             "model.lr": 0.002,
-            "model.clip_relative": 2.0,
+            "model.normalize_gradient": True,
+            "model.replay_fraction": 0.25,
+            "optimizer.share": "kind",
             "model.num_validation_problems": 32,
             "trainer.max_epochs": 80,
         }
