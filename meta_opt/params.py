@@ -22,13 +22,29 @@ def kind_of(shape: torch.Size) -> str:
     return ("vector", "vector", "matrix", "filter")[min(len(shape), 3)]
 
 
+NUM_FEATURES = 5
+
+
+def features_of(shape: torch.Size, depth: float) -> tuple[float, ...]:
+    """What tells tensors of a network apart, as ``NUM_FEATURES`` numbers of about 0 to 1.
+
+    Whether it is a vector, and whether a filter; its place among the parameters, from 0, the first, to 1, the last; and
+    the logarithms of its fan-in and fan-out.
+    """
+    kind = kind_of(shape)
+    fan_out = max(shape[0], 1) if shape else 1
+    fan_in = max(math.prod(shape) / fan_out, 1.0)
+    return (float(kind == "vector"), float(kind == "filter"), depth, math.log(fan_in) / 5.0, math.log(fan_out) / 5.0)
+
+
 @dataclass(frozen=True)
 class Segment:
-    """A named range ``start:stop`` of coordinates."""
+    """A named range ``start:stop`` of coordinates; where asked for with the features of the tensor it is."""
 
     name: str
     start: int
     stop: int
+    features: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,14 +57,19 @@ class Layout:
         names: Name of each tensor.
         shapes: Shape of each tensor, for one problem.
         groups: Group of each tensor; equal groups are adjacent.
+        depths: Place of each tensor among the parameters of the network, from 0, the first, to 1, the last; by default
+            as they lie here.
     """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     groups: tuple[str, ...]
+    depths: tuple[float, ...] = ()
     sizes: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not self.depths:
+            object.__setattr__(self, "depths", depths_of(len(self.names)))
         object.__setattr__(self, "sizes", tuple(math.prod(shape) for shape in self.shapes))
 
     @classmethod
@@ -70,7 +91,13 @@ class Layout:
         group_of = {name: groups.get(name, "all") for name in params}
         order = list(dict.fromkeys(group_of.values()))
         names = tuple(sorted(params, key=lambda name: order.index(group_of[name])))
-        return cls(names, tuple(params[name].shape for name in names), tuple(group_of[name] for name in names))
+        depths = dict(zip(params, depths_of(len(params)), strict=True))
+        return cls(
+            names,
+            tuple(params[name].shape for name in names),
+            tuple(group_of[name] for name in names),
+            tuple(depths[name] for name in names),
+        )
 
     def to_plain(self) -> dict[str, list[Any]]:
         """As plain values, for a checkpoint."""
@@ -102,19 +129,31 @@ class Layout:
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 
-    def segments(self, by: Sharing) -> tuple[Segment, ...]:
+    def segments(self, by: Sharing, *, features: bool = False) -> tuple[Segment, ...]:
         """The coordinates cut into adjacent named ranges: one in all, or one per group, per tensor, or per kind.
 
         Kinds are told by the number of dimensions, see :func:`kind_of`; ranges of one kind need not be neighbours.
+
+        Args:
+            by: What to name and to cut by.
+            features: Whether to cut between all tensors, and note the features of each.
         """
         kinds = tuple(map(kind_of, self.shapes))
         keys = {"all": ("all",) * len(self.names), "kind": kinds, "group": self.groups, "tensor": self.names}[by]
         segments: list[Segment] = []
         start = 0
-        for key, size in zip(keys, self.sizes, strict=True):
-            if segments and segments[-1].name == key:
+        for index, (key, size) in enumerate(zip(keys, self.sizes, strict=True)):
+            if features:
+                of_tensor = features_of(self.shapes[index], self.depths[index])
+                segments.append(Segment(key, start, start + size, of_tensor))
+            elif segments and segments[-1].name == key:
                 segments[-1] = Segment(key, segments[-1].start, start + size)
             else:
                 segments.append(Segment(key, start, start + size))
             start += size
         return tuple(segments)
+
+
+def depths_of(count: int) -> tuple[float, ...]:
+    """The places of ``count`` tensors, evenly from 0 to 1."""
+    return tuple(index / max(count - 1, 1) for index in range(count))

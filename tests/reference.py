@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.params import NUM_FEATURES
 from meta_opt.problems import Problems
 
 
@@ -18,12 +19,15 @@ class PaperNetwork(nn.Module):
     """One network of a :class:`CoordinatewiseLSTM` in PyTorch's own modules; coordinates are rows."""
 
     def __init__(self, optimizer: CoordinatewiseLSTM, key: str) -> None:
+        """Where tensors have features, the cells read them beside their inputs."""
         super().__init__()
         network = optimizer.networks[key]
         self.options = optimizer
         self.cells = nn.ModuleList()
         size = optimizer.hidden_size
-        for weight, bias in zip(network.weights, network.biases, strict=True):
+        more = [*network.feature_weights] or [network.weights[0].new_zeros(4 * size, 0) for _ in network.weights]
+        for weight, bias, features in zip(network.weights, network.biases, more, strict=True):
+            weight = torch.cat([features, weight], dim=1)
             cell = nn.LSTMCell(weight.shape[1] - size, size).to(weight.dtype)
             input_gate, forget, output, candidate = torch.arange(4 * size).split(size)
             order = torch.cat([input_gate, forget, candidate, output])  # PyTorch's order of the gates
@@ -42,13 +46,16 @@ class PaperNetwork(nn.Module):
     def grads(self) -> list[Tensor]:
         """The gradients in the order of the package's parameters."""
         size = self.options.hidden_size
-        weights, biases = [], []
+        weights, biases, features = [], [], []
         input_gate, forget, candidate, output = torch.arange(4 * size).split(size)
         order = torch.cat([input_gate, forget, output, candidate])
         for cell in self.cells:
-            weights.append(torch.cat([cell.weight_ih.grad, cell.weight_hh.grad], dim=1)[order])
+            weight = torch.cat([cell.weight_ih.grad, cell.weight_hh.grad], dim=1)[order]
+            count = NUM_FEATURES * self.options.tensor_features
+            weights.append(weight[:, count:])
+            features += [weight[:, :count]] if count else []
             biases.append(cell.bias_ih.grad[order, None])
-        return [self.out.weight.grad, self.out.bias.grad[None], *weights, *biases]
+        return [self.out.weight.grad, self.out.bias.grad[None], *weights, *biases, *features]
 
 
 class PaperUnroll:
@@ -56,7 +63,7 @@ class PaperUnroll:
 
     def __init__(self, problems: Problems, optimizer: CoordinatewiseLSTM) -> None:
         self.problems, self.optimizer = problems, optimizer
-        self.segments = problems.layout.segments(optimizer.share)
+        self.segments = problems.layout.segments(optimizer.share, features=optimizer.tensor_features)
         self.theta = problems.initial_params
         self.evaluation = problems.evaluate(self.theta)
         self.mean = torch.zeros_like(self.theta)
@@ -110,7 +117,8 @@ class PaperUnroll:
             states = self.states.get(segment.start, [(zero, zero)] * options.num_layers)
             self.states[segment.start] = []
             for cell, state in zip(network.cells, states, strict=True):
-                h, c = cell(x, state)
+                features = x.new_tensor(segment.features).expand(len(x), -1)
+                h, c = cell(torch.cat([features, x], dim=1), state)
                 self.states[segment.start].append((h, c))
                 x = h
             columns.append(network.out(x).view(len(grad), -1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ from meta_opt import kernels
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
-from meta_opt.params import Layout, Segment, Sharing
+from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.preprocessing import Moments, log_sign
 from meta_opt.problems import Evaluation
 
@@ -49,7 +49,7 @@ class LSTMState:
         if moments is not None:
             moments = Moments(moments.mean[:, start:stop], moments.square[:, start:stop], moments.decay)
         return LSTMState(
-            (Segment(segment.name, 0, stop - start),),
+            (replace(segment, start=0, stop=stop - start),),
             (tuple(map(cut, self.hidden[index])),),
             (tuple(map(cut, self.cell[index])),),
             moments,
@@ -74,6 +74,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         initial_output: float = 1.0,
         base_step: float = 0.0,
         share: Sharing = "all",
+        tensor_features: bool = False,
     ) -> None:
         """Choose the architecture; :meth:`build` makes the weights.
 
@@ -89,6 +90,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 optimizes; 0 leaves it out, as the paper does.
             share: One network for all coordinates, or one per kind of tensor (vector, matrix, filter), or one per
                 group of parameters, or one per tensor.
+            tensor_features: Let a network know of each coordinate what tensor it is in, by what adds to its biases:
+                kind, place in the model, fan-in and fan-out (see :func:`meta_opt.params.features_of`).
 
         Raises:
             MetaOptError: If a size is out of range.
@@ -106,17 +109,26 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self.initial_output = initial_output
         self.base_step = base_step
         self.share: Sharing = share
+        self.tensor_features = tensor_features
         self.networks = nn.ModuleDict()
         self._uses_moments = "moments" in inputs or base_step != 0.0
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network per segment of ``layout``, with weights drawn from ``generator``."""
-        for segment in layout.segments(self.share):
+        for segment in self._segments(layout):
             if _key(segment.name) in self.networks:
                 continue
             self.networks[_key(segment.name)] = _Network(
-                _NUM_INPUTS[self.inputs], self.num_layers, self.hidden_size, self.initial_output, generator
+                _NUM_INPUTS[self.inputs],
+                self.num_layers,
+                self.hidden_size,
+                self.initial_output,
+                NUM_FEATURES * self.tensor_features,
+                generator,
             )
+
+    def _segments(self, layout: Layout) -> tuple[Segment, ...]:
+        return layout.segments(self.share, features=self.tensor_features)
 
     def init_state(self, layout: Layout, num_problems: int) -> LSTMState:
         """All zeros.
@@ -124,7 +136,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         Raises:
             MetaOptError: If the layout has a group or tensor that there is no network for.
         """
-        segments = layout.segments(self.share)
+        segments = self._segments(layout)
         if missing := [segment.name for segment in segments if _key(segment.name) not in self.networks]:
             raise MetaOptError(
                 f"the learned optimizer has no network for {', '.join(missing)}; it has {', '.join(self.networks)}"
@@ -148,7 +160,9 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         outputs, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
             rows = inputs[..., segment.start : segment.stop].reshape(len(inputs), -1)  # [F, B·n]
-            out, new_hidden, new_cell = self._network(segment)(rows, state.hidden[index], state.cell[index])
+            out, new_hidden, new_cell = self._network(segment)(
+                rows, state.hidden[index], state.cell[index], segment.features
+            )
             outputs.append(out.view(len(grad), -1))
             hidden.append(new_hidden)
             cell.append(new_cell)
@@ -197,7 +211,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 state.moments,
             )
             return self._in_order(
-                state, [(grad.output_weight, grad.output_bias, *grad.weights, *grad.biases) for grad in results]
+                state,
+                [
+                    (grad.output_weight, grad.output_bias, *grad.weights, *_bias_grads(grad.biases, segment.features))
+                    for grad, segment in zip(results, state.segments, strict=True)
+                ],
             )
         if self._fuses(coefficients[0]):
             return self._in_order(state, self._fused_replay(evaluations, state, coefficients))
@@ -250,7 +268,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                     rows.append(inputs.flatten(1).T)
                 weights, biases, *output = lstm_grads(
                     tuple(network.weights),
-                    tuple(network.biases),
+                    network.biases_for(segment.features),
                     network.output_weight,
                     network.output_bias,
                     torch.stack(rows),
@@ -259,7 +277,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                     self.output_scale * torch.stack([part[:, start:stop].flatten() for part in coefficients]),
                     bounded=self.output == "tanh",
                 )
-                torch._foreach_add_(total, [*output, *weights, *biases])
+                torch._foreach_add_(total, [*output, *weights, *_bias_grads(biases, segment.features)])
             results.append(tuple(total))
         return results
 
@@ -283,7 +301,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 return tensor.view(len(tensor), -1, size).index_select(2, chosen).view(len(tensor), -1)
 
             start, stop = stop, stop + len(chosen)
-            segments.append(Segment(segment.name, start, stop))
+            segments.append(replace(segment, start=start, stop=stop))
             hidden.append(tuple(map(cut, state.hidden[index])))
             cell.append(tuple(map(cut, state.cell[index])))
         moments = state.moments
@@ -316,18 +334,25 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         return self.networks[_key(segment.name)]  # type: ignore[return-value]
 
     def _weights(self, state: LSTMState) -> list[kernels.Weights]:
-        networks = map(self._network, state.segments)
-        return [
-            kernels.Weights(tuple(net.weights), tuple(net.biases), net.output_weight, net.output_bias)
-            for net in networks
-        ]
+        networks = [(self._network(segment), segment.features) for segment in state.segments]
+        with torch.no_grad():
+            return [
+                kernels.Weights(tuple(net.weights), net.biases_for(features), net.output_weight, net.output_bias)
+                for net, features in networks
+            ]
 
 
 class _Network(nn.Module):
     """Stacked LSTM layers and a linear output, for coordinates in columns."""
 
     def __init__(
-        self, num_inputs: int, num_layers: int, size: int, initial_output: float, generator: Generator
+        self,
+        num_inputs: int,
+        num_layers: int,
+        size: int,
+        initial_output: float,
+        num_features: int,
+        generator: Generator,
     ) -> None:
         super().__init__()
         self.size = size
@@ -341,16 +366,33 @@ class _Network(nn.Module):
             bias[size : 2 * size] = 1.0  # remember at first (Jozefowicz et al. 2015)
             self.biases.append(bias)
             width = size
+        # What features of the tensor add to the biases: at first nothing.
+        self.feature_weights = nn.ParameterList(
+            torch.zeros(4 * size, num_features) for _ in range(num_layers if num_features else 0)
+        )
         self.output_weight = nn.Parameter(_uniform((1, width), initial_output / math.sqrt(width), generator))
         self.output_bias = nn.Parameter(torch.zeros(1, 1))
 
+    def biases_for(self, features: tuple[float, ...]) -> tuple[Tensor, ...]:
+        """The biases of each layer, [4H, 1], in a tensor with these features."""
+        if not features:
+            return tuple(self.biases)
+        column = self.output_bias.new_tensor(features).unsqueeze(1)
+        return tuple(
+            torch.addmm(bias, weight, column) for bias, weight in zip(self.biases, self.feature_weights, strict=True)
+        )
+
     def forward(
-        self, inputs: Tensor, hidden: tuple[Tensor, ...], cell: tuple[Tensor, ...]
+        self,
+        inputs: Tensor,
+        hidden: tuple[Tensor, ...],
+        cell: tuple[Tensor, ...],
+        features: tuple[float, ...],
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Inputs [F, n] and per layer h, c [H, n] to output [1, n] and the new h, c."""
         size = self.size
         new_hidden, new_cell = [], []
-        for weight, bias, h, c in zip(self.weights, self.biases, hidden, cell, strict=True):
+        for weight, bias, h, c in zip(self.weights, self.biases_for(features), hidden, cell, strict=True):
             gates = torch.addmm(bias, weight, torch.cat([inputs, h]))  # [4H, n]
             sigmoids = torch.sigmoid(gates[: 3 * size])
             input_gate, forget_gate, output_gate = sigmoids.split(size)
@@ -359,6 +401,13 @@ class _Network(nn.Module):
             new_hidden.append(inputs)
             new_cell.append(c)
         return torch.addmm(self.output_bias, self.output_weight, inputs), tuple(new_hidden), tuple(new_cell)
+
+
+def _bias_grads(biases: Sequence[Tensor], features: tuple[float, ...]) -> list[Tensor]:
+    """Gradients of the biases and of the feature weights, from those of what :meth:`_Network.biases_for` gave."""
+    if not features:
+        return [*biases]
+    return [*biases, *(bias @ bias.new_tensor(features).unsqueeze(0) for bias in biases)]
 
 
 def _columns(evaluation: Evaluation, start: int, stop: int) -> Evaluation:

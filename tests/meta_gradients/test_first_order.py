@@ -25,6 +25,9 @@ def built(problems: Problems, engine: Engine = "torch", **options: object) -> Co
     optimizer = CoordinatewiseLSTM(**{"hidden_size": 5, **options})  # type: ignore[arg-type]
     optimizer.build(problems.layout, problem_generator(1, "phi"))
     optimizer.engine = engine
+    for network in optimizer.networks.values():
+        for weight in network.feature_weights:  # zero at first, which would hide them
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(0))
     return optimizer.double()
 
 
@@ -56,6 +59,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
         {"inputs": "log_sign+moments", "base_step": 0.03, "initial_output": 0.1},
         {"share": "group"},
         {"share": "kind"},
+        {"tensor_features": True, "base_step": 0.01},
+        {"tensor_features": True, "share": "group", "inputs": "log_sign+moments"},
         {"share": "tensor", "base_step": 0.01},
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()) or "paper",
