@@ -366,9 +366,9 @@ class _Network(nn.Module):
             bias[size : 2 * size] = 1.0  # remember at first (Jozefowicz et al. 2015)
             self.biases.append(bias)
             width = size
-        # What features of the tensor add to the biases: at first nothing.
+        # What features of the tensor add to the biases.
         self.feature_weights = nn.ParameterList(
-            torch.zeros(4 * size, num_features) for _ in range(num_layers if num_features else 0)
+            _uniform((4 * size, num_features), 1.0, generator) for _ in range(num_layers if num_features else 0)
         )
         self.output_weight = nn.Parameter(_uniform((1, width), initial_output / math.sqrt(width), generator))
         self.output_bias = nn.Parameter(torch.zeros(1, 1))

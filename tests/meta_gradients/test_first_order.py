@@ -25,9 +25,6 @@ def built(problems: Problems, engine: Engine = "torch", **options: object) -> Co
     optimizer = CoordinatewiseLSTM(**{"hidden_size": 5, **options})  # type: ignore[arg-type]
     optimizer.build(problems.layout, problem_generator(1, "phi"))
     optimizer.engine = engine
-    for network in optimizer.networks.values():
-        for weight in network.feature_weights:  # zero at first, which would hide them
-            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(0))
     return optimizer.double()
 
 
