@@ -32,11 +32,12 @@ class Kind(NamedTuple):
     network: str
     device: torch.device
     dtype: torch.dtype  # what the network computes in
+    depth: float  # place in the model, see Layout; 0 where the network does not read it
 
     @classmethod
-    def of(cls, param: Tensor, network: str) -> Kind:
+    def of(cls, param: Tensor, network: str, depth: float = 0.0) -> Kind:
         """float64 for parameters in float64, or else float32, whatever they are in."""
-        return cls(network, param.device, torch.float64 if param.dtype == torch.float64 else torch.float32)
+        return cls(network, param.device, torch.float64 if param.dtype == torch.float64 else torch.float32, depth)
 
 
 @dataclasses.dataclass
@@ -101,7 +102,7 @@ class ParameterStates:
         self._one_by_one: defaultdict[Tensor, NamedState] = defaultdict(dict)
         self._buckets: list[Bucket] = []
         self._signature: list[tuple[int, Kind]] = []
-        self._per_coordinate = self._find_per_coordinate(network)
+        self._per_coordinate = self._find_per_coordinate(Kind.of(torch.empty(0), network))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_one_by_one": self.one_by_one(), "_copies": {}}
@@ -147,15 +148,15 @@ class ParameterStates:
 
     def initial(self, param: Tensor, kind: Kind) -> NamedState:
         """The state of a parameter before its first step."""
-        return _named(self._copy(kind).init_state(self._layout(kind.network, [param.shape]), 1))
+        return _named(self._copy(kind).init_state(self._layout(kind, [param.shape]), 1))
 
     def _join(self, params: list[Tensor], kind: Kind) -> Bucket:
         optimizer = self._copy(kind)
-        state = optimizer.init_state(self._layout(kind.network, [param.shape for param in params]), 1)
+        state = optimizer.init_state(self._layout(kind, [param.shape for param in params]), 1)
         tensors = []
         for name, like in _named(state).items():
             parts = [self._one_by_one[param][name].to(like) for param in params]
-            tensors.append(torch.cat(parts, dim=-1) if name in self._coordinates else parts[0])
+            tensors.append(torch.cat(parts, dim=-1) if name in self._coordinates else parts[0].clone())
         in_order = iter(tensors)
         return Bucket(params, kind.dtype, optimizer, map_state(lambda _: next(in_order), state))
 
@@ -170,13 +171,13 @@ class ParameterStates:
     def _coordinates(self) -> frozenset[str]:
         return self._per_coordinate or frozenset()
 
-    def _find_per_coordinate(self, network: str) -> frozenset[str] | None:
+    def _find_per_coordinate(self, kind: Kind) -> frozenset[str] | None:
         """Names of the tensors whose last axis goes through the coordinates.
 
         None if the state is not of that form; then every parameter is a bucket of its own.
         """
         two, three, both = (
-            _named(self._optimizer.init_state(self._layout(network, [torch.Size([size]) for size in sizes]), 1))
+            _named(self._optimizer.init_state(self._layout(kind, [_shape(kind.network, size) for size in sizes]), 1))
             for sizes in ([2], [3], [1, 2])
         )
         names = set()
@@ -189,10 +190,12 @@ class ParameterStates:
                 names.add(name)
         return frozenset(names)
 
-    def _layout(self, network: str, shapes: Sequence[torch.Size]) -> Layout:
+    def _layout(self, kind: Kind, shapes: Sequence[torch.Size]) -> Layout:
+        network = kind.network
         if self._optimizer.share == "tensor":  # all that a tensor's network works on is one tensor to it
             return Layout((network,), (torch.Size([sum(map(torch.Size.numel, shapes))]),), (network,))
-        return Layout(tuple(map(str, range(len(shapes)))), tuple(shapes), (network,) * len(shapes))
+        count = len(shapes)
+        return Layout(tuple(map(str, range(count))), tuple(shapes), (network,) * count, (kind.depth,) * count)
 
     def _copy(self, kind: Kind) -> LearnedOptimizer:
         """The learned optimizer on the device, and in the type, of such parameters."""
@@ -200,6 +203,11 @@ class ParameterStates:
         if place not in self._copies:
             self._copies[place] = copy.deepcopy(self._optimizer).to(*place)
         return self._copies[place]
+
+
+def _shape(network: str, size: int) -> torch.Size:
+    """The shape of a tensor of ``size`` numbers that this network works on, where networks are told apart by kind."""
+    return torch.Size([size, *[1] * {"matrix": 1, "filter": 3}.get(network, 0)])
 
 
 def _named(state: Any, path: str = "") -> NamedState:

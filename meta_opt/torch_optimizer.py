@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizers import base
 from meta_opt.parameter_states import Kind, NamedState, ParameterStates
+from meta_opt.params import depths_of, kind_of
 from meta_opt.recipes import load_optimizer, pretrained_path, read_recipe
 
 
@@ -38,7 +39,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     coordinate (40 per LSTM layer of 20) is kept.
 
     A checkpoint may hold several networks, one per group or per tensor of the optimizee it was meta-trained on. Then
-    each parameter group names its own: ``[{"params": convolutions, "network": "conv"}, ...]``.
+    each parameter group names its own: ``[{"params": convolutions, "network": "conv"}, ...]``. (Where there is one per
+    kind of tensor, each parameter has that of its kind.) Networks that read where in the model a tensor is take the
+    order of the parameters for it.
 
     ``state`` and ``state_dict`` hold copies per parameter, made when they are looked at.
     """
@@ -73,7 +76,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
         learned = load_optimizer(path)
         learned.engine = engine
-        self._networks = [segment.name for segment in read_recipe(path).layout.segments(learned.share)]
+        layout = read_recipe(path).layout
+        self._networks = list(dict.fromkeys(segment.name for segment in layout.segments(learned.share)))
+        self._by_kind = learned.share == "kind"
+        self._reads_depth = learned.tensor_features
         self._states = ParameterStates(learned, self._networks[0])
         super().__init__(params, {"lr": lr, "network": None})
 
@@ -120,6 +126,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         rates: dict[Tensor, float] = {}
+        depths = self._depths()
         kinds: dict[Tensor, Kind] = {}
         for group in self.param_groups:
             for param in group["params"]:
@@ -131,7 +138,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         f"{param.grad.layout}: for embeddings set sparse=False"
                     )
                 rates[param] = float(group["lr"])
-                kinds[param] = Kind.of(param, group["network"])
+                kinds[param] = self._kind(param, group["network"], depths)
         for bucket in self._states.buckets(kinds):
             updates = torch._foreach_mul(bucket.step(loss), [rates[param] for param in bucket.params])
             torch._foreach_add_(bucket.params, updates)
@@ -160,7 +167,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.state.update(states)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_networks": self._networks, "_states": self._states}
+        own = ("_networks", "_by_kind", "_reads_depth", "_states")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         rest = {name: value for name, value in state.items() if name != "state"}
@@ -171,6 +179,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
         for param in group["params"]:
             if not param.is_floating_point():
                 raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
+        if self._by_kind and group["network"] is None:
+            if missing := sorted({kind_of(param.shape) for param in group["params"]} - set(self._networks)):
+                raise MetaOptError(
+                    f"the checkpoint has no network for a {missing[0]}; it has {', '.join(self._networks)}"
+                )
+            return
         if group["network"] is None and len(self._networks) == 1:
             group["network"] = self._networks[0]
         if group["network"] not in self._networks:
@@ -180,18 +194,28 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 f"the checkpoint has {', '.join(self._networks)}"
             )
 
+    def _kind(self, param: Tensor, network: str | None, depths: Mapping[Tensor, float]) -> Kind:
+        return Kind.of(param, network or kind_of(param.shape), depths.get(param, 0.0))
+
+    def _depths(self) -> dict[Tensor, float]:
+        """The place of each parameter in the model, in the order of the groups; where the network reads it."""
+        if not self._reads_depth:
+            return {}
+        params = [param for group in self.param_groups for param in group["params"]]
+        return dict(zip(params, depths_of(len(params)), strict=True))
+
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
         states = {}
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
             network = saved.get("network")
-            if network not in self._networks:
+            if network not in self._networks and not (self._by_kind and network is None):
                 raise MetaOptError(
                     f"the state belongs to a network {network!r}; the checkpoint has {', '.join(self._networks)}"
                 )
             for param, number in zip(group["params"], saved["params"], strict=False):
                 if state := incoming["state"].get(number):
-                    expected = self._states.initial(param, Kind.of(param, network))
+                    expected = self._states.initial(param, self._kind(param, network, self._depths()))
                     shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
                     if next(shapes) != next(shapes):
                         raise MetaOptError(

@@ -115,4 +115,4 @@ def test_other_states_are_kept_per_parameter() -> None:
 
 @pytest.mark.parametrize(("dtype", "computed"), [(torch.float16, torch.float32), (torch.float64, torch.float64)])
 def test_networks_compute_in_float32_or_more(dtype: torch.dtype, computed: torch.dtype) -> None:
-    assert Kind.of(torch.zeros(1, dtype=dtype), "all") == ("all", torch.device("cpu"), computed)
+    assert Kind.of(torch.zeros(1, dtype=dtype), "all") == ("all", torch.device("cpu"), computed, 0.0)

@@ -123,6 +123,32 @@ def test_groups_name_their_networks(tmp_path: Path, share: str) -> None:
     step(optimizer, 0)
 
 
+@pytest.mark.parametrize("options", [{"share": "kind"}, {"tensor_features": True}], ids=["kind", "tensor_features"])
+def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: dict[str, Any]) -> None:
+    optimizee = DigitsMlp([7])
+    path = checkpoint(tmp_path, optimizee, **options, **MOMENTS)
+
+    def make(tensors: dict[str, Tensor]) -> LearnedOptimizer:
+        return LearnedOptimizer(tensors.values(), checkpoint=path)
+
+    losses = plain_loop(optimizee, make, 20)
+    torch.testing.assert_close(losses, unrolled(optimizee, path, 20, "auto"), rtol=1e-6, atol=1e-6)
+    first, second = LearnedOptimizer(params(), checkpoint=path), LearnedOptimizer(params(), checkpoint=path)
+    step(first, 0)
+    second.load_state_dict(first.state_dict())
+    for one, other in zip(first.param_groups[0]["params"], second.param_groups[0]["params"], strict=True):
+        other.data.copy_(one)
+    step(first, 1)
+    step(second, 1)
+    assert_equal(first.param_groups[0]["params"], second.param_groups[0]["params"])
+
+
+def test_a_kind_without_a_network(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, DigitsMlp([7]), share="kind")
+    with pytest.raises(MetaOptError, match="the checkpoint has no network for a filter; it has matrix, vector"):
+        LearnedOptimizer([torch.zeros(3, 3, 2, 2, requires_grad=True)], checkpoint=path)
+
+
 def test_a_parameter_steps_as_if_it_were_alone(path: Path) -> None:
     together = LearnedOptimizer(params(), checkpoint=path)
     alone = [LearnedOptimizer([param], checkpoint=path) for param in params()]

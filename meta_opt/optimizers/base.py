@@ -32,11 +32,13 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
             had (``"auto"``), native code or an error, or PyTorch.
         reads_params: Whether :meth:`step` reads the parameters; where it does not, unrolls need not keep them.
         share: Which parameters have a network in common; :meth:`Layout.segments` says what the networks are called.
+        tensor_features: Whether the layout's shapes and depths matter to it, not only which coordinates there are.
     """
 
     engine: Engine = "auto"
     reads_params: bool = True
     share: Sharing = "all"
+    tensor_features: bool = False
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make the weights φ, drawn from ``generator``; called once, before anything else.
