@@ -40,8 +40,8 @@ def prepare(threads: int | None) -> int:
 
 
 def side_names() -> list[str]:
-    """Native code, if it can be built here, PyTorch, and the reference."""
-    return [*(["native"] if kernels.available() else []), "torch", "plain"]
+    """Native code that replays all or a quarter of the coordinates, if it can be built here; PyTorch; the reference."""
+    return [*(["native", "quarter"] if kernels.available() else []), "torch", "plain"]
 
 
 class Bench:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meta_opt.api import Optimizee, TensorDict
 from meta_opt.meta_gradients.first_order import first_order
+from meta_opt.meta_gradients.subset import draw_subset
 from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.base import Engine
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
@@ -40,9 +41,11 @@ class Side(Protocol):
 
 
 def make_side(name: str, workload: Workload, optimizee: Optimizee) -> Side:
-    """The side of this name: native, torch or plain."""
+    """The side of this name: native, quarter (native code, replaying a quarter of the coordinates), torch or plain."""
     if name == "plain":
         return PlainSide(workload, optimizee)
+    if name == "quarter":
+        return MetaOptSide(workload, optimizee, "native", replay_fraction=0.25)
     return MetaOptSide(workload, optimizee, name)  # type: ignore[arg-type]
 
 
@@ -50,7 +53,12 @@ class MetaOptSide:
     """Meta-training as ``MetaLearner`` does it, without Lightning."""
 
     def __init__(
-        self, workload: Workload, optimizee: Optimizee, engine: Engine, dtype: torch.dtype = torch.float32
+        self,
+        workload: Workload,
+        optimizee: Optimizee,
+        engine: Engine,
+        dtype: torch.dtype = torch.float32,
+        replay_fraction: float = 1.0,
     ) -> None:
         """Make φ and the meta-optimizer."""
         self._optimizee, self._num_problems, self._dtype = optimizee, workload.num_problems, dtype
@@ -58,9 +66,11 @@ class MetaOptSide:
         self.optimizer.engine = engine
         self.meta_optimizer = torch.optim.Adam(self.optimizer.trained_parameters(), lr=LR)
         self._meta_loss = MetaLoss("sum", "constant")
+        self._replay_fraction, self._generator = replay_fraction, torch.Generator().manual_seed(0)
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._in_part = False
         self._time(self.optimizer, "step", "forward")
+        self._time(self.optimizer, "advance", "forward")
         self._time(self.optimizer, "replay", "replay")
 
     def start(self) -> None:
@@ -73,7 +83,10 @@ class MetaOptSide:
     def meta_step(self, num_steps: int) -> Tensor:
         """See :class:`Side`."""
         trajectory = unroll(self._problems, self.optimizer, self._position, num_steps)
-        estimate = first_order(trajectory, self.optimizer, self._meta_loss)
+        subset = None
+        if self._replay_fraction < 1.0:
+            subset = draw_subset(self._problems.layout, self._replay_fraction, self._generator)
+        estimate = first_order(trajectory, self.optimizer, self._meta_loss, subset)
         for parameter, grad in zip(self.optimizer.trained_parameters(), estimate.grads, strict=True):
             parameter.grad = grad
         self.meta_optimizer.step()

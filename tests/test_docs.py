@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,31 @@ import torch
 from checkpoints_for_tests import save_untrained
 
 from meta_opt import recipes
+from meta_opt.api import Optimizee
+from meta_opt.baselines import adam
+from meta_opt.episodes import run_episodes
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 
 DOCS = Path(__file__).parent.parent / "docs"
 AS_ADAM = {"inputs": "log_sign+moments", "base_step": 0.03, "initial_output": 0.0}  # works without meta-training
 
+FILES = ("robust", "spirals", "test_robust")  # that docs/plugins.md has the reader write
 
-def python_blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the files of docs/plugins.md, from which they can be imported."""
+    for name, text in zip(FILES, blocks("plugins.md"), strict=True):
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in FILES:
+        sys.modules.pop(name, None)
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 class TwoGroups(DigitsMlp):
@@ -39,7 +59,7 @@ def test_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_untrained(tmp_path / "checkpoints" / "two_networks.ckpt", TwoGroups(), share="group", **AS_ADAM)
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "use"}
-    loop, checkpoint, lightning, networks, resume = python_blocks("use.md")
+    loop, checkpoint, lightning, networks, resume = blocks("use.md")
 
     exec(loop, names)
     assert names["loss"] < 0.5 < math.log(10)
@@ -54,3 +74,50 @@ def test_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [group["network"] for group in names["optimizer"].param_groups] == ["conv", "linear"]
     exec(resume, names)
     assert len(names["optimizer"].state) == 4
+
+
+def test_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_untrained(tmp_path / "checkpoints" / "digits_mlp" / "run_0" / "best.ckpt", DigitsMlp(), **AS_ADAM)
+    (use,) = blocks("first_run.md")
+    names: dict[str, Any] = {}
+    exec(use, names)
+    assert names["loss"] < 0.5 < math.log(10)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["20", "40", "60", "80", "100"]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
+def test_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (train,) = blocks("api.md")
+    names: dict[str, Any] = {}
+    exec(train, names)
+    assert int(names["learner"].episode) == 10
+    assert names["trained"] is names["learner"].trained
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["robust.RobustRegression", "spirals.Spirals"])
+def test_optimizees_of_the_guide(guide: Path, meta_opt: Callable[..., Any], name: str) -> None:
+    quick = ["--trainer.max_epochs", "1", "--model.episodes_per_epoch", "1", "--trainer.enable_progress_bar", "false"]
+    status, _, error = meta_opt("fit", "--optimizee", name, *quick)
+    assert status == 0, error
+    assert (guide / "checkpoints" / name / "run_0" / "best.ckpt").is_file()
+
+
+def test_robust_regression_of_the_guide(guide: Path) -> None:
+    optimizee = import_module("robust").RobustRegression(num_inputs=3)
+    curves = run_episodes(optimizee, adam(0.3), "test", 4, 100, seed=0)
+    assert curves.losses[-1].max() < 0.2 < curves.losses[0].min()
+
+
+def test_the_test_of_the_guide(guide: Path) -> None:
+    pytest.importorskip("meta_opt.testing")
+    import_module("test_robust").test_robust_regression()
+
+
+def test_entry_point_of_the_guide(guide: Path) -> None:
+    (text,) = blocks("plugins.md", "toml")
+    ((module, name),) = re.findall(r'^robust_regression = "(\w+):(\w+)"$', text, re.MULTILINE)
+    assert issubclass(getattr(import_module(module), name), Optimizee)
+    assert f'only-include = ["{module}.py"]' in text
