@@ -53,6 +53,16 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def export(path: Path, to: Path) -> None:
+    """Write what of the checkpoint at ``path`` is needed to use and to test it, and not to go on training, as ``to``.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, or not one of ours.
+    """
+    kept = ("meta_opt", "state_dict", "pytorch-lightning_version")
+    AtomicCheckpointIO().save_checkpoint({name: item for name, item in load(path).items() if name in kept}, to)
+
+
 def load_learner(path: Path) -> MetaLearner:
     """The module of a checkpoint, made again from installed plugins, with its weights.
 

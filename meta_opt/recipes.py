@@ -61,6 +61,7 @@ class Recipe:
     model: dict[str, Any]
     layout: Layout  # of the optimizee's parameters, for which the optimizer was built
     run: dict[str, Any]  # settings of the run, by option name
+    resumable: bool  # whether a run can go on from it; see checkpoints.export
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -78,6 +79,7 @@ def read_recipe(path: Path) -> Recipe:
             dict(recipe["model"]),
             Layout.from_plain(recipe["layout"]),
             dict(checkpoint.get(RUN_SETTINGS, {})),
+            "optimizer_states" in checkpoint,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete") from error

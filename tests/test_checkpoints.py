@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from meta_opt.checkpoints import AtomicCheckpointIO, load_learner, remove_leftovers
+from meta_opt.checkpoints import AtomicCheckpointIO, export, load_learner, remove_leftovers
 from meta_opt.errors import CheckpointError
 from meta_opt.recipes import load, load_optimizer, pretrained_path
 
@@ -64,6 +64,20 @@ def test_load_learner_makes_the_module_again(meta_opt, tmp_path):
     assert not optimizer.trained_parameters()
     for name, tensor in optimizer.state_dict().items():
         assert torch.equal(tensor, module.trained.state_dict()[name])
+
+
+def test_an_export_is_small_and_can_be_tested(meta_opt, tmp_path):
+    few = ["--model.num_steps", "4", "--model.episodes_per_epoch", "2", "--trainer.max_epochs", "1"]
+    assert meta_opt("fit", "--optimizee", "quadratic", *few, "--model.num_test_problems", "3")[0] == 0
+    path, exported = tmp_path / "checkpoints" / "quadratic" / "run_0" / "best.ckpt", tmp_path / "small.ckpt"
+    export(path, exported)
+    assert set(load(exported)) == {"meta_opt", "state_dict", "pytorch-lightning_version"}
+    tables = [meta_opt("test", "--ckpt_path", each)[1].partition("┏")[2] for each in (path, exported)]
+    assert tables[0] == tables[1]
+    assert "test/final_loss" in tables[1]
+    status, _, errors = meta_opt("fit", "--ckpt_path", exported)
+    assert status == 2
+    assert "no run that fit can go on with" in errors
 
 
 def test_pretrained_names_are_checked():

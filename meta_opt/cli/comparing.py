@@ -71,9 +71,9 @@ def run(options: list[str]) -> int:
         {label: relative(path) for label, path in paths.items()},
         f"meta-opt compare {shlex.join(options)}",
     )
+    folder = report.save(out, default)
     print(report.table())
     print(_LEGEND)
-    folder = report.save(out, default)
     print(f"\nresults.json, curves.csv and curves.png are in {relative(folder)}")
     print(f"  tensorboard --logdir {shlex.quote(relative(folder))}")
     return 0

@@ -154,6 +154,8 @@ def _use_checkpoint(command: str, defaults: Defaults, asked: dict[Kind, type[Any
         defaults.options |= model
         _recommend(defaults, with_optimizer=False)
     if command == "fit":
+        if not recipe.resumable:
+            raise CheckpointError(f"{relative(path)} holds a trained optimizer to use, no run that fit can go on with")
         if not same["optimizee"]:
             raise CheckpointError(
                 f"{relative(path)} was trained on {recipe.optimizee.name or 'another optimizee'}, and fit goes on with "
