@@ -87,7 +87,7 @@ def test_pretrained_names_are_checked():
 
 def test_load_learner_takes_installed_names_only(tmp_path):
     part = {"class_path": "os.system", "init_args": {}}
-    layout = {"names": ["w"], "shapes": [[1]], "groups": ["all"]}
+    layout = {"names": ["w"], "shapes": [[1]], "groups": ["all"], "depths": [0.0]}
     recipe = {"format": 1, "optimizee": part, "optimizer": part, "model": {}, "layout": layout}
     torch.save({"meta_opt": recipe}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="has no installed name"):

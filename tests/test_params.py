@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from meta_opt.params import Layout, Segment
+from meta_opt.params import NUM_FEATURES, Layout, Segment, features_of
 
 PARAMS = {
     "conv.weight": torch.arange(6.0).reshape(2, 3),
@@ -73,3 +73,29 @@ def test_groups_of_unknown_parameters() -> None:
 def test_equal_layouts_are_equal() -> None:
     assert Layout.of(PARAMS, GROUPS) == Layout.of({name: tensor + 1 for name, tensor in PARAMS.items()}, GROUPS)
     assert Layout.of(PARAMS, GROUPS) != Layout.of(PARAMS)
+
+
+def test_segments_by_kind_need_not_be_neighbours() -> None:
+    layout = Layout.of(
+        {"w1": torch.zeros(2, 3), "b1": torch.zeros(3), "k": torch.zeros(1, 1, 2, 2), "b2": torch.zeros(())}
+    )
+    assert [(s.name, s.start, s.stop) for s in layout.segments("kind")] == [
+        ("matrix", 0, 6), ("vector", 6, 9), ("filter", 9, 13), ("vector", 13, 14),
+    ]  # fmt: skip
+
+
+def test_features_are_of_the_tensor_and_its_place_in_the_model() -> None:
+    params = {"w1": torch.zeros(20, 100), "b1": torch.zeros(20), "w2": torch.zeros(10, 20)}
+    layout = Layout.of(params, {"w1": "first", "b1": "rest", "w2": "first"})  # grouping moves w2, not its place
+    segments = {(s.start, s.stop): s for s in layout.segments("all", features=True)}
+    assert [s.name for s in segments.values()] == ["all"] * 3
+    assert segments[0, 2000].features == pytest.approx((0.0, 0.0, 0.0, math.log(100) / 5, math.log(20) / 5))
+    assert segments[2000, 2200].features == pytest.approx((0.0, 0.0, 1.0, math.log(20) / 5, math.log(10) / 5))
+    assert segments[2200, 2220].features == pytest.approx((1.0, 0.0, 0.5, 0.0, math.log(20) / 5))
+    assert features_of(torch.Size([]), 0.0) == (1.0, 0.0, 0.0, 0.0, 0.0)
+    assert len(features_of(torch.Size([1]), 0.0)) == NUM_FEATURES
+
+
+def test_a_layout_survives_as_plain_values() -> None:
+    layout = Layout.of({"a": torch.zeros(2, 3), "b": torch.zeros(4)}, {"b": "late"})
+    assert Layout.from_plain(layout.to_plain()) == layout

@@ -5,25 +5,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
-from http.client import HTTPException
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from meta_opt.api import ModuleOptimizee, OptimizeeError
+from meta_opt.api import ModuleOptimizee
+from meta_opt_optimizees.data_folder import damaged, data_folder, download
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
 
 _NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
-_TIMEOUT = 10.0  # seconds without an answer; torchvision sets no limit, and would wait for minutes
 
 
 class MnistMlp(ModuleOptimizee):
@@ -47,8 +40,7 @@ class MnistMlp(ModuleOptimizee):
             data_dir: Folder that holds MNIST/raw, or where to put it; by default that of the environment variable
                 META_OPT_DATA_DIR, or else data.
         """
-        folder = Path(data_dir or os.environ.get("META_OPT_DATA_DIR") or "data").expanduser().absolute()
-        images, labels, test_images, test_labels = read_mnist(folder)
+        images, labels, test_images, test_labels = read_mnist(data_folder(data_dir))
         super().__init__(
             partial(mlp, 784, hidden_sizes, 10, activation),
             train=(images[:-_NUM_HELD_BACK], labels[:-_NUM_HELD_BACK]),
@@ -65,8 +57,6 @@ class MnistMlp(ModuleOptimizee):
             **RECOMMENDED_SETTINGS,
             "model.lr": 0.002,
             "model.clip_relative": 2.0,
-            "model.replay_fraction": 0.25,
-            "optimizer.share": "kind",
             "trainer.max_epochs": 20,
         }
 
@@ -88,7 +78,7 @@ def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         "t10k-labels-idx1-ubyte": (10_000,),
     }
     if not all((raw / name).is_file() for name in shapes):
-        _download(raw)
+        download("MNIST", folder, "MNIST/raw", _download)
     images, labels, test_images, test_labels = (_read(raw / name, shape) for name, shape in shapes.items())
     return _scale(images), labels, _scale(test_images), test_labels
 
@@ -106,10 +96,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
             raise ValueError("labels beyond 9")
     # What torchvision raises at a file of the wrong length or content depends on where it notices.
     except (AssertionError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise OptimizeeError(
-            f"{path} is damaged or not MNIST's ({_one_line(error)}): delete it to download it again, or point "
-            "--optimizee.data_dir or META_OPT_DATA_DIR elsewhere"
-        ) from error
+        raise damaged("MNIST", path, error) from error
     return tensor
 
 
@@ -117,30 +104,7 @@ def _scale(images: Tensor) -> Tensor:
     return images.flatten(1).float().div_(255)
 
 
-def _download(raw: Path) -> None:
-    """Download MNIST, and put its files into ``raw`` once all of them have arrived."""
+def _download(temporary: Path) -> list[Path]:
     from torchvision.datasets import MNIST  # importing torchvision takes a second
 
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # progress bars
-                arrived = Path(MNIST(temporary, download=True).raw_folder)
-            raw.mkdir(parents=True, exist_ok=True)
-            # Never a half-written file under its final name, nor two processes writing one.
-            with tempfile.TemporaryDirectory(dir=raw) as staging:
-                for file in arrived.glob("*-ubyte"):
-                    Path(shutil.copy(file, staging)).replace(raw / file.name)
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise OptimizeeError(
-            f"MNIST is not in {raw}, and downloading it failed ({_one_line(error)}): use --optimizee digits_mlp, which "
-            "needs no download, or point --optimizee.data_dir or META_OPT_DATA_DIR at a folder that holds MNIST/raw"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return list(Path(MNIST(temporary, download=True).raw_folder).glob("*-ubyte"))
