@@ -101,12 +101,18 @@ class Layout:
 
     def to_plain(self) -> dict[str, list[Any]]:
         """As plain values, for a checkpoint."""
-        return {"names": [*self.names], "shapes": [[*shape] for shape in self.shapes], "groups": [*self.groups]}
+        return {
+            "names": [*self.names],
+            "shapes": [[*shape] for shape in self.shapes],
+            "groups": [*self.groups],
+            "depths": [*self.depths],
+        }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Sequence[Any]]) -> Layout:
         """What :meth:`to_plain` was called on."""
-        return cls(tuple(plain["names"]), tuple(map(torch.Size, plain["shapes"])), tuple(plain["groups"]))
+        shapes = tuple(map(torch.Size, plain["shapes"]))
+        return cls(tuple(plain["names"]), shapes, tuple(plain["groups"]), tuple(plain["depths"]))
 
     @property
     def num_coordinates(self) -> int:

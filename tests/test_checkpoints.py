@@ -90,5 +90,5 @@ def test_load_learner_takes_installed_names_only(tmp_path):
     layout = {"names": ["w"], "shapes": [[1]], "groups": ["all"], "depths": [0.0]}
     recipe = {"format": 1, "optimizee": part, "optimizer": part, "model": {}, "layout": layout}
     torch.save({"meta_opt": recipe}, tmp_path / "x.ckpt")
-    with pytest.raises(CheckpointError, match="has no installed name"):
+    with pytest.raises(CheckpointError, match="is os.system, not an installed one"):
         load_learner(tmp_path / "x.ckpt")

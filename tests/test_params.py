@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -97,5 +99,5 @@ def test_features_are_of_the_tensor_and_its_place_in_the_model() -> None:
 
 
 def test_a_layout_survives_as_plain_values() -> None:
-    layout = Layout.of({"a": torch.zeros(2, 3), "b": torch.zeros(4)}, {"b": "late"})
+    layout = Layout.of({"a": torch.zeros(2, 3), "b": torch.zeros(4), "c": torch.zeros(1)}, {"b": "late"})
     assert Layout.from_plain(layout.to_plain()) == layout
