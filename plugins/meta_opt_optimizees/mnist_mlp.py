@@ -57,7 +57,10 @@ class MnistMlp(ModuleOptimizee):
             **RECOMMENDED_SETTINGS,
             "model.lr": 0.002,
             "model.clip_relative": 2.0,
-            "trainer.max_epochs": 20,
+            "model.replay_fraction": 0.25,
+            "model.average_decay": 0.99,
+            "optimizer.tensor_features": True,
+            "trainer.max_epochs": 26,
         }
 
 
