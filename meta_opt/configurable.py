@@ -1,4 +1,8 @@
-"""Objects that remember the arguments they were made from, so that a checkpoint can name how to make them again."""
+"""What optimizees and learned optimizers have in common.
+
+They remember the arguments they were made from, so that a checkpoint can name how to make them again, and they may say
+which version of the plugin interface they are written for.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,20 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+API_VERSION = 1
+"""Version of the contracts with plugins. It goes up when a plugin that fulfils them might no longer work."""
+
 
 class Configurable:
-    """Keeps the constructor's arguments, defaults included, in :attr:`init_args`."""
+    """Keeps the constructor's arguments, defaults included, in :attr:`init_args`.
 
+    Attributes:
+        init_args: The arguments, by name.
+        api_version: The version of :mod:`meta_opt.api` that a plugin is written for, if its class says one
+            (``api_version = 1``): meta-opt refuses to load it when its own is another.
+    """
+
+    api_version: int = API_VERSION
     init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:

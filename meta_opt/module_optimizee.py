@@ -32,7 +32,7 @@ class ModuleOptimizee(Optimizee):
             def __init__(self, hidden_size: int = 8) -> None:
                 x, y = two_moons()
                 super().__init__(
-                    lambda: nn.Sequential(nn.Linear(2, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 2)),
+                    partial(network, hidden_size),  # a lambda could not be pickled
                     train=(x[:800], y[:800]), validation=(x[800:900], y[800:900]), test=(x[900:], y[900:]),
                 )
 

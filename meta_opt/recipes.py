@@ -89,15 +89,27 @@ def _part(entry: dict[str, Any]) -> Part:
     return Part(entry["class_path"], dict(entry["init_args"]))
 
 
-def make(kind: registry.Kind, part: Part, path: Path) -> Any:
+def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = None) -> Any:
     """The optimizee or optimizer that the checkpoint at ``path`` names, from an installed plugin.
 
+    Args:
+        kind: Which of the two.
+        part: How it was made.
+        path: The checkpoint.
+        asked: A class that need not be an installed plugin, to be used where the checkpoint names it.
+
     Raises:
-        CheckpointError: If the checkpoint does not name an installed plugin.
+        CheckpointError: If the checkpoint names neither an installed plugin nor what was asked for.
         RegistryError: If the plugin is not installed or does not load.
     """
-    if part.name is None or "." in part.name:  # a checkpoint may not say what to import
-        raise CheckpointError(f"the {kind} of {path} has no installed name, so that it cannot be made again")
+    if part.name is None:
+        raise CheckpointError(f"the {kind} of {path} was made in Python, so that it cannot be made again")
+    same = asked is not None and registry.name_of(asked) == part.name
+    if "." in part.name and not same:
+        raise CheckpointError(
+            f"the {kind} of {path} is {part.name}, not an installed one, and a checkpoint may not say what to import; "
+            f"on the command line, name its class with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS"
+        )
 
     def made(value: Any) -> Any:
         if isinstance(value, list):
@@ -107,20 +119,25 @@ def make(kind: registry.Kind, part: Part, path: Path) -> Any:
         return value
 
     arguments = {name: made(value) for name, value in part.init_args.items()}
-    return registry.load(kind, part.name)(**arguments)
+    cls = asked if asked is not None and same else registry.load(kind, part.name)
+    return cls(**arguments)
 
 
-def load_optimizer(path: Path) -> LearnedOptimizer:
+def load_optimizer(path: Path, asked: type[Any] | None = None) -> LearnedOptimizer:
     """The learned optimizer in the checkpoint at ``path``, for use: with the average of φ, frozen, on the CPU.
 
     Its optimizee need not be there: neither the plugin nor its data.
+
+    Args:
+        path: The checkpoint.
+        asked: Its class, where that is not an installed plugin.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from an installed plugin.
         RegistryError: If the plugin that it names is not installed or does not load.
     """
     recipe = read_recipe(path)
-    optimizer: LearnedOptimizer = make("optimizer", recipe.optimizer, path)
+    optimizer: LearnedOptimizer = make("optimizer", recipe.optimizer, path, asked)
     optimizer.build(recipe.layout, torch.Generator())
     state = load(path).get("state_dict", {})
     weights = {name.removeprefix(AVERAGE): tensor for name, tensor in state.items() if name.startswith(AVERAGE)}

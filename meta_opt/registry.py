@@ -18,8 +18,10 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Literal
 
+from meta_opt.configurable import API_VERSION
 from meta_opt.errors import RegistryError
 
 Kind = Literal["optimizee", "optimizer"]
@@ -123,7 +125,7 @@ def load(kind: Kind, name: str) -> type[Any]:
 
     Raises:
         RegistryError: If the name is unknown or claimed twice, the plugin does not import, or what it offers does
-            not fulfil the contract.
+            not fulfil the contract, or fulfils another version of it.
     """
     plugin = find(kind, name)
     return _imported(kind, str(plugin), plugin.module, plugin.attribute)
@@ -140,7 +142,19 @@ def _imported(kind: Kind, title: str, module: str, attribute: str) -> type[Any]:
     base = contract(kind)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise RegistryError(f"{title} is not one: {module}:{attribute} must be a subclass of {base.__name__}")
+    if problem := version_problem(getattr(loaded, "api_version", None)):
+        raise RegistryError(f"{title} cannot be used: {problem}")
     return loaded
+
+
+def version_problem(version: object) -> str | None:
+    """Why a plugin for this version of the plugin interface cannot be used, if it cannot."""
+    if version == API_VERSION:
+        return None
+    return (
+        f"it is written for version {version} of meta-opt's plugin interface, and this meta-opt has {API_VERSION}; "
+        "install versions of the two that fit"
+    )
 
 
 def resolve(kind: Kind, text: str) -> type[Any]:
@@ -155,6 +169,43 @@ def resolve(kind: Kind, text: str) -> type[Any]:
     if module == "meta_opt" and attribute in names(kind):
         return load(kind, attribute)
     return _imported(kind, f"{kind} {text}", module, attribute)
+
+
+_FILES: dict[str, str] = {}  # classes that were asked for as PATH.py:CLASS, by their dotted paths
+
+
+def path_in_file(text: str) -> str:
+    """The dotted path of a class in a file, ``PATH.py:CLASS``, whose folder joins those that modules are found in.
+
+    Raises:
+        RegistryError: If there is no such file, or a module of its name is imported from elsewhere.
+    """
+    file, _, attribute = text.rpartition(":")
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise RegistryError(f"there is no file {file}")
+    if not path.stem.isidentifier():
+        raise RegistryError(f"{file} cannot be imported: its name must be a Python identifier")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that nothing beside the file hides what is installed
+    importlib.invalidate_caches()
+    spec = importlib.util.find_spec(path.stem)
+    origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+    if origin != path:
+        raise RegistryError(f"{file} cannot be imported: there is another module {path.stem}; rename the file")
+    _FILES[f"{path.stem}.{attribute}"] = text
+    return f"{path.stem}.{attribute}"
+
+
+def is_named(name: Any) -> bool:
+    """Whether a class is one to choose from: installed, or asked for as a class in a file."""
+    return name in _FILES or any(name in names(kind) for kind in KINDS)
+
+
+def reference(cls: type[Any]) -> str:
+    """What to say on the command line for a class: its name, or where it is."""
+    name = name_of(cls)
+    return _FILES.get(name, name)
 
 
 def name_of(cls: type[Any]) -> str:

@@ -112,6 +112,7 @@ BROKEN = {
     "no_such_class": "module offered.wrong has no NoSuchClass",
     "no_such_module": "there is no module offered.nowhere",
     "not_an_optimizee": "offered.wrong:NotAnOptimizee is not a subclass of the optimizee contract",
+    "of_the_future": "it is written for version 99 of meta-opt's plugin interface, and this meta-opt has 1",
     "syntax_error": "offered.syntax_error does not parse",
     "unroll": "meta_opt has a module of that name; meta-opt-offered must choose another",
 }
@@ -128,6 +129,26 @@ def test_list_says_what_is_broken_and_why(meta_opt, plugins):
 def test_list_check_imports(meta_opt, plugins):
     _, out, _ = meta_opt("list", "--check")
     assert "BROKEN: does not import: OSError: no luck today" in out
+
+
+def test_list_of_names_shows_what_they_recommend(meta_opt, plugins):
+    status, out, _ = meta_opt("list", "bowl", "coordinatewise_lstm")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0] == "optimizee bowl  meta-opt-offered 1.2  A bowl: the squared distance to a random point."
+    assert lines[1] == (
+        "  --model.num_steps 7 --model.unroll_length 4 --model.episodes_per_epoch 3 --optimizer.hidden_size 5"
+    )
+    assert lines[2].split() == ["--trainer.max_epochs", "2"]
+    assert lines[3].startswith("optimizer coordinatewise_lstm  meta-opt 0.")
+    assert len(lines) == 4
+    config = settings(meta_opt, "fit", "--optimizee", "Valley", *lines[1].split())  # they are options as they stand
+    assert (config["model"]["num_steps"], config["optimizer"]["init_args"]["hidden_size"]) == (7, 5)
+
+
+def test_list_of_an_unknown_name(meta_opt, plugins):
+    assert "did you mean 'bowl'?" in fails(meta_opt, "list", "bowll")
+    assert fails(meta_opt, "list", "--chekc") == "list takes no --chekc; its only option is --check"
 
 
 # ------------------------------------------------------------------------------------------------------- settings
@@ -408,7 +429,8 @@ def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):
     path = change("checkpoints/bowl/run_0/last.ckpt", edit)
     message = fails(meta_opt, "test", "--ckpt_path", path)
     assert message == (
-        "the optimizee in changed.ckpt is offered.good.Bowl, not an installed one; name its class with --optimizee"
+        "the optimizee in changed.ckpt is offered.good.Bowl, not an installed one, and a checkpoint may not say what "
+        "to import; name its class with --optimizee MODULE.CLASS, or --optimizee FILE.py:CLASS"
     )
     assert meta_opt("test", "--ckpt_path", path, "--optimizee", "bowl", *QUIET)[0] == 0
 

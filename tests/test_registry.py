@@ -53,6 +53,11 @@ FAILURES = {
     "no_such_class": ["does not import: AttributeError"],
     "no_such_module": ["does not import: ModuleNotFoundError"],
     "not_an_optimizee": ["offered.wrong:NotAnOptimizee must be a subclass of Optimizee"],
+    "of_the_future": [
+        "'of_the_future' of meta-opt-offered 1.2 cannot be used: it is written for version 99 of meta-opt's plugin",
+        "interface, and this meta-opt has 1; install versions of the two that fit",
+    ],
+    "offered.wrong.OfTheFuture": ["it is written for version 99"],
     "raises": ["does not import: OSError: no luck today"],
     "syntax_error": ["does not import: SyntaxError"],
     "unroll": ["meta_opt has a module of that name; meta-opt-offered must choose another"],

@@ -20,7 +20,7 @@ commands:
   validate    its losses on the validation problems
   test        its losses on the test problems
   compare     learned optimizers against tuned SGD, Nesterov momentum, RMSprop and Adam
-  list        the installed optimizees and optimizers
+  list        the installed optimizees and optimizers, and what they recommend
 
 options:
   -h, --help  this text; `meta-opt COMMAND --help` for the options of a command

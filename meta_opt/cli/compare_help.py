@@ -19,12 +19,15 @@ what is compared:
   --ckpt_path PATH [PATH ...]     checkpoints that meta-opt fit wrote; best or last: that of the newest run (on the
                                   optimizee, if one is given)
   --pretrained NAME [NAME ...]    checkpoints that come with meta-opt
+  --optimizer CLASS               the class of learned optimizers that are not installed plugins, FILE.py:CLASS or
+                                  MODULE.CLASS: a checkpoint may not say what to import
   --baselines NAME [NAME ...]     hand-made optimizers: SGD, Nesterov (SGD with momentum 0.9), RMSprop, Adam (default:
                                   these four), or any class of torch.optim by its name, with PyTorch's defaults, that
                                   works coordinate by coordinate on gradients: AdamW, Adagrad, ...
 
 on what:
-  --optimizee NAME                default: what the checkpoint was trained on, with the options it had
+  --optimizee NAME                default: what the checkpoint was trained on, with the options it had; also
+                                  FILE.py:CLASS or MODULE.CLASS
   --optimizee.OPTION VALUE        an option of the optimizee; the others stay what they are
   --optimizee.help NAME           its options
   --num_steps N [N ...]           steps; several numbers give several comparisons, with their figures side by side

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from meta_opt import __version__, registry
 from meta_opt.baselines import BASELINES, baseline
 from meta_opt.cli.defaults import checkpoint_path, find_comparison_defaults, set_defaults
+from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.compare import Contestant, Progress, Setting, Validation, compare
@@ -27,6 +28,8 @@ from meta_opt.runs import Run, relative
 def run(options: list[str]) -> int:
     """Compare; returns the exit status."""
     torch.set_flush_denormal(True)  # as in training, or the same problems would not give the very same losses
+    command = f"meta-opt compare {shlex.join(options)}"
+    options = with_dotted_paths(options)
     paths = _checkpoints(options)
     recipes = {path: read_recipe(path) for path in paths.values()}
     try:
@@ -43,7 +46,7 @@ def run(options: list[str]) -> int:
     optimizee.to(device)
     learned = {}
     for label, path in paths.items():
-        optimizer = load_optimizer(path)
+        optimizer = load_optimizer(path, _asked(options, "optimizer"))
         optimizer.engine = recipes[path].model.get("engine", "auto")
         learned[label] = Contestant(optimizer.to(device), _validation(recipes[path], optimizee))
     with _Bar() as bar:
@@ -69,7 +72,7 @@ def run(options: list[str]) -> int:
             "device": str(device),
         },
         {label: relative(path) for label, path in paths.items()},
-        f"meta-opt compare {shlex.join(options)}",
+        command,
     )
     folder = report.save(out, default)
     print(report.table())
@@ -90,14 +93,17 @@ steps: until the loss is as low as the best baseline's final loss"""
 def _checkpoints(options: list[str]) -> dict[str, Path]:
     """The checkpoints to compare by the names that they get, which differ from each other and from baselines."""
     said = read_lists(options, "ckpt_path", "pretrained")
-    name = read_first(options).get("optimizee")
-    optimizee = None if name is None else registry.resolve("optimizee", name)
-    trained = [checkpoint_path(text, Path(), optimizee) for text in said["ckpt_path"]]
+    trained = [checkpoint_path(text, Path(), _asked(options, "optimizee")) for text in said["ckpt_path"]]
     paths = {path: _name(path) for path in trained}
     paths |= {pretrained_path(text): text for text in said["pretrained"]}
     unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
     taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *BASELINES])
     return {name if taken[name] == 1 else relative(resolved): path for resolved, (path, name) in unique.items()}
+
+
+def _asked(options: list[str], kind: registry.Kind) -> type[Any] | None:
+    text = read_first(options).get(kind)
+    return None if text is None else registry.resolve(kind, text)
 
 
 def _name(path: Path) -> str:
@@ -132,6 +138,7 @@ def _parse(options: list[str], recipes: dict[Path, Recipe]) -> tuple[Any, Optimi
 def _parser(optimizee: type[Any] | None) -> Parser:
     parser = Parser(prog="meta-opt compare", allow_abbrev=False)
     add_plugin_argument(parser, "optimizee", optimizee)
+    parser.add_argument("--optimizer", type=str | None, default=None)  # of checkpoints that may not name it
     parser.add_argument("--ckpt_path", type=str, nargs="+")
     parser.add_argument("--pretrained", type=str, nargs="+")
     parser.add_argument("--baselines", type=str, nargs="+", default=list(BASELINES))

@@ -173,7 +173,10 @@ def _use_part(defaults: Defaults, kind: Kind, asked: type[Any] | None, path: Pat
         # A checkpoint may come from anywhere: it chooses among what is installed, and does not import.
         if not isinstance(part.name, str) or "." in part.name:
             made = f"is {part.name}, not an installed one" if part.name else "was made in Python"
-            raise CheckpointError(f"the {kind} in {relative(path)} {made}; name its class with --{kind}")
+            raise CheckpointError(
+                f"the {kind} in {relative(path)} {made}, and a checkpoint may not say what to import; name its class "
+                f"with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS"
+            )
         asked = registry.load(kind, part.name)
     if _names_a_class(part.init_args):
         raise CheckpointError(f"the {kind} in {relative(path)} has an argument that names a class")
@@ -207,10 +210,9 @@ def argument_names(cls: type[Any]) -> list[str]:
 
 
 def _names_a_class(value: Any) -> bool:
-    """Whether something in a checkpoint's arguments would be imported that is not an installed plugin."""
+    """Whether something in a checkpoint's arguments would be imported that is neither installed nor asked for."""
     if isinstance(value, dict):
-        installed = [name for kind in registry.KINDS for name in registry.names(kind)]
-        foreign = "class_path" in value and value["class_path"] not in installed
+        foreign = "class_path" in value and not registry.is_named(value["class_path"])
         return foreign or any(_names_a_class(item) for item in value.values())
     return isinstance(value, list) and any(_names_a_class(item) for item in value)
 

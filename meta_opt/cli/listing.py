@@ -1,13 +1,17 @@
 """``meta-opt list``: what is installed, and what is broken, read from metadata and source without importing a plugin.
 
 Importing one means importing torch, which takes seconds. So what the source tells is shown: whether module and class
-exist, whether the source parses, whether every module that it imports can be found.
+exist, whether the source parses, whether every module that it imports can be found. Only a plugin that is asked for by
+name is imported, to show what it recommends.
 """
 
 from __future__ import annotations
 
 import ast
+import json
+import shlex
 import sys
+import textwrap
 from functools import cache
 from importlib.machinery import ModuleSpec
 
@@ -17,14 +21,17 @@ from meta_opt.registry import Plugin
 
 USAGE = """\
 usage: meta-opt list [--check]
+       meta-opt list NAME [NAME ...]
 
 Lists the installed optimizees and optimizers: name, distribution and version, and what they are.
 Plugins are not imported: what is said to be broken is what their source and metadata tell.
+Those that are named are imported, which takes a few seconds: the settings that they recommend are shown as well.
 
 options:
   -h, --help  this text
   --check     import every plugin as well, which takes a few seconds, and say which fail
 """
+_TOGETHER = "\u00a0"  # between an option and its value, where lines do not break
 
 
 def list_plugins(options: list[str]) -> int:
@@ -32,8 +39,13 @@ def list_plugins(options: list[str]) -> int:
     if {"-h", "--help"} & set(options):
         print(USAGE, end="")
         return 0
-    if unknown := [option for option in options if option != "--check"]:
+    wanted = [option for option in options if not option.startswith("-")]
+    if unknown := [option for option in options if option.startswith("-") and option != "--check"]:
         raise MetaOptError(f"list takes no {unknown[0]}; its only option is --check")
+    if wanted:
+        for name in wanted:
+            _show(_find(name))
+        return 0
     rows = {kind: [_row(plugin, "--check" in options) for plugin in registry.plugins(kind)] for kind in registry.KINDS}
     widths = [max((len(row[i]) for kind in rows for row in rows[kind]), default=0) for i in range(2)]
     for kind in registry.KINDS:
@@ -43,6 +55,26 @@ def list_plugins(options: list[str]) -> int:
         if not rows[kind]:
             print("  none")
     return 0
+
+
+def _find(name: str) -> Plugin:
+    return registry.find("optimizer" if name in registry.names("optimizer") else "optimizee", name)
+
+
+def _show(plugin: Plugin) -> None:
+    """A plugin with what it recommends, as options."""
+    cls = registry.load(plugin.kind, plugin.name)
+    print(f"{plugin.kind} {plugin.name}  {plugin.distribution} {plugin.version}  {describe(plugin)}".rstrip())
+    settings = cls.recommended_settings() if plugin.kind == "optimizee" else {}
+    options = " ".join(f"--{name}{_TOGETHER}{_value(value)}" for name, value in settings.items())
+    if options:
+        text = textwrap.fill(options, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        print(text.replace(_TOGETHER, " "))
+
+
+def _value(value: object) -> str:
+    """A value as it is said on the command line."""
+    return shlex.quote(value if isinstance(value, str) else json.dumps(value))
 
 
 def _row(plugin: Plugin, check: bool) -> tuple[str, str, str]:
@@ -71,6 +103,11 @@ def describe(plugin: Plugin) -> str:
         return ""
     if not isinstance(node, ast.ClassDef) or not node.bases:
         raise RegistryError(f"{plugin.module}:{plugin.attribute} is not a subclass of the {plugin.kind} contract")
+    for statement in node.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name("api_version")], value=ast.Constant(version)):
+                if problem := registry.version_problem(version):
+                    raise RegistryError(problem)
     return (ast.get_docstring(node) or "").partition("\n")[0]
 
 

@@ -56,7 +56,7 @@ def add_plugin_argument(parser: ArgumentParser, kind: registry.Kind, chosen: typ
         chosen: The class, as far as it is known.
     """
     _offer_names(kind, registry.contract(kind), chosen)
-    text = f"The {kind}: a name, one of {', '.join(registry.names(kind))}, or a class."
+    text = f"The {kind}: a name, one of {', '.join(registry.names(kind))}, or a class, MODULE.CLASS or FILE.py:CLASS."
     parser.add_subclass_arguments(registry.contract(kind), kind, required=False, help=text)
 
 

@@ -62,7 +62,7 @@ def _said(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
             continue
         name = option.removeprefix("--")
         if option in ("--config", "-c"):
-            config = _read_yaml(Path(value))
+            config = _parse_yaml(value) if "\n" in value else _read_yaml(Path(value))
             for name in OPTIONS:
                 entry = config
                 for key in name.split("."):

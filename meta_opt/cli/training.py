@@ -23,6 +23,7 @@ from meta_opt.callbacks import MONITOR, Interruption, Progress, RunCheckpoint, R
 from meta_opt.checkpoints import AtomicCheckpointIO
 from meta_opt.cli import HELP
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
+from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.meta_learner import MetaLearner
@@ -75,7 +76,8 @@ class MetaOptCLI(LightningCLI):
         self._command = command
         self._options = options
         self._interruption = Interruption()
-        self._defaults = find_defaults(command, options)
+        arguments = with_dotted_paths(options)
+        self._defaults = find_defaults(command, arguments)
         about = {
             "description": next(line.strip() for line in HELP.splitlines() if line.startswith(f"  {command} ")),
             "usage": f"meta-opt {command} {'--optimizee NAME' if command == 'fit' else '--ckpt_path PATH'} [OPTIONS]",
@@ -88,7 +90,7 @@ class MetaOptCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=CommandParser,
             parser_kwargs={"prog": "meta-opt", "allow_abbrev": False, command: about},
-            args=[command, *options],
+            args=[command, *arguments],
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
@@ -185,7 +187,7 @@ class MetaOptCLI(LightningCLI):
         config = yaml.safe_load(text)
         config["ckpt_path"] = None
         for kind, cls in self._defaults.classes.items():
-            config[kind]["class_path"] = registry.name_of(cls)
+            config[kind]["class_path"] = registry.reference(cls)
         return f"# meta-opt {__version__}: meta-opt fit --config THIS_FILE\n" + yaml.safe_dump(config, sort_keys=False)
 
     # ---------------------------------------------------------------------------------------------------------- runs
@@ -232,9 +234,15 @@ class MetaOptCLI(LightningCLI):
             print(f"  {_program()} fit {shlex.join(options)}")
         elif best.exists():
             for command in ("test", "compare"):
-                print(f"  {_program()} {command} --ckpt_path {shlex.quote(relative(best))}")
+                print(f"  {_program()} {command} --ckpt_path {shlex.join([relative(best), *self._foreign_classes()])}")
         if run.logs.exists():
             print(f"  tensorboard --logdir {shlex.quote(relative(run.logs.parent.parent))}")
+
+    def _foreign_classes(self) -> list[str]:
+        """The options that name what a checkpoint may not name: classes that are not installed plugins."""
+        classes = self._defaults.classes.items()
+        named = ((f"--{kind}", registry.reference(cls)) for kind, cls in classes if "." in registry.name_of(cls))
+        return [part for option in named for part in option]
 
     def _options_without_checkpoint(self) -> list[str]:
         options = list(self._options)

@@ -1,6 +1,5 @@
-"""What every optimizee that ships with meta-opt has to fulfil; an exception is a field of the table."""
+"""What every optimizee and optimizer that ships with meta-opt has to fulfil; an exception is a field of the table."""
 
-import ast
 import functools
 import importlib
 import inspect
@@ -8,19 +7,24 @@ import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
 import meta_opt_optimizees
-from meta_opt.api import Optimizee, OptimizeeFamily, Split, TensorDict
-from meta_opt.optimizee import check_loss
+from meta_opt.api import LearnedOptimizer, Optimizee, Split, TensorDict
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.problems import Problems
+from meta_opt.testing import optimizee_checks, optimizer_checks
+from meta_opt_optimizees.cifar_cnn import CifarCnn
 from meta_opt_optimizees.digits_mlp import DigitsMlp
+from meta_opt_optimizees.mixture import Mixture
 from meta_opt_optimizees.mnist_mlp import MnistMlp
+from meta_opt_optimizees.omniglot import Omniglot
 from meta_opt_optimizees.quadratic import Quadratic
+from meta_opt_optimizees.small_mlps import SmallMlps
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -30,29 +34,52 @@ class Case:
     optimizee: Callable[[], Optimizee]
     num_coordinates: int
     metrics: frozenset[str] = frozenset()
-    has_data: bool = False
     needs_files: bool = False
+    step: float = 1e-6  # of finite differences; shorter where many ReLUs have their kinks
 
 
+CLASSES = frozenset({"accuracy"})
 CASES = {
     "quadratic": Case(Quadratic, 10),
     "quadratic, uniform": Case(lambda: Quadratic(convention="uniform"), 10),
-    "digits_mlp": Case(DigitsMlp, 64 * 20 + 20 + 20 * 10 + 10, frozenset({"accuracy"}), has_data=True),
+    "digits_mlp": Case(DigitsMlp, 64 * 20 + 20 + 20 * 10 + 10, CLASSES),
     "digits_mlp, two layers": Case(
-        lambda: DigitsMlp([7, 5], "leaky_relu", init_std=None), 64 * 7 + 7 + 7 * 5 + 5 + 5 * 10 + 10,
-        frozenset({"accuracy"}), has_data=True,
+        lambda: DigitsMlp([7, 5], "leaky_relu", init_std=None), 64 * 7 + 7 + 7 * 5 + 5 + 5 * 10 + 10, CLASSES
     ),
-    "mnist_mlp": Case(
-        MnistMlp, 784 * 20 + 20 + 20 * 10 + 10, frozenset({"accuracy"}), has_data=True, needs_files=True
+    "mnist_mlp": Case(MnistMlp, 784 * 20 + 20 + 20 * 10 + 10, CLASSES, needs_files=True),
+    "cifar_cnn": Case(
+        lambda: CifarCnn([4, 3], 3, [5], batch_size=16),
+        4 * 3 * 9 + 4 + 3 * 4 * 9 + 3 + 3 * 8 * 8 * 5 + 5 + 5 * 10 + 10, CLASSES, needs_files=True, step=1e-9,
+    ),
+    "cifar_cnn, plain": Case(
+        lambda: CifarCnn([4], 5, [], normalize=False, labels=[3, 5], batch_size=16, init_std=None),
+        4 * 3 * 25 + 4 + 4 * 16 * 16 * 2 + 2, CLASSES, needs_files=True, step=1e-9,
+    ),
+    "omniglot": Case(
+        lambda: Omniglot(num_channels=4), 4 * 9 + 3 * 4 * 4 * 9 + 4 * 4 + 4 * 10 + 10,
+        frozenset({"accuracy", "new_accuracy"}), needs_files=True, step=1e-9,
     ),
 }  # fmt: skip
+FAMILIES: dict[str, Callable[[], Optimizee]] = {
+    "mixture": lambda: Mixture([Quadratic(3), DigitsMlp()]),
+    "small_mlps": lambda: SmallMlps(batch_size=16),
+}
+NEEDS_FILES = {"small_mlps", *(name for name, case in CASES.items() if case.needs_files)}
+OPTIMIZERS: dict[str, Callable[[], LearnedOptimizer]] = {
+    "paper": CoordinatewiseLSTM,
+    "gradients": partial(CoordinatewiseLSTM, 1, 5, inputs="none", share="tensor"),
+    "moments": partial(CoordinatewiseLSTM, 1, 5, inputs="moments", output="tanh", share="group"),
+    "base step": partial(CoordinatewiseLSTM, 2, 4, inputs="log_sign+moments", base_step=0.03, initial_output=0.0),
+    "no layers": partial(CoordinatewiseLSTM, 0, inputs="moments"),
+    "tensor features": partial(CoordinatewiseLSTM, 1, 5, share="kind", tensor_features=True),
+}
 
-made = functools.cache(lambda name: CASES[name].optimizee())
+made = functools.cache(lambda name: FAMILIES[name]() if name in FAMILIES else CASES[name].optimizee())
 
 
 @pytest.fixture(params=CASES)
 def name(request: pytest.FixtureRequest) -> str:
-    if CASES[request.param].needs_files and "META_OPT_DATA_DIR" not in os.environ:
+    if request.param in NEEDS_FILES and "META_OPT_DATA_DIR" not in os.environ:
         pytest.skip("META_OPT_DATA_DIR, the folder that holds the data sets, is not set")
     return request.param
 
@@ -77,12 +104,8 @@ def draw(optimizee: Optimizee, seed: int, split: Split = "train") -> tuple[Tenso
     return params, problem, batch
 
 
-def same(one: TensorDict, other: TensorDict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
-
-
 def classes() -> set[type]:
-    """All optimizees of the package but families, whose variants are built from these."""
+    """All optimizees of the package."""
     modules = [
         importlib.import_module(f"meta_opt_optimizees.{info.name}")
         for info in pkgutil.iter_modules(meta_opt_optimizees.__path__)
@@ -91,34 +114,24 @@ def classes() -> set[type]:
         member
         for module in modules
         for member in vars(module).values()
-        if inspect.isclass(member)
-        and issubclass(member, Optimizee)
-        and member.__module__ == module.__name__
-        and not issubclass(member, OptimizeeFamily)
+        if inspect.isclass(member) and issubclass(member, Optimizee) and member.__module__ == module.__name__
     }
 
 
 def test_the_table_holds_every_optimizee() -> None:
-    assert classes() == {Quadratic, MnistMlp, DigitsMlp}
+    assert classes() == {Quadratic, DigitsMlp, MnistMlp, CifarCnn, Omniglot, Mixture, SmallMlps}
 
 
-def test_plugins_import_only_the_api() -> None:
-    imported = set()
-    for path in Path(meta_opt_optimizees.__path__[0]).glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(str(node.module))
-    assert {module for module in imported if module.split(".")[0] == "meta_opt"} == {"meta_opt.api"}
+@pytest.mark.parametrize("name", [*CASES, *FAMILIES], indirect=True)
+@pytest.mark.parametrize("check", optimizee_checks())
+def test_optimizees(check: Callable[[Optimizee], None], optimizee: Optimizee) -> None:
+    check(optimizee)
 
 
-def test_loss_is_a_finite_differentiable_scalar(optimizee: Optimizee) -> None:
-    check_loss(optimizee, Generator().manual_seed(0))
-    for split in SPLITS:
-        loss = optimizee.loss(*draw(optimizee, 0, split))
-        assert loss.shape == ()
-        assert 0 < loss.item() < 1e4
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("check", optimizer_checks())
+def test_optimizers(check: Callable[[LearnedOptimizer], None], name: str) -> None:
+    check(OPTIMIZERS[name]())
 
 
 def test_number_of_coordinates(name: str, optimizee: Optimizee) -> None:
@@ -126,39 +139,9 @@ def test_number_of_coordinates(name: str, optimizee: Optimizee) -> None:
     assert sum(value.numel() for value in params.values()) == CASES[name].num_coordinates
 
 
-def test_draws_depend_on_the_generator_alone(optimizee: Optimizee) -> None:
-    torch.manual_seed(1)
-    first = draw(optimizee, 0)
-    torch.manual_seed(2)
-    state = torch.get_rng_state()
-    again, other = draw(optimizee, 0), draw(optimizee, 1)
-    assert torch.equal(torch.get_rng_state(), state)
-    for one, two, three in zip(first, again, other, strict=True):
-        assert same(one, two)
-        assert not one or not same(one, three)
-
-
-def test_loss_and_metrics_are_pure(optimizee: Optimizee) -> None:
-    arguments, untouched = draw(optimizee, 0), draw(optimizee, 0)
-    results = [(optimizee.loss(*arguments), optimizee.metrics(*arguments)) for _ in range(2)]
-    assert torch.equal(results[0][0], results[1][0])
-    assert same(results[0][1], results[1][1])
-    assert all(same(one, two) for one, two in zip(arguments, untouched, strict=True))
-
-
-def test_vmap_equals_one_by_one(optimizee: Optimizee) -> None:
-    drawn = [draw(optimizee, seed) for seed in range(3)]
-    stacked = [
-        {key: torch.stack([tensors[key] for tensors in column]) for key in column[0]}
-        for column in zip(*drawn, strict=True)
-    ]
-    expected = torch.stack([optimizee.loss(*arguments) for arguments in drawn])
-    torch.testing.assert_close(torch.vmap(optimizee.loss)(*stacked), expected, rtol=1e-12, atol=0)
-
-
-def test_gradient_equals_finite_differences(optimizee: Optimizee) -> None:
+def test_gradient_equals_finite_differences(name: str, optimizee: Optimizee) -> None:
     problems = Problems(optimizee, "train", [0], seed=0, dtype=torch.float64)
-    theta, step = problems.initial_params, 1e-6
+    theta, step = problems.initial_params, CASES[name].step
     gradient = problems.evaluate(theta).grad
     direction = torch.randn(theta.shape, dtype=torch.float64, generator=Generator().manual_seed(0))
 
@@ -166,28 +149,13 @@ def test_gradient_equals_finite_differences(optimizee: Optimizee) -> None:
         return Problems(optimizee, "train", [0], seed=0, dtype=torch.float64).evaluate(theta).loss.item()
 
     slope = (loss(theta + step * direction) - loss(theta - step * direction)) / (2 * step)
-    assert slope == pytest.approx((gradient * direction).sum().item(), rel=1e-5)
+    assert slope == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
 
 
 def test_metrics(name: str, optimizee: Optimizee) -> None:
     metrics = optimizee.metrics(*draw(optimizee, 0))
     assert metrics.keys() == CASES[name].metrics
     assert all(value.shape == () and 0 <= value <= 1 for value in metrics.values())
-
-
-def test_splits_draw_different_examples(name: str, optimizee: Optimizee) -> None:
-    batches = [optimizee.sample_batch(split, Generator().manual_seed(0)) for split in SPLITS]
-    assert all(bool(batch) is CASES[name].has_data for batch in batches)
-    if CASES[name].has_data:
-        rows = torch.cat([batch["inputs"].unique(dim=0) for batch in batches])
-        assert len(rows.unique(dim=0)) == len(rows)
-
-
-def test_to_moves_what_batches_are_made_of(name: str) -> None:
-    optimizee = CASES[name].optimizee()
-    assert optimizee.to("meta") is optimizee
-    batch = optimizee.sample_batch("train", Generator().manual_seed(0))
-    assert {value.device.type for value in batch.values()} == ({"meta"} if CASES[name].has_data else set())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -200,16 +168,9 @@ def test_a_gpu_gives_the_same_loss(name: str) -> None:
     torch.testing.assert_close(evaluation.grad.cpu(), expected.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_recommended_settings_are_options(optimizee: Optimizee) -> None:
+def test_recommended_lengths(optimizee: Optimizee) -> None:
     settings = optimizee.recommended_settings()
     assert settings["model.num_steps"] >= settings["model.unroll_length"] > 0
-    assert {key.split(".")[0] for key in settings} <= {"model", "optimizer", "trainer"}
-
-
-def test_constructor_arguments_are_plain(optimizee: Optimizee) -> None:
-    arguments = optimizee.plain_init_args(str)
-    assert arguments is not None
-    assert arguments.keys() == inspect.signature(type(optimizee)).parameters.keys()
 
 
 @pytest.mark.parametrize("kind", classes())

@@ -32,5 +32,11 @@ class ConstantLoss(Bowl):
         return torch.ones(())
 
 
+class OfTheFuture(Bowl):
+    """Fulfils another version of the contract."""
+
+    api_version = 99
+
+
 class NotAnOptimizee:
     """Fulfils no contract."""

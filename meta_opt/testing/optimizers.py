@@ -1,0 +1,312 @@
+"""What every learned optimizer has to fulfil, one check a function."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from meta_opt import registry
+from meta_opt.optimizee import Optimizee, Split, TensorDict
+from meta_opt.optimizers.base import LearnedOptimizer, map_state
+from meta_opt.params import Layout
+from meta_opt.problems import Evaluation, Problems
+from meta_opt.unroll import begin, unroll
+
+OptimizerCheck = Callable[[LearnedOptimizer], None]
+
+_NUM_STEPS = 6
+
+
+def check_optimizer(optimizer: LearnedOptimizer) -> None:
+    """Run every check.
+
+    Args:
+        optimizer: What to check, not built yet; it is left as it is.
+
+    Raises:
+        AssertionError: If the learned optimizer breaks its contract; the message says how.
+    """
+    for check in optimizer_checks():
+        check(optimizer)
+
+
+def optimizer_checks() -> tuple[OptimizerCheck, ...]:
+    """All checks, for ``pytest.mark.parametrize``, which calls each by its name."""
+    return (
+        weights_from_the_generator,
+        update_shape,
+        pure_step,
+        finite_updates,
+        problems_side_by_side,
+        permuted_coordinates,
+        segments_equal_the_whole,
+        save_and_reload,
+        gradient_reaches_every_weight,
+        replay_is_backpropagation,
+        state_follows_the_weights,
+        plain_arguments,
+    )
+
+
+def weights_from_the_generator(optimizer: LearnedOptimizer) -> None:
+    """``build`` makes weights, from the generator alone."""
+    name = type(optimizer).__name__
+    state = torch.get_rng_state()
+    try:
+        weights = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            weights.append(dict(_built(optimizer, noise=0.0).named_parameters()))
+    finally:
+        torch.set_rng_state(state)
+    assert weights[0], f"{name}.build makes no weights"
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key]), f"{name}.build makes another {key} from the same generator"
+
+
+def update_shape(optimizer: LearnedOptimizer) -> None:
+    """Updates are [B, N], like gradients."""
+    optimizer = _built(optimizer)
+    evaluation = _evaluations(3)[0]
+    update, _ = optimizer.step(evaluation, optimizer.init_state(_LAYOUT, 3))
+    found = list(update.shape)
+    assert update.shape == evaluation.grad.shape, (
+        f"{type(optimizer).__name__}.step must return an update [B, N], {list(evaluation.grad.shape)}, not {found}"
+    )
+
+
+def pure_step(optimizer: LearnedOptimizer) -> None:
+    """``step`` gives the same result at the same arguments, which it leaves unchanged."""
+    optimizer = _built(optimizer)
+    name = type(optimizer).__name__
+    first, second = _evaluations(2)[:2]
+    _, state = optimizer.step(first, optimizer.init_state(_LAYOUT, 2))
+    before = copy.deepcopy((_tensors(map_state(Tensor.detach, state)), second))
+    update, _ = optimizer.step(second, state)
+    again, _ = optimizer.step(second, state)
+    for key, value in _tensors(state).items():
+        assert torch.equal(value, before[0][key]), f"{name}.step changes {key} of the state in place: see advance"
+    for field in ("loss", "grad", "params"):
+        same = torch.equal(getattr(second, field), getattr(before[1], field))
+        assert same, f"{name}.step changes {field} of the evaluation in place"
+    assert torch.equal(update, again), f"{name}.step gives another update when it is called again: keep no state in it"
+
+
+def finite_updates(optimizer: LearnedOptimizer) -> None:
+    """Updates are finite at gradients of zero, tiny and huge."""
+    optimizer = _built(optimizer, dtype=torch.float32)
+    name = type(optimizer).__name__
+    state = optimizer.init_state(_LAYOUT, 1)
+    for size in (0.0, 1e-30, 1e8, 1.0, 0.0):
+        like = torch.full((1, _LAYOUT.num_coordinates), size)
+        update, state = optimizer.step(Evaluation(like.sum(1), like, torch.zeros_like(like)), state)
+        assert update.isfinite().all(), f"{name}.step gives an update that is not finite at gradients of {size:g}"
+
+
+def problems_side_by_side(optimizer: LearnedOptimizer) -> None:
+    """Several problems at once get the updates that each gets alone."""
+    optimizer = _built(optimizer)
+    together = _updates(optimizer, _evaluations(3))
+    for index in range(3):
+        rows = slice(index, index + 1)
+        alone = _updates(optimizer, [_rows(evaluation, rows) for evaluation in _evaluations(3)])
+        assert _close(together[:, rows], alone), (
+            f"{type(optimizer).__name__} gives a problem beside others another update than alone"
+        )
+
+
+def permuted_coordinates(optimizer: LearnedOptimizer) -> None:
+    """Permuting the coordinates of a tensor permutes its updates."""
+    layout = Layout.of({"theta": torch.zeros(7)})
+    optimizer = _built(optimizer, layout)
+    order = torch.randperm(7, generator=_generator(3))
+    evaluations = _evaluations(2, layout)
+    permuted = [Evaluation(each.loss, each.grad[:, order], each.params[:, order]) for each in evaluations]
+    plain, moved = (_updates(optimizer, each, layout) for each in (evaluations, permuted))
+    assert _close(plain[..., order], moved), (
+        f"{type(optimizer).__name__} gives other updates to the same coordinates in another order"
+    )
+
+
+def segments_equal_the_whole(optimizer: LearnedOptimizer) -> None:
+    """An episode in two unrolls is the same as in one: all that is remembered is in the state."""
+    losses = []
+    for lengths in ((_NUM_STEPS,), (2, _NUM_STEPS - 2)):
+        built, problems = _built(optimizer), _problems(2)
+        position = begin(problems, built)
+        parts = []
+        for length in lengths:
+            parts.append(unroll(problems, built, position, length))
+            position = parts[-1].end.detach()
+        losses.append(torch.cat([part.losses for part in parts]))
+    assert _close(*losses), f"{type(optimizer).__name__} optimizes otherwise when an episode is cut into unrolls"
+
+
+def save_and_reload(optimizer: LearnedOptimizer) -> None:
+    """Other weights, loaded from the ``state_dict`` or pickled, give the same updates."""
+    one, two = _built(optimizer), _built(optimizer, seed=5)
+    name, evaluations = type(optimizer).__name__, _evaluations(2)
+    two.load_state_dict(one.state_dict())
+    expected = _updates(one, evaluations)
+    assert torch.equal(_updates(two, evaluations), expected), f"{name} has weights that its state_dict does not hold"
+    twin = pickle.loads(pickle.dumps(one))  # noqa: S301 its own
+    assert torch.equal(_updates(twin, evaluations), expected), f"{name} gives other updates once it is pickled and back"
+
+
+def gradient_reaches_every_weight(optimizer: LearnedOptimizer) -> None:
+    """Every weight has a part in the updates."""
+    optimizer = _built(optimizer)
+    grads = _replay(optimizer, LearnedOptimizer.replay)
+    parameters = {id(parameter): key for key, parameter in optimizer.named_parameters()}
+    idle = [
+        parameters[id(parameter)]
+        for parameter, grad in zip(optimizer.trained_parameters(), grads, strict=True)
+        if not grad.any()
+    ]
+    assert not idle, f"{type(optimizer).__name__}: no gradient reaches {', '.join(idle)}"
+
+
+def replay_is_backpropagation(optimizer: LearnedOptimizer) -> None:
+    """An own ``replay`` gives the gradients of the one that all learned optimizers have."""
+    optimizer = _built(optimizer)
+    name = type(optimizer).__name__
+    own, plain = (_replay(optimizer, replay) for replay in (type(optimizer).replay, LearnedOptimizer.replay))
+    for key, one, other in zip(dict(optimizer.named_parameters()), own, plain, strict=False):
+        assert _close(one, other), f"{name}.replay gives another gradient of {key} than backpropagation"
+
+
+def state_follows_the_weights(optimizer: LearnedOptimizer) -> None:
+    """``init_state`` makes tensors of the type, and on the device, of the weights."""
+    name = type(optimizer).__name__
+    built = _built(optimizer)
+    for place in (torch.float32, torch.device("meta")):
+        built = built.to(place)
+        weight = next(built.parameters())
+        for key, value in _tensors(built.init_state(_LAYOUT, 2)).items():
+            if value.is_floating_point():
+                fits = value.dtype == weight.dtype and value.device == weight.device
+                assert fits, (
+                    f"{name}.init_state makes {key} in {value.dtype} on {value.device}, but the weights are in "
+                    f"{weight.dtype} on {weight.device}"
+                )
+
+
+def plain_arguments(optimizer: LearnedOptimizer) -> None:
+    """The constructor's arguments are plain values, from which a checkpoint can make the optimizer again."""
+    name = type(optimizer).__name__
+    plain = optimizer.plain_init_args(registry.name_of)
+    assert plain is not None, (
+        f"{name} was made from an argument that is no plain value (number, string, list or dict), so that no "
+        "checkpoint could make it again"
+    )
+
+
+class _Valleys(Optimizee):
+    """Random valleys whose parameters are tensors of all kinds, in two groups."""
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        sizes = {"filters": (2, 1, 2, 2), "matrix": (2, 3), "vector": (3,)}
+        return {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
+
+    def sample_problem(self, generator: Generator) -> TensorDict:
+        return {"steepness": torch.rand(2, generator=generator) + 0.5}
+
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        return {"noise": 0.1 * torch.randn((), generator=generator)}
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        first, second = problem["steepness"]
+        squares = {name: (value - batch["noise"]).square().sum() for name, value in params.items()}
+        return first * squares["filters"] + second * (squares["matrix"] + squares["vector"]).cosh().log()
+
+    def groups(self) -> dict[str, str]:
+        return {"filters": "conv", "matrix": "fc", "vector": "fc"}
+
+
+def _problems(num_problems: int) -> Problems:
+    return Problems(_Valleys(), "train", range(num_problems), seed=0, dtype=torch.float64)
+
+
+_LAYOUT = _problems(1).layout
+
+
+def _generator(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def _built(
+    optimizer: LearnedOptimizer,
+    layout: Layout = _LAYOUT,
+    *,
+    seed: int = 0,
+    noise: float = 0.1,
+    dtype: torch.dtype = torch.float64,
+) -> LearnedOptimizer:
+    """A copy with weights; noise is added to them, as some may be zero at first."""
+    assert not any(True for _ in optimizer.parameters()), "check_optimizer wants a learned optimizer before its build"
+    optimizer = copy.deepcopy(optimizer)
+    optimizer.build(layout, _generator(seed))
+    generator = _generator(seed + 1)
+    with torch.no_grad():
+        for parameter in optimizer.parameters():
+            parameter.add_(noise * torch.randn(parameter.shape, generator=generator))
+    return optimizer.to(dtype)
+
+
+def _evaluations(num_problems: int, layout: Layout = _LAYOUT) -> list[Evaluation]:
+    generator = _generator(2)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    shape = (num_problems, layout.num_coordinates)
+    return [Evaluation(draw(num_problems).exp(), draw(*shape), draw(*shape)) for _ in range(_NUM_STEPS)]
+
+
+def _rows(evaluation: Evaluation, rows: slice) -> Evaluation:
+    return Evaluation(evaluation.loss[rows], evaluation.grad[rows], evaluation.params[rows])
+
+
+def _updates(optimizer: LearnedOptimizer, evaluations: list[Evaluation], layout: Layout = _LAYOUT) -> Tensor:
+    """The updates at a given sequence of evaluations, [T, B, N]."""
+    state = optimizer.init_state(layout, len(evaluations[0].loss))
+    updates = []
+    with torch.no_grad():
+        for evaluation in evaluations:
+            update, state = optimizer.step(evaluation, state)
+            updates.append(update)
+    return torch.stack(updates)
+
+
+def _replay(optimizer: LearnedOptimizer, replay: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    problems = _problems(2)
+    trajectory = unroll(problems, optimizer, begin(problems, optimizer), _NUM_STEPS)
+    evaluations = trajectory.evaluations[:-1]
+    coefficients = [evaluation.grad for evaluation in _evaluations(2)]
+    return replay(optimizer, evaluations, trajectory.start.state, coefficients)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).norm() <= 1e-8 * other.norm() + 1e-12)
+
+
+def _tensors(state: Any, path: str = "state") -> dict[str, Tensor]:
+    """The tensors of a state by their names."""
+    return dict(_walk(state, path))
+
+
+def _walk(state: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(state, Tensor):
+        yield path, state
+    elif isinstance(state, tuple):
+        for index, item in enumerate(state):
+            yield from _walk(item, f"{path}[{index}]")
+    elif dataclasses.is_dataclass(state) and not isinstance(state, type):
+        for field in dataclasses.fields(state):
+            yield from _walk(getattr(state, field.name), f"{path}.{field.name}")

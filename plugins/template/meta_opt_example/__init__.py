@@ -1,0 +1,1 @@
+"""A plugin for meta-opt: an optimizee and a learned-optimizer architecture."""

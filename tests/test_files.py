@@ -1,0 +1,150 @@
+"""Optimizees and learned optimizers in files, ``PATH.py:CLASS``, without packaging."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meta_opt import registry
+
+QUIET = ("--trainer.enable_progress_bar", "false")
+DELL = '''
+import torch
+
+from meta_opt.api import Optimizee
+
+
+class Dell(Optimizee):
+    """A dell."""
+
+    def __init__(self, size: int = 3):
+        self.size = size
+
+    def init_params(self, generator):
+        return {"x": torch.randn(self.size, generator=generator)}
+
+    def loss(self, params, problem, batch):
+        return params["x"].square().sum()
+
+    @classmethod
+    def recommended_settings(cls):
+        return {"model.num_steps": 7, "model.unroll_length": 4, "model.episodes_per_epoch": 2, "trainer.max_epochs": 1}
+'''
+SCALED = '''
+import torch
+
+from meta_opt.api import LearnedOptimizer
+
+
+class Scaled(LearnedOptimizer):
+    """Gradient descent with a learned rate."""
+
+    def __init__(self, start: float = 0.1):
+        super().__init__()
+        self.start = start
+
+    def build(self, layout, generator):
+        self.rate = torch.nn.Parameter(torch.tensor(self.start))
+
+    def init_state(self, layout, num_problems):
+        return ()
+
+    def step(self, evaluation, state):
+        return -self.rate * evaluation.grad, state
+'''
+OPTIMIZEE, OPTIMIZER = "folder/dell_in_a_file.py:Dell", "folder/scaled_in_a_file.py:Scaled"
+
+
+@pytest.fixture
+def run(meta_opt: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command line, where the files are."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("folder").mkdir()
+    for reference, text in ((OPTIMIZEE, DELL), (OPTIMIZER, SCALED)):
+        Path(reference.partition(":")[0]).write_text(text)
+        monkeypatch.delitem(sys.modules, Path(reference).stem, raising=False)
+    return meta_opt
+
+
+def succeeds(run: Any, *arguments: str) -> str:
+    status, out, err = run(*arguments)
+    assert status == 0, err
+    return str(out)
+
+
+def fails(run: Any, *arguments: str) -> str:
+    status, _, err = run(*arguments)
+    assert status == 2
+    return str(err).removeprefix("meta-opt: error: ").strip()
+
+
+def test_from_file_to_comparison(run: Any) -> None:
+    both = ("--optimizee", OPTIMIZEE, "--optimizer", OPTIMIZER)
+    out = succeeds(run, "fit", *both, "--optimizee.size", "2", "--optimizer.start", "0.2", *QUIET)
+    folder = Path("checkpoints/dell_in_a_file.Dell/run_0")
+    assert f"test --ckpt_path {folder}/best.ckpt --optimizee {OPTIMIZEE} --optimizer {OPTIMIZER}\n" in out
+
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["optimizee"] == {"class_path": OPTIMIZEE, "init_args": {"size": 2}}
+    assert config["optimizer"] == {"class_path": OPTIMIZER, "init_args": {"start": 0.2}}
+    printed = succeeds(run, "fit", "--config", f"{folder}/config.yaml", "--print_config")
+    assert yaml.safe_load(printed)["optimizee"]["init_args"] == {"size": 2}
+
+    for kind, reference in (("optimizee", OPTIMIZEE), ("optimizer", OPTIMIZER)):
+        others = [option for option in both if option not in (f"--{kind}", reference)]
+        for command in ("test", "compare"):
+            message = fails(run, command, "--ckpt_path", f"{folder}/best.ckpt", *others)
+            assert f"is {Path(reference).stem}.{reference.partition(':')[2]}, not an installed one" in message
+            assert f"name its class with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS" in message
+    assert "test/final_loss" in succeeds(run, "test", "--ckpt_path", f"{folder}/best.ckpt", *both, *QUIET)
+    few = ("--num_problems", "2", "--num_validation_problems", "2", "--baselines", "SGD")
+    succeeds(run, "compare", "--ckpt_path", f"{folder}/best.ckpt", *both, *few, "--out", "out")
+    assert OPTIMIZEE in Path("out/results.json").read_text()
+
+
+def test_in_a_mixture_with_an_installed_one(run: Any) -> None:
+    parts = ("--optimizee", "mixture", "--optimizee.parts", f"[{{class_path: {OPTIMIZEE}}}, quadratic]")
+    few = ("--model.num_steps", "3", "--model.episodes_per_epoch", "4", "--trainer.max_epochs", "1")
+    succeeds(run, "fit", *parts, *few, *QUIET)
+    assert "test/final_loss" in succeeds(run, "test", "--ckpt_path", "last", *parts, "--model.num_test_problems", "3")
+
+
+def test_a_checkpoint_does_not_import_what_nobody_asked_for(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = ("--optimizee", "mixture", "--optimizee.parts", f"[{{class_path: {OPTIMIZEE}}}]")
+    succeeds(run, "fit", *parts, "--model.episodes_per_epoch", "1", "--trainer.max_epochs", "1", *QUIET)
+    monkeypatch.setattr(registry, "_FILES", {})  # as in another process
+    assert fails(run, "test", "--ckpt_path", "last").endswith("has an argument that names a class")
+
+
+def test_help(run: Any) -> None:
+    assert "(type: int, default: 3)" in succeeds(run, "fit", "--optimizee.help", OPTIMIZEE)
+
+
+WRONG = {
+    "folder/dell_in_a_file.py": "say which class of folder/dell_in_a_file.py is meant, as",
+    "folder/nowhere.py:Dell": "there is no file folder/nowhere.py",
+    "folder/dell_in_a_file.py:Peak": "AttributeError: module 'dell_in_a_file' has no attribute 'Peak'",
+    "folder/dell_in_a_file.py:torch": "dell_in_a_file:torch must be a subclass of Optimizee",
+    "folder/needs_more.py:Dell": "ModuleNotFoundError: No module named 'a_module_that_is_not_installed'",
+    "folder/garbled.py:Dell": "does not import: SyntaxError",
+    "folder/json.py:Dell": "folder/json.py cannot be imported: there is another module json; rename the file",
+    "folder/a-b.py:Dell": "folder/a-b.py cannot be imported: its name must be a Python identifier",
+}
+
+
+@pytest.mark.parametrize("reference", WRONG)
+def test_what_is_wrong_is_said_in_one_line(run: Any, reference: str) -> None:
+    for name, text in (
+        ("needs_more", "import a_module_that_is_not_installed"),
+        ("garbled", "def"),
+        ("json", ""),
+        ("a-b", ""),
+    ):
+        Path(f"folder/{name}.py").write_text(text)
+    message = fails(run, "fit", f"--optimizee={reference}")
+    assert WRONG[reference] in message
+    assert "\n" not in message

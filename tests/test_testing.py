@@ -1,0 +1,354 @@
+"""Each check of the plugin kit fails on what is broken in just that way, and all others pass."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from problems_for_tests import Polynomials, Regression, Square
+from torch import Generator, Tensor, nn
+
+from meta_opt.api import Evaluation, Layout, LearnedOptimizer, Optimizee, Split, TensorDict
+from meta_opt.testing import check_optimizee, check_optimizer, optimizee_checks, optimizer_checks
+
+
+class Good(Regression):
+    """Learns from examples of a data set: 300 for each split."""
+
+    def __init__(self, scale: float = 0.5) -> None:
+        super().__init__(scale)
+        self.x = torch.randn(900, 3, generator=Generator().manual_seed(0))
+
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        first = 300 * ("train", "validation", "test").index(split)
+        rows = torch.randint(first, first + 300, (6,), generator=generator)
+        return {"x": self.x[rows.to(self.x.device)]}
+
+
+class OtherShapes(Good):
+    def sample_problem(self, generator: Generator) -> TensorDict:
+        size = int(torch.randint(1, 50, (), generator=generator))
+        return super().sample_problem(generator) | {"unused": torch.zeros(size)}
+
+
+class VectorMetric(Good):
+    def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
+        return {"outputs": batch["x"][:, 0]}
+
+
+class InfiniteOnTest(Good):
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        batch = super().sample_batch(split, generator)
+        return {"x": batch["x"] / (split != "test")}
+
+
+class FlatStart(Square):
+    def init_params(self, generator: Generator) -> TensorDict:
+        return {"x": torch.zeros(1)}
+
+
+class GlobalRandomness(Good):
+    def init_params(self, generator: Generator) -> TensorDict:
+        return {name: torch.randn(value.shape) for name, value in super().init_params(generator).items()}
+
+
+class PythonRandomness(Good):
+    def sample_problem(self, generator: Generator) -> TensorDict:
+        return {"slope": super().sample_problem(generator)["slope"] + random.random()}
+
+
+class ChangesItsBatch(Good):
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        batch["x"] = batch["x"] + 1
+        return super().loss(params, problem, batch)
+
+
+class Counts(Good):
+    calls = 0
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        self.calls += 1
+        return super().loss(params, problem, batch) * self.calls
+
+
+class LooksAtValues(Good):
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        sign = 1 if params["second.bias"].item() > 0 else -1
+        return super().loss(params, problem, batch) + sign
+
+
+class DependsOnTheCrowd(Good):
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        alone = "BatchedTensor" not in repr(params["second.bias"])
+        return super().loss(params, problem, batch) + alone
+
+
+class OneForAllSplits(Good):
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        return super().sample_batch("train", generator)
+
+
+class StaysBehind(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self._offset = [torch.zeros(6, 3)]  # in a list, where ``to`` does not find it
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return super().loss(params, problem, {"x": batch["x"] + self._offset[0]})
+
+
+class MovesAway(Good):
+    def to(self, device: torch.device | str) -> Optimizee:
+        return Good().to(device)
+
+
+class HoldsALambda(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self._double = lambda x: 2 * x
+
+
+class ForgetsWhenPickled(Good):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"x": 2 * state["x"]}
+
+
+class GroupsOneOnly(Good):
+    def groups(self) -> dict[str, str]:
+        return {"first.bias": "biases"}
+
+
+class GroupsTooMany(Good):
+    def groups(self) -> dict[str, str]:
+        return {**super().groups(), "third.bias": "third"}
+
+
+class Uphill(Good):
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        loss = super().loss(params, problem, batch)
+        return 2 * loss.detach() - loss
+
+
+class BadAdvice(Good):
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        return {"model.number_of_steps": 7}
+
+
+class ArgumentThatIsAnObject(Good):
+    def __init__(self, data: Any) -> None:
+        super().__init__()
+
+
+BROKEN_OPTIMIZEES: list[tuple[Callable[[], Optimizee], str, str]] = [
+    (OtherShapes, "shapes", "OtherShapes.sample_problem returns 'unused' with shape"),
+    (VectorMetric, "shapes", "VectorMetric: outputs must be a scalar tensor"),
+    (InfiniteOnTest, "finite_loss_and_gradient", "is not finite at θ_0 on the test split"),
+    (FlatStart, "finite_loss_and_gradient", "has a gradient of zero at θ_0"),
+    (GlobalRandomness, "randomness_from_the_generator", "draws from PyTorch's global generator"),
+    (PythonRandomness, "randomness_from_the_generator", "sample_problem gives another result with the same generator"),
+    (ChangesItsBatch, "pure_loss", "ChangesItsBatch.loss changes its argument batch in place"),
+    (Counts, "pure_loss", "Counts.loss gives another result when it is called again"),
+    (LooksAtValues, "problems_side_by_side", "no .item()"),
+    (DependsOnTheCrowd, "problems_side_by_side", "beside others"),
+    (OneForAllSplits, "separate_splits", "of the same examples for the splits train and validation"),
+    (StaysBehind, "device_moves", "does not work on another device"),
+    (MovesAway, "device_moves", "MovesAway.to must return the object itself"),
+    (HoldsALambda, "pickling", "keep no lambda"),
+    (ForgetsWhenPickled, "pickling", "once it is pickled and back"),
+    (GroupsOneOnly, "groups_of_all_parameters", "leaves out first.weight, second.bias, second.weight"),
+    (GroupsTooMany, "groups_of_all_parameters", "groups names third.bias, but the parameters are"),
+    (Uphill, "adam_lowers_the_loss", "20 steps of Adam with learning rates"),
+    (BadAdvice, "recommended_settings", "recommends a setting model.number_of_steps"),
+    (lambda: ArgumentThatIsAnObject(object()), "plain_arguments", "an argument that is no plain value"),
+]
+
+
+@dataclass(frozen=True)
+class Memory:
+    mean: Tensor  # [B, N]
+
+
+class Momentum(LearnedOptimizer):
+    """m_{t+1} = βm_t + ∇_t, update = -α·m_{t+1}, with α and β learned."""
+
+    reads_params = False
+
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+        self.lr = lr
+
+    def build(self, layout: Layout, generator: Generator) -> None:
+        self.weights = nn.Parameter(torch.tensor([self.lr, 0.5]) + 0.01 * torch.rand(2, generator=generator))
+
+    def init_state(self, layout: Layout, num_problems: int) -> Memory:
+        return Memory(self.weights.new_zeros(num_problems, layout.num_coordinates))
+
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        mean = self.weights[1] * state.mean + evaluation.grad
+        return -self.weights[0] * mean, Memory(mean)
+
+
+class RandomBuild(Momentum):
+    def build(self, layout: Layout, generator: Generator) -> None:
+        self.weights = nn.Parameter(torch.rand(2))
+
+
+class TransposedUpdate(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        update, state = super().step(evaluation, state)
+        return update.T, state
+
+
+class InPlace(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        with torch.no_grad():
+            state.mean.mul_(2)
+        return super().step(evaluation, state)
+
+
+class ScalesTheGradient(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        evaluation.grad.mul_(2)
+        return super().step(evaluation, state)
+
+
+class CountsSteps(Momentum):
+    count = 0
+
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        self.count += 1
+        update, state = super().step(evaluation, state)
+        return update / self.count, state
+
+
+class DividesByZero(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        update, state = super().step(evaluation, state)
+        return update / evaluation.grad.norm(dim=1, keepdim=True), state
+
+
+class MixesProblems(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        update, state = super().step(evaluation, state)
+        return update.mean(0).expand_as(update), state
+
+
+class KnowsPlaces(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        update, state = super().step(evaluation, state)
+        return update * torch.arange(update.shape[1]), state
+
+
+class ForgetsBetweenUnrolls(Momentum):
+    def advance(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        return super().step(evaluation, Memory(torch.zeros_like(state.mean)))
+
+
+class HidesAWeight(Momentum):
+    def build(self, layout: Layout, generator: Generator) -> None:
+        super().build(layout, generator)
+        self.hidden = torch.rand((), generator=generator)
+
+    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+        update, state = super().step(evaluation, state)
+        return update * self.hidden, state
+
+
+class IdleWeight(Momentum):
+    def build(self, layout: Layout, generator: Generator) -> None:
+        super().build(layout, generator)
+        self.idle = nn.Parameter(torch.zeros(3))
+
+
+class WrongReplay(Momentum):
+    def replay(
+        self, evaluations: Sequence[Evaluation], state: Memory, coefficients: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        return tuple(2 * grad for grad in super().replay(evaluations, state, coefficients))
+
+
+class FixedType(Momentum):
+    def init_state(self, layout: Layout, num_problems: int) -> Memory:
+        return Memory(torch.zeros(num_problems, layout.num_coordinates, dtype=torch.float64))
+
+
+class ObjectInside(Momentum):
+    def __init__(self, schedule: Any) -> None:
+        super().__init__()
+
+
+BROKEN_OPTIMIZERS: list[tuple[Callable[[], LearnedOptimizer], str, str]] = [
+    (RandomBuild, "weights_from_the_generator", "RandomBuild.build makes another weights from the same generator"),
+    (TransposedUpdate, "update_shape", "must return an update [B, N], [3, 17], not [17, 3]"),
+    (InPlace, "pure_step", "InPlace.step changes state.mean of the state in place"),
+    (ScalesTheGradient, "pure_step", "changes grad of the evaluation in place"),
+    (CountsSteps, "pure_step", "gives another update when it is called again"),
+    (DividesByZero, "finite_updates", "an update that is not finite at gradients of 0"),
+    (MixesProblems, "problems_side_by_side", "a problem beside others another update than alone"),
+    (KnowsPlaces, "permuted_coordinates", "to the same coordinates in another order"),
+    (ForgetsBetweenUnrolls, "segments_equal_the_whole", "otherwise when an episode is cut into unrolls"),
+    (HidesAWeight, "save_and_reload", "has weights that its state_dict does not hold"),
+    (IdleWeight, "gradient_reaches_every_weight", "no gradient reaches idle"),
+    (WrongReplay, "replay_is_backpropagation", "WrongReplay.replay gives another gradient of weights"),
+    (FixedType, "state_follows_the_weights", "makes state.mean in torch.float64 on cpu, but the weights are in"),
+    (lambda: ObjectInside(object()), "plain_arguments", "an argument that is no plain value"),
+]
+
+
+@pytest.mark.parametrize("optimizee", [Good(), Regression(), Polynomials()], ids=lambda each: type(each).__name__)
+def test_good_optimizees_pass(optimizee: Optimizee) -> None:
+    check_optimizee(optimizee)
+
+
+def test_a_good_optimizer_passes() -> None:
+    check_optimizer(Momentum())
+
+
+@pytest.mark.parametrize(("make", "name", "message"), BROKEN_OPTIMIZEES)
+def test_broken_optimizees(make: Callable[[], Optimizee], name: str, message: str) -> None:
+    (check,) = (each for each in optimizee_checks() if each.__name__ == name)
+    with pytest.raises(AssertionError) as caught:
+        check(make())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("make", "name", "message"), BROKEN_OPTIMIZERS)
+def test_broken_optimizers(make: Callable[[], LearnedOptimizer], name: str, message: str) -> None:
+    (check,) = (each for each in optimizer_checks() if each.__name__ == name)
+    with pytest.raises(AssertionError) as caught:
+        check(make())
+    assert message in str(caught.value)
+
+
+def test_every_check_has_something_that_it_fails_on() -> None:
+    assert {name for _, name, _ in BROKEN_OPTIMIZEES} == {check.__name__ for check in optimizee_checks()}
+    assert {name for _, name, _ in BROKEN_OPTIMIZERS} == {check.__name__ for check in optimizer_checks()}
+
+
+def test_all_checks_are_run_to_the_last() -> None:
+    with pytest.raises(AssertionError, match="no plain value"):
+        check_optimizee(ArgumentThatIsAnObject(object()))
+    with pytest.raises(AssertionError, match="no plain value"):
+        check_optimizer(ObjectInside(object()))
+
+
+def test_a_family_is_named_with_its_variant() -> None:
+    class Family(Polynomials):
+        def variant(self, generator: Generator) -> Optimizee:
+            return GroupsOneOnly()
+
+    (check,) = (each for each in optimizee_checks() if each.__name__ == "groups_of_all_parameters")
+    with pytest.raises(AssertionError, match="^Family, variant GroupsOneOnly.groups leaves out"):
+        check(Family())
+
+
+def test_a_built_optimizer_is_refused() -> None:
+    optimizer = Momentum()
+    optimizer.build(Layout.of({"x": torch.zeros(1)}), Generator())
+    with pytest.raises(AssertionError, match="before its build"):
+        check_optimizer(optimizer)
