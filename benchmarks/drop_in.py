@@ -90,7 +90,8 @@ def make_sides(hidden_sizes: list[int], folder: Path) -> dict[str, torch.optim.O
         "plain": lambda params: PlainOptimizer(params, plain_lstm(network, "all")),
         "adam": lambda params: torch.optim.Adam(params, lr=1e-3),
     }
-    return {name: makers[name](make_params(hidden_sizes)) for name in [*side_names(), "adam"]}
+    sides = (name for name in side_names() if name in makers)
+    return {name: makers[name](make_params(hidden_sizes)) for name in [*sides, "adam"]}
 
 
 def seconds(optimizer: torch.optim.Optimizer, num_steps: int) -> float:
