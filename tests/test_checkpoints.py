@@ -72,9 +72,8 @@ def test_an_export_is_small_and_can_be_tested(meta_opt, tmp_path):
     path, exported = tmp_path / "checkpoints" / "quadratic" / "run_0" / "best.ckpt", tmp_path / "small.ckpt"
     export(path, exported)
     assert set(load(exported)) == {"meta_opt", "state_dict", "pytorch-lightning_version"}
-    tables = [meta_opt("test", "--ckpt_path", each)[1].partition("┏")[2] for each in (path, exported)]
-    assert tables[0] == tables[1]
-    assert "test/final_loss" in tables[1]
+    tables = [meta_opt("test", "--ckpt_path", each)[1].partition("test/final_loss")[2] for each in (path, exported)]
+    assert tables[0] == tables[1] != ""
     status, _, errors = meta_opt("fit", "--ckpt_path", exported)
     assert status == 2
     assert "no run that fit can go on with" in errors
