@@ -54,7 +54,8 @@ class DigitsMlp(ModuleOptimizee):
             **RECOMMENDED_SETTINGS,
             "model.lr": 0.001,
             "model.normalize_gradient": True,
-            "trainer.max_epochs": 10,
+            "optimizer.tensor_features": True,
+            "trainer.max_epochs": 12,
         }
 
 

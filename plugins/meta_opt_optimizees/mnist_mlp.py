@@ -59,6 +59,7 @@ class MnistMlp(ModuleOptimizee):
             "model.clip_relative": 2.0,
             "model.replay_fraction": 0.25,
             "model.average_decay": 0.99,
+            "optimizer.share": "kind",
             "optimizer.tensor_features": True,
             "trainer.max_epochs": 26,
         }

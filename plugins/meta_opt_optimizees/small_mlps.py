@@ -71,8 +71,8 @@ class SmallMlps(OptimizeeFamily):
             "model.normalize_gradient": True,
             "model.replay_fraction": 0.25,
             "optimizer.tensor_features": True,
-            "model.num_validation_problems": 32,
-            "trainer.max_epochs": 80,
+            "model.num_validation_problems": 24,
+            "trainer.max_epochs": 40,
         }
 
 
