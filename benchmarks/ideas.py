@@ -1,18 +1,18 @@
 """Two ways to replay fewer coordinates, measured: is either worth having?
 
-    python benchmarks/ideas.py --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt
+    python benchmarks/ideas.py --ckpt_path checkpoints/pretrained/mnist_mlp.ckpt
 
-``subset`` replays a random part of the coordinates, weighted so that the meta-gradient stays right on average. It adds
-variance to what the draw of problems brings anyway; ``cost`` is time times variance relative to replaying everything
-(whole meta-steps, rollout included), so that less than 1 pays. ``equal`` is the part of the coordinates whose gradients
-have been the same as those of another one in the same tensor since the episode began, and which could be computed once.
+``subset`` replays a random part of the coordinates of large tensors (model.replay_fraction), weighted so that the
+meta-gradient stays right on average. It adds variance to what the draw of problems brings anyway; ``cost`` is time times
+variance relative to replaying everything (whole meta-steps, rollout included), so that less than 1 pays. ``equal`` is the
+part of the coordinates whose gradients have been the same as those of another one in the same tensor since the episode
+began, and which could be computed once.
 Prints JSON lines; the replay is timed with the threads that PyTorch finds.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import statistics
 import time
@@ -22,12 +22,10 @@ import torch
 from torch import Tensor
 
 from meta_opt.checkpoints import load_learner
-from meta_opt.meta_gradients.first_order import update_gradients
+from meta_opt.meta_gradients.first_order import first_order
+from meta_opt.meta_gradients.subset import draw_subset
 from meta_opt.meta_learner import MetaLearner
 from meta_opt.meta_loss import MetaLoss
-from meta_opt.optimizers.coordinatewise_lstm import LSTMState
-from meta_opt.params import Segment
-from meta_opt.preprocessing import Moments
 from meta_opt.problems import Problems
 from meta_opt.unroll import Trajectory, begin, unroll
 
@@ -37,7 +35,7 @@ FRACTIONS = (0.5, 0.25, 0.1)
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="of one network for all coordinates")
+    parser.add_argument("--ckpt_path", type=Path, required=True)
     parser.add_argument("--num_episodes", type=int, default=16)
     arguments = parser.parse_args()
     module = load_learner(arguments.ckpt_path)
@@ -50,8 +48,10 @@ def main() -> None:
             started = time.perf_counter()
             trajectory = unroll(problems, module.optimizer, position, module.unroll_length)
             rollout = time.perf_counter() - started
-            row = {fraction: replayed(module, trajectory, fraction, generator) for fraction in (1.0, *FRACTIONS)}
-            by_unroll.setdefault(number, []).append({f: (grad, rollout + time) for f, (grad, time) in row.items()})
+            row = {part: replayed(module, problems, trajectory, part, generator) for part in (1.0, *FRACTIONS)}
+            by_unroll.setdefault(number, []).append(
+                {f: (grad, rollout + seconds) for f, (grad, seconds) in row.items()}
+            )
             grads += [evaluation.grad for evaluation in trajectory.evaluations[:-1]]
             position = trajectory.end.detach()
             if episode == 0:
@@ -62,33 +62,14 @@ def main() -> None:
 
 
 def replayed(
-    module: MetaLearner, trajectory: Trajectory, fraction: float, generator: torch.Generator
+    module: MetaLearner, problems: Problems, trajectory: Trajectory, fraction: float, generator: torch.Generator
 ) -> tuple[Tensor, float]:
     """The meta-gradient [P] from a random part of the coordinates, and the seconds that it took."""
     meta_loss = MetaLoss(module.hparams["meta_loss"], module.hparams["step_weights"])
-    coefficients = update_gradients(trajectory, meta_loss.slopes(trajectory.losses))
-    evaluations, state = trajectory.evaluations[:-1], trajectory.start.state
     started = time.perf_counter()
-    if fraction < 1.0:
-        num_coordinates = coefficients[0].shape[1]
-        chosen = torch.randperm(num_coordinates, generator=generator)[: int(fraction * num_coordinates)]
-        evaluations = tuple(dataclasses.replace(item, grad=item.grad[:, chosen]) for item in evaluations)
-        coefficients = [coefficient[:, chosen] / fraction for coefficient in coefficients]
-        state = of_coordinates(state, chosen)
-    grads = module.optimizer.replay(evaluations, state, coefficients)
+    subset = draw_subset(problems.layout, fraction, generator) if fraction < 1.0 else None
+    grads = first_order(trajectory, module.optimizer, meta_loss, subset).grads
     return torch.cat([grad.flatten() for grad in grads]), time.perf_counter() - started
-
-
-def of_coordinates(state: LSTMState, chosen: Tensor) -> LSTMState:
-    """The state of the chosen coordinates of one problem."""
-    moments = state.moments
-    if moments is not None:
-        moments = Moments(moments.mean[:, chosen], moments.square[:, chosen], moments.decay)
-    hidden, cell = (
-        tuple(tuple(tensor[:, chosen] for tensor in layers) for layers in states)
-        for states in (state.hidden, state.cell)
-    )
-    return LSTMState((Segment(state.segments[0].name, 0, len(chosen)),), hidden, cell, moments)
 
 
 def equal_part(problems: Problems, grads: Tensor) -> float:
