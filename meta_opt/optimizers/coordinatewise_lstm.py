@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,6 +13,7 @@ from meta_opt import kernels
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
+from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
 from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.preprocessing import Moments, log_sign
 from meta_opt.problems import Evaluation
@@ -118,7 +118,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         for segment in self._segments(layout):
             if _key(segment.name) in self.networks:
                 continue
-            self.networks[_key(segment.name)] = _Network(
+            self.networks[_key(segment.name)] = LSTMNetwork(
                 _NUM_INPUTS[self.inputs],
                 self.num_layers,
                 self.hidden_size,
@@ -213,7 +213,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             return self._in_order(
                 state,
                 [
-                    (grad.output_weight, grad.output_bias, *grad.weights, *_bias_grads(grad.biases, segment.features))
+                    (grad.output_weight, grad.output_bias, *grad.weights, *bias_grads(grad.biases, segment.features))
                     for grad, segment in zip(results, state.segments, strict=True)
                 ],
             )
@@ -277,18 +277,16 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                     self.output_scale * torch.stack([part[:, start:stop].flatten() for part in coefficients]),
                     bounded=self.output == "tanh",
                 )
-                torch._foreach_add_(total, [*output, *weights, *_bias_grads(biases, segment.features)])
+                torch._foreach_add_(total, [*output, *weights, *bias_grads(biases, segment.features)])
             results.append(tuple(total))
         return results
 
     def _in_order(self, state: LSTMState, of_segments: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """What belongs to each segment's network, in the order of the parameters."""
-        of_network: dict[str, tuple[Tensor, ...]] = {}
+        """The sums over each network's segments, in the order of the parameters; zero where it has none."""
+        total = {key: [torch.zeros_like(weight) for weight in net.parameters()] for key, net in self.networks.items()}
         for segment, grads in zip(state.segments, of_segments, strict=True):
-            key = _key(segment.name)
-            before = of_network.get(key)
-            of_network[key] = grads if before is None else tuple(torch._foreach_add(before, grads))
-        return tuple(grad for key in self.networks for grad in of_network[key])
+            torch._foreach_add_(total[_key(segment.name)], grads)
+        return tuple(grad for grads in total.values() for grad in grads)
 
     def of_coordinates(self, state: LSTMState, columns: Tensor) -> LSTMState:
         """See :meth:`LearnedOptimizer.of_coordinates`."""
@@ -330,7 +328,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             self.base_step,
         )
 
-    def _network(self, segment: Segment) -> _Network:
+    def _network(self, segment: Segment) -> LSTMNetwork:
         return self.networks[_key(segment.name)]  # type: ignore[return-value]
 
     def _weights(self, state: LSTMState) -> list[kernels.Weights]:
@@ -342,80 +340,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             ]
 
 
-class _Network(nn.Module):
-    """Stacked LSTM layers and a linear output, for coordinates in columns."""
-
-    def __init__(
-        self,
-        num_inputs: int,
-        num_layers: int,
-        size: int,
-        initial_output: float,
-        num_features: int,
-        generator: Generator,
-    ) -> None:
-        super().__init__()
-        self.size = size
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        width = num_inputs
-        for _ in range(num_layers):
-            bound = 1.0 / math.sqrt(size)
-            # Rows: input, forget and output gate, candidate. Columns: the layer's input, then its hidden state.
-            self.weights.append(_uniform((4 * size, width + size), bound, generator))
-            bias = torch.zeros(4 * size, 1)
-            bias[size : 2 * size] = 1.0  # remember at first (Jozefowicz et al. 2015)
-            self.biases.append(bias)
-            width = size
-        # What features of the tensor add to the biases.
-        self.feature_weights = nn.ParameterList(
-            _uniform((4 * size, num_features), 1.0, generator) for _ in range(num_layers if num_features else 0)
-        )
-        self.output_weight = nn.Parameter(_uniform((1, width), initial_output / math.sqrt(width), generator))
-        self.output_bias = nn.Parameter(torch.zeros(1, 1))
-
-    def biases_for(self, features: tuple[float, ...]) -> tuple[Tensor, ...]:
-        """The biases of each layer, [4H, 1], in a tensor with these features."""
-        if not features:
-            return tuple(self.biases)
-        column = self.output_bias.new_tensor(features).unsqueeze(1)
-        return tuple(
-            torch.addmm(bias, weight, column) for bias, weight in zip(self.biases, self.feature_weights, strict=True)
-        )
-
-    def forward(
-        self,
-        inputs: Tensor,
-        hidden: tuple[Tensor, ...],
-        cell: tuple[Tensor, ...],
-        features: tuple[float, ...],
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Inputs [F, n] and per layer h, c [H, n] to output [1, n] and the new h, c."""
-        size = self.size
-        new_hidden, new_cell = [], []
-        for weight, bias, h, c in zip(self.weights, self.biases_for(features), hidden, cell, strict=True):
-            gates = torch.addmm(bias, weight, torch.cat([inputs, h]))  # [4H, n]
-            sigmoids = torch.sigmoid(gates[: 3 * size])
-            input_gate, forget_gate, output_gate = sigmoids.split(size)
-            c = forget_gate * c + input_gate * torch.tanh(gates[3 * size :])
-            inputs = output_gate * torch.tanh(c)
-            new_hidden.append(inputs)
-            new_cell.append(c)
-        return torch.addmm(self.output_bias, self.output_weight, inputs), tuple(new_hidden), tuple(new_cell)
-
-
-def _bias_grads(biases: Sequence[Tensor], features: tuple[float, ...]) -> list[Tensor]:
-    """Gradients of the biases and of the feature weights, from those of what :meth:`_Network.biases_for` gave."""
-    if not features:
-        return [*biases]
-    return [*biases, *(bias @ bias.new_tensor(features).unsqueeze(0) for bias in biases)]
-
-
 def _columns(evaluation: Evaluation, start: int, stop: int) -> Evaluation:
     return Evaluation(evaluation.loss, evaluation.grad[:, start:stop], evaluation.params[:, start:stop])
-
-
-def _uniform(shape: tuple[int, int], bound: float, generator: Generator) -> Tensor:
-    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound
 
 
 def _key(name: str) -> str:

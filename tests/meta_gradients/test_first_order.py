@@ -152,3 +152,19 @@ def test_replay_in_blocks_equals_all_at_once(monkeypatch: pytest.MonkeyPatch) ->
     blocks = optimizer.replay(trajectory.evaluations[:-1], start.state, coefficients)
     for ours, theirs in zip(blocks, whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("inputs", ["none", "moments"])
+def test_a_network_that_has_no_tensor_here_has_a_gradient_of_zero(inputs: str, engine: Engine) -> None:
+    """As in a mixture: networks for vectors and matrices, and problems that have vectors alone."""
+    optimizer = built(draw(Regression()), engine, share="kind", inputs=inputs)
+    problems = draw(Square())
+    grads = dict(
+        zip(
+            dict(optimizer.named_parameters()),
+            estimate_of(problems, optimizer, 3, "sum", "constant").grads,
+            strict=True,
+        )
+    )
+    assert all(not grad.any() for name, grad in grads.items() if ".matrix." in name)
+    assert all(grad.any() for name, grad in grads.items() if name.startswith("networks.vector.output"))
