@@ -13,7 +13,7 @@ from meta_opt.api import Optimizee, TensorDict
 from meta_opt.meta_gradients.first_order import first_order
 from meta_opt.meta_gradients.subset import draw_subset
 from meta_opt.meta_loss import MetaLoss
-from meta_opt.optimizers.base import Engine
+from meta_opt.optimizers.base import Engine, Rollout
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.problems import Problems, layout_of, problem_generator
 from meta_opt.unroll import begin, unroll
@@ -70,7 +70,7 @@ class MetaOptSide:
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._in_part = False
         self._time(self.optimizer, "step", "forward")
-        self._time(self.optimizer, "advance", "forward")
+        self._time_steps()
         self._time(self.optimizer, "replay", "replay")
 
     def start(self) -> None:
@@ -92,6 +92,19 @@ class MetaOptSide:
         self.meta_optimizer.step()
         self._position = trajectory.end.detach()
         return estimate.loss
+
+    def _time_steps(self) -> None:
+        """Time the steps of every rollout, and its preparation."""
+        begin_rollout = self.optimizer.rollout
+
+        def timed_rollout(state: Any) -> Rollout:
+            started = time.perf_counter()
+            rollout = begin_rollout(state)
+            self.seconds["forward"] += time.perf_counter() - started
+            self._time(rollout, "step", "forward")
+            return rollout
+
+        self.optimizer.rollout = timed_rollout  # type: ignore[method-assign]
 
     def _time(self, owner: object, method: str, part: str) -> None:
         """Add the time that a method takes to ``seconds``; a replay that calls the step counts as replay alone."""

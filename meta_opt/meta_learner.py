@@ -15,6 +15,7 @@ import inspect
 import math
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -38,7 +39,7 @@ from meta_opt.optimizee import Optimizee, Split, check_loss
 from meta_opt.optimizers.base import Engine, LearnedOptimizer
 from meta_opt.params import Layout
 from meta_opt.problems import Problems, layout_of, problem_generator
-from meta_opt.recipes import FORMAT
+from meta_opt.recipes import FORMAT, load_optimizer, pretrained_path
 from meta_opt.unroll import Trajectory, begin, joined, unroll
 
 
@@ -70,6 +71,7 @@ class MetaLearner(LightningModule):
         reference_lr: float = 0.001,
         max_skipped: int = 10,
         engine: Engine = "auto",
+        warm_start: str | None = None,
         seed: int = 0,
     ) -> None:
         """Set up meta-training.
@@ -102,6 +104,7 @@ class MetaLearner(LightningModule):
             reference_lr: Learning rate of the Adam that validation figures show beside the learned optimizer.
             max_skipped: How many non-finite episodes in a row are skipped before training gives up.
             engine: What computes the learned optimizer: native code if it can be had (auto), native code, or PyTorch.
+            warm_start: A checkpoint, or the name of a pretrained optimizer, whose weights φ meta-training begins with.
             seed: All randomness comes from it.
 
         Raises:
@@ -157,6 +160,7 @@ class MetaLearner(LightningModule):
         self.reference_lr = reference_lr
         self.max_skipped = max_skipped
         self.seed = seed
+        self._warm_start = warm_start
         self._meta_loss = MetaLoss(meta_loss, step_weights)
         self._second_derivatives = second_derivatives
         self._replay_fraction = replay_fraction
@@ -196,8 +200,19 @@ class MetaLearner(LightningModule):
         return range(self.episodes_per_epoch)
 
     def on_fit_start(self) -> None:
-        """Bring the optimizee's data to the device."""
+        """Bring the optimizee's data to the device, and the weights of another optimizer where asked for."""
         self.optimizee.to(self.device)
+        if self._warm_start is not None and int(self.episode) == 0:
+            self._start_from(self._warm_start)
+
+    def _start_from(self, name: str) -> None:
+        path = Path(name) if name.endswith(".ckpt") else pretrained_path(name)
+        other = load_optimizer(path)
+        for optimizer in (self.optimizer, self.trained):
+            try:
+                optimizer.start_from(other)
+            except MetaOptError as error:
+                raise MetaOptError(f"model.warm_start {name}: {error}") from error
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One episode. If anything in it is not finite, it changes nothing but the counters."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from meta_opt.errors import MetaOptError
 
+_LEAST = 1e-12  # loss that the logarithm is taken of
+
 MetaLossName = Literal["sum", "log_sum"]
 
 
@@ -17,7 +19,8 @@ class MetaLoss:
     """L = mean over problems of Σ_t w_t f_t(θ_t), or of Σ_t w_t ln f_t(θ_t).
 
     The logarithm weighs a late, small loss as much as an early, large one (Wichrowska et al. 2017,
-    arXiv:1703.04813, section 4.2). It needs positive losses: at others the meta-loss is not finite.
+    arXiv:1703.04813, section 4.2). It needs losses that are not negative: at others the meta-loss is not finite. Losses
+    below 1e-12, such as the zero that a cross entropy rounds to, count as that, and have no slope.
     """
 
     def __init__(self, name: MetaLossName, step_weights: str) -> None:
@@ -35,13 +38,15 @@ class MetaLoss:
 
     def value(self, losses: Tensor) -> Tensor:
         """L, [], of losses [T, B]."""
-        terms = losses.log() if self._log else losses
+        terms = torch.where(losses < 0, torch.nan, losses.clamp_min(_LEAST)).log() if self._log else losses
         return (self._weights(len(losses)).to(losses) @ terms).mean()
 
     def slopes(self, losses: Tensor) -> Tensor:
         """∂L/∂f_t of every problem, [T, B]."""
         weights = (self._weights(len(losses)).to(losses) / losses.shape[1]).unsqueeze(1)
-        return weights / losses if self._log else weights.expand_as(losses)
+        if self._log:
+            return torch.where(losses > _LEAST, weights / losses, 0.0)
+        return weights.expand_as(losses)
 
 
 def parse_step_weights(text: str) -> Callable[[int], Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizers.base import LearnedOptimizer, map_state
+from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
 from meta_opt.params import Layout
 from meta_opt.problems import Evaluation
 
@@ -47,7 +47,12 @@ class Bucket:
     params: list[Tensor]
     dtype: torch.dtype
     optimizer: LearnedOptimizer
-    state: Any
+    rollout: Rollout
+
+    @property
+    def state(self) -> Any:
+        """The state of all its parameters."""
+        return self.rollout.state
 
     def step(self, loss: Tensor | float | None) -> list[Tensor]:
         """The update of each parameter, in its shape, from its gradient; and the state moves on.
@@ -64,7 +69,7 @@ class Bucket:
             evaluation: Evaluation = _WithoutLoss(grad, params)
         else:
             evaluation = Evaluation(torch.as_tensor(loss).detach().to(grad).reshape(1), grad, params)
-        update, self.state = self.optimizer.advance(evaluation, self.state)
+        update = self.rollout.step(evaluation)
         parts = update.reshape(-1).split([param.numel() for param in self.params])
         return [part.view(param.shape) for part, param in zip(parts, self.params, strict=True)]
 
@@ -158,7 +163,8 @@ class ParameterStates:
             parts = [self._one_by_one[param][name].to(like) for param in params]
             tensors.append(torch.cat(parts, dim=-1) if name in self._coordinates else parts[0].clone())
         in_order = iter(tensors)
-        return Bucket(params, kind.dtype, optimizer, map_state(lambda _: next(in_order), state))
+        state = map_state(lambda _: next(in_order), state)
+        return Bucket(params, kind.dtype, optimizer, optimizer.rollout(state))
 
     def _history(self, param: Tensor) -> Any:
         """What must be equal for parameters to be joined."""

@@ -74,13 +74,12 @@ def unroll(
         num_steps: T.
         keep_graph: Whether losses and gradients stay differentiable in φ through all steps (second derivatives).
     """
-    evaluation, state = start.evaluation, start.state
+    evaluation = start.evaluation
     evaluations, nothing = [evaluation], evaluation.params.new_empty(len(problems), 0)
     with torch.set_grad_enabled(keep_graph):
-        for number in range(num_steps):
-            # The state at the start is kept, for the replay; those after it are not needed twice.
-            step = optimizer.step if keep_graph or number == 0 else optimizer.advance
-            update, state = step(evaluation, state)
+        rollout = optimizer.rollout(start.state)
+        for _ in range(num_steps):
+            update = rollout.step(evaluation)
             evaluation = problems.evaluate(evaluation.params + update, create_graph=keep_graph)
             evaluations.append(evaluation if optimizer.reads_params else replace(evaluation, params=nothing))
-    return Trajectory(start, tuple(evaluations), Position(evaluation, state))
+    return Trajectory(start, tuple(evaluations), Position(evaluation, rollout.state))

@@ -43,3 +43,11 @@ def test_slopes_are_the_derivative_of_the_value(name: MetaLossName, weights: str
     meta_loss = MetaLoss(name, weights)
     (expected,) = torch.autograd.grad(meta_loss.value(losses), losses)
     torch.testing.assert_close(meta_loss.slopes(losses.detach()), expected, rtol=1e-12, atol=0)
+
+
+def test_logarithm_of_a_loss_that_is_rounded_to_zero() -> None:
+    losses, meta_loss = torch.tensor([[1.0], [0.0]]), MetaLoss("log_sum", "constant")
+    assert meta_loss.value(losses).item() == pytest.approx(math.log(1e-12))
+    assert meta_loss.slopes(losses).tolist() == [[1.0], [0.0]]
+    for wrong in (-1.0, math.nan):
+        assert not meta_loss.value(torch.tensor([[1.0], [wrong]])).isfinite()

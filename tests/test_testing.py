@@ -13,6 +13,7 @@ from problems_for_tests import Polynomials, Regression, Square
 from torch import Generator, Tensor, nn
 
 from meta_opt.api import Evaluation, Layout, LearnedOptimizer, Optimizee, Split, TensorDict
+from meta_opt.optimizers.base import Rollout
 from meta_opt.testing import check_optimizee, check_optimizer, optimizee_checks, optimizer_checks
 
 
@@ -245,8 +246,8 @@ class KnowsPlaces(Momentum):
 
 
 class ForgetsBetweenUnrolls(Momentum):
-    def advance(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
-        return super().step(evaluation, Memory(torch.zeros_like(state.mean)))
+    def rollout(self, state: Memory) -> Rollout:
+        return super().rollout(Memory(torch.zeros_like(state.mean)))
 
 
 class HidesAWeight(Momentum):

@@ -20,6 +20,7 @@ from meta_opt import LearnedOptimizer, kernels, torch_optimizer
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.optimizee import Optimizee
 from meta_opt.optimizers import base
+from meta_opt.optimizers.base import Rollout
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.params import Layout
 from meta_opt.problems import Evaluation, Problems, problem_generator
@@ -178,13 +179,14 @@ def test_a_parameter_without_gradient_keeps_value_and_state(path: Path) -> None:
 
 
 def test_one_step_of_the_network_a_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, one = [], CoordinatewiseLSTM.advance
+    sizes = []
 
-    def counted(self: Any, evaluation: Evaluation, state: Any) -> Any:
-        sizes.append(evaluation.grad.shape)
-        return one(self, evaluation, state)
+    class Counted(Rollout):
+        def step(self, evaluation: Evaluation) -> torch.Tensor:
+            sizes.append(evaluation.grad.shape)
+            return super().step(evaluation)
 
-    monkeypatch.setattr(CoordinatewiseLSTM, "advance", counted)
+    monkeypatch.setattr(CoordinatewiseLSTM, "rollout", lambda *of: Counted(*of))
     optimizer = LearnedOptimizer([{"params": params()}, {"params": params(), "lr": 0.1}], checkpoint=path)
     step(optimizer, 0)
     step(optimizer, 1)

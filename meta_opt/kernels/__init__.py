@@ -6,9 +6,9 @@ import functools
 import warnings
 
 from meta_opt.kernels.build import BuildError, library
-from meta_opt.kernels.lstm import Kernel, LayerStates, Settings, Weights
+from meta_opt.kernels.lstm import Kernel, LayerStates, Rollout, Settings, Weights
 
-__all__ = ["Kernel", "LayerStates", "Settings", "Weights", "available", "load"]
+__all__ = ["Kernel", "LayerStates", "Rollout", "Settings", "Weights", "available", "load"]
 
 
 @functools.cache

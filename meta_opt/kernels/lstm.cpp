@@ -29,7 +29,8 @@
 #define NOINLINE __attribute__((noinline))  // hot loops that GCC compiles better on their own than inlined
 
 // What Python hands over; mirrored field by field in kernels/lstm.py. All coordinates of B problems lie in
-// contiguous [B, N] tensors, of which this network works on the columns start..stop, n of them.
+// contiguous [B, N] tensors, of which a network works on the columns start..stop, n of them: a segment. An array of
+// these is one for each segment, which differ in their columns, weights and states, but not in sizes and numbers.
 struct Call {
   int64_t is_double, num_layers, hidden_size;
   int64_t reads_log_sign, reads_moments, bounds_output;
@@ -41,20 +42,16 @@ struct Call {
   const void* const* biases;
   const void* output_weight;
   const void* output_bias;
-  // State before the first step, per layer [H, B·n]; gradients of the optimizee, one per step; moments, β^t [].
-  const void* const* hidden;
-  const void* const* cell;
+  // State before the first step, per layer [H, B·n], and moments, m, v and β^t []: a step overwrites them with those
+  // after it. Gradients of the optimizee, one per step.
+  void* const* hidden;
+  void* const* cell;
+  void* mean;
+  void* square;
+  void* decay;
   const void* const* grads;
-  const void* mean;
-  const void* square;
-  const void* decay;
-  // Out of a step: the update [B, N], and the state after it.
+  // Out of a step: the update [B, N].
   void* update;
-  void* const* new_hidden;
-  void* const* new_cell;
-  void* new_mean;
-  void* new_square;
-  void* new_decay;
   // Into the replay, c_τ per step, and out of it, gradients shaped as the weights.
   const void* const* coefficients;
   void* const* weight_grads;
@@ -461,20 +458,18 @@ struct Activations {
   T* hidden;     // [H]: h
 };
 
-// The rows of the next block in the state of a layer, before and after the step: too many streams for the hardware to
-// follow. They are asked for a few at a time between products, which is all that the memory takes at once.
+// The rows of the next block in the state of a layer: too many streams for the hardware to follow. They are asked for a
+// few at a time between products, which is all that the memory takes at once.
 template <typename T>
 struct Ahead {
-  const T *hidden, *cell, *new_hidden, *new_cell;
+  const T *hidden, *cell;
   int64_t stride;  // 0: there is no next block
 
   INLINE void fetch(int64_t unit) const {
     if (stride == 0) return;
     for (int64_t at = unit * stride; at < unit * stride + kBlock<T>; at += kLanes<T>) {
-      __builtin_prefetch(hidden + at, 0, 2);
-      __builtin_prefetch(cell + at, 0, 2);
-      __builtin_prefetch(new_hidden + at, 1, 2);
-      __builtin_prefetch(new_cell + at, 1, 2);
+      __builtin_prefetch(hidden + at, 1, 2);
+      __builtin_prefetch(cell + at, 1, 2);
     }
   }
 };
@@ -873,8 +868,7 @@ void step_block(const Call& call, const Network<T>& network, const Columns& colu
   forward_layers(network, scratch, 0, [&](size_t index) {
     if (next + kBlock<T> > total) return Ahead<T>{};
     const auto at_next = [next](const void* tensor) { return static_cast<const T*>(tensor) + next; };
-    return Ahead<T>{at_next(call.hidden[index]), at_next(call.cell[index]), at_next(call.new_hidden[index]),
-                    at_next(call.new_cell[index]), total};
+    return Ahead<T>{at_next(call.hidden[index]), at_next(call.cell[index]), total};
   });
   forward_output(network, scratch.below(network.layers.size()).at(0), scratch.out);
   for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
@@ -884,12 +878,12 @@ void step_block(const Call& call, const Network<T>& network, const Columns& colu
   }
   columns.scatter<T>(scratch.out, range, call.update);
   for (size_t index = 0; index < scratch.layers.size(); ++index) {
-    store_rows<T>(scratch.layers[index].hidden.at(1), network.size, total, range, call.new_hidden[index]);
-    store_rows<T>(scratch.layers[index].cell.at(1), network.size, total, range, call.new_cell[index]);
+    store_rows<T>(scratch.layers[index].hidden.at(1), network.size, total, range, call.hidden[index]);
+    store_rows<T>(scratch.layers[index].cell.at(1), network.size, total, range, call.cell[index]);
   }
   if (network.tracks_moments()) {
-    columns.scatter<T>(scratch.mean, range, call.new_mean);
-    columns.scatter<T>(scratch.square, range, call.new_square);
+    columns.scatter<T>(scratch.mean, range, call.mean);
+    columns.scatter<T>(scratch.square, range, call.square);
   }
 }
 
@@ -959,23 +953,36 @@ void replay_block(const Call& call, const Network<T>& network, const Columns& co
 // All blocks, on all threads
 // ---------------------------------------------------------------------------------------------------------------------
 
+// What one network works on.
+template <typename T>
+struct Segment {
+  explicit Segment(const Call& call)
+      : call(call), network(call), columns(call), num_blocks((columns.total(call) + kBlock<T> - 1) / kBlock<T>) {}
+
+  const Call& call;
+  Network<T> network;
+  Columns columns;
+  int64_t num_blocks;
+};
+
 struct Freed {
   void operator()(char* memory) const { std::free(memory); }
 };
 
-// The blocks cut into parts, and threads that take one part after another: a thread on a slow or busy core takes fewer.
-// What comes out of a part does not depend on who worked on it, so that results depend on the number of threads asked
-// for and on nothing else.
+// The blocks of all segments cut into parts, and threads that take one part after another: a thread on a slow or busy
+// core takes fewer. What comes out of a part does not depend on who worked on it, so that results depend on the number
+// of threads asked for and on nothing else.
 template <typename T>
 class Parts {
  public:
-  Parts(const Call& call, const Columns& columns)
-      : total_(columns.total(call)), num_blocks_((total_ + kBlock<T> - 1) / kBlock<T>) {
+  explicit Parts(const std::vector<Segment<T>>& segments) : segments_(segments), first_block_{0} {
+    for (const Segment<T>& segment : segments) first_block_.push_back(first_block_.back() + segment.num_blocks);
     // A thread is worth its start from about four blocks on.
     constexpr int64_t kLeastWork = 4, kPartsPerThread = 4;
-    const int64_t useful = std::min(num_blocks_, num_blocks_ * call.num_steps / kLeastWork);
+    const Call& call = segments[0].call;
+    const int64_t useful = std::min(num_blocks(), num_blocks() * call.num_steps / kLeastWork);
     num_threads_ = std::max<int64_t>(std::min(useful, call.num_threads), 1);
-    num_ = num_threads_ == 1 ? 1 : std::min(num_blocks_, kPartsPerThread * num_threads_);
+    num_ = num_threads_ == 1 ? 1 : std::min(num_blocks(), kPartsPerThread * num_threads_);
   }
 
   int64_t num() const { return num_; }
@@ -1001,19 +1008,33 @@ class Parts {
 #endif
   }
 
-  // Calls function(range) for every block of a part.
+  // Calls function(segment, begin, end) for every segment that has blocks in a part, with which of its blocks those are.
   template <typename Function>
-  void blocks(int64_t part, Function function) const {
-    const int64_t end = (part + 1) * num_blocks_ / num_;
-    for (int64_t block = part * num_blocks_ / num_; block < end; ++block) {
-      const int64_t first = block * kBlock<T>;
-      function(Range{first, std::min<int64_t>(kBlock<T>, total_ - first)});
+  void pieces(int64_t part, Function function) const {
+    const int64_t begin = part * num_blocks() / num_, end = (part + 1) * num_blocks() / num_;
+    for (size_t index = 0; index < segments_.size(); ++index) {
+      const int64_t first = first_block_[index];
+      const int64_t from = std::max(begin, first), to = std::min(end, first_block_[index + 1]);
+      if (from < to) function(index, from - first, to - first);
     }
   }
 
  private:
-  int64_t total_, num_blocks_, num_threads_, num_;
+  int64_t num_blocks() const { return first_block_.back(); }
+
+  const std::vector<Segment<T>>& segments_;
+  std::vector<int64_t> first_block_;  // of each segment, and the number of all
+  int64_t num_threads_, num_;
 };
+
+// Calls function(range) for the blocks begin .. end of a segment.
+template <typename T, typename Function>
+void for_blocks(const Segment<T>& segment, int64_t begin, int64_t end, Function function) {
+  const int64_t total = segment.columns.total(segment.call);
+  for (int64_t first = begin * kBlock<T>; first < end * kBlock<T>; first += kBlock<T>) {
+    function(Range{first, std::min<int64_t>(kBlock<T>, total - first)});
+  }
+}
 
 // Scratch for every thread.
 template <typename T>
@@ -1038,41 +1059,54 @@ class Workspace {
 };
 
 template <typename T>
-void step(const Call& call) {
-  const Network<T> network(call);
-  const Columns columns(call);
-  const Parts<T> parts(call, columns);
-  Workspace<T> workspace(network, 1, 0, parts.num_threads());
+void step(const Call* calls, int64_t num_calls) {
+  const std::vector<Segment<T>> segments(calls, calls + num_calls);
+  const Parts<T> parts(segments);
+  Workspace<T> workspace(segments[0].network, 1, 0, parts.num_threads());
   parts.run([&](int64_t part, int64_t thread) {
-    parts.blocks(part, [&](Range range) { step_block<T>(call, network, columns, range, workspace.scratch(thread)); });
+    parts.pieces(part, [&](size_t index, int64_t begin, int64_t end) {
+      const Segment<T>& segment = segments[index];
+      for_blocks(segment, begin, end, [&](Range range) {
+        step_block<T>(segment.call, segment.network, segment.columns, range, workspace.scratch(thread));
+      });
+    });
   });
-  if (network.tracks_moments()) {
-    *static_cast<T*>(call.new_decay) = *static_cast<const T*>(call.decay) * T(kBeta);
-  }
+  if (segments[0].network.tracks_moments()) *static_cast<T*>(calls[0].decay) *= T(kBeta);
 }
 
 template <typename T>
-void replay(const Call& call) {
-  const Network<T> network(call);
-  const Columns columns(call);
-  const Parts<T> parts(call, columns);
-  const WeightGradients<T> gradients(network);
+void replay(const Call* calls, int64_t num_calls) {
+  const std::vector<Segment<T>> segments(calls, calls + num_calls);
+  const Parts<T> parts(segments);
+  const WeightGradients<T> gradients(segments[0].network);
   const int64_t num_sums = gradients.num_sums();
-  Workspace<T> workspace(network, call.num_steps, num_sums, parts.num_threads());
-  std::vector<double> total(num_sums), sums(num_sums * parts.num());
+  Workspace<T> workspace(segments[0].network, calls[0].num_steps, num_sums, parts.num_threads());
+  std::vector<std::vector<double>> sums(parts.num());  // of each part, those of each segment that it has blocks of
+  for (int64_t part = 0; part < parts.num(); ++part) {
+    parts.pieces(part, [&](size_t, int64_t, int64_t) { sums[part].resize(sums[part].size() + num_sums); });
+  }
   parts.run([&](int64_t part, int64_t thread) {
     Scratch<T>& scratch = workspace.scratch(thread);
-    double* const part_sums = sums.data() + part * num_sums;
-    parts.blocks(part, [&](Range range) {
-      std::fill_n(scratch.sums, num_sums, T(0));
-      replay_block<T>(call, network, columns, range, gradients, scratch);
-      for (int64_t i = 0; i < num_sums; ++i) part_sums[i] += double(scratch.sums[i]);
+    double* piece_sums = sums[part].data();
+    parts.pieces(part, [&](size_t index, int64_t begin, int64_t end) {
+      const Segment<T>& segment = segments[index];
+      for_blocks(segment, begin, end, [&](Range range) {
+        std::fill_n(scratch.sums, num_sums, T(0));
+        replay_block<T>(segment.call, segment.network, segment.columns, range, gradients, scratch);
+        for (int64_t i = 0; i < num_sums; ++i) piece_sums[i] += double(scratch.sums[i]);
+      });
+      piece_sums += num_sums;
     });
   });
+  std::vector<double> totals(num_sums * num_calls);
   for (int64_t part = 0; part < parts.num(); ++part) {
-    for (int64_t i = 0; i < num_sums; ++i) total[i] += sums[part * num_sums + i];
+    const double* piece_sums = sums[part].data();
+    parts.pieces(part, [&](size_t index, int64_t, int64_t) {
+      double* const total = totals.data() + index * num_sums;
+      for (int64_t i = 0; i < num_sums; ++i) total[i] += *piece_sums++;
+    });
   }
-  gradients.write(total.data(), call);
+  for (int64_t index = 0; index < num_calls; ++index) gradients.write(totals.data() + index * num_sums, calls[index]);
 }
 
 // 0, or 1 where memory ran out.
@@ -1107,12 +1141,12 @@ extern "C" {
 
 int64_t meta_opt_call_size() { return sizeof(Call); }
 
-int meta_opt_step(const Call* call) {
-  return guarded([&] { call->is_double ? step<double>(*call) : step<float>(*call); });
+int meta_opt_step(const Call* calls, int64_t num_calls) {
+  return guarded([&] { calls->is_double ? step<double>(calls, num_calls) : step<float>(calls, num_calls); });
 }
 
-int meta_opt_replay(const Call* call) {
-  return guarded([&] { call->is_double ? replay<double>(*call) : replay<float>(*call); });
+int meta_opt_replay(const Call* calls, int64_t num_calls) {
+  return guarded([&] { calls->is_double ? replay<double>(calls, num_calls) : replay<float>(calls, num_calls); });
 }
 
 // which: 0 sigmoid, 1 tanh, 2 natural logarithm.

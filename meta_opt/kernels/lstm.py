@@ -134,7 +134,7 @@ class Kernel:
         self._step = library.meta_opt_step
         self._replay = library.meta_opt_replay
         for function in (self._step, self._replay):
-            function.argtypes = [ctypes.POINTER(_Call)]
+            function.argtypes = [ctypes.POINTER(_Call), ctypes.c_int64]
             function.restype = ctypes.c_int
         self._evaluate = library.meta_opt_evaluate
         self._evaluate.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
@@ -145,60 +145,33 @@ class Kernel:
         """Whether tensors of this type and on this device can be handed over."""
         return tensor.dtype in _DTYPES and tensor.device.type == "cpu"
 
-    def step(
+    def rollout(
         self,
         settings: Settings,
         networks: Sequence[Weights],
         segments: Sequence[Segment],
-        grad: Tensor,
+        shape: torch.Size,
         hidden: LayerStates,
         cell: LayerStates,
         moments: Moments | None,
-        *,
-        reuse: bool = False,
-    ) -> tuple[Tensor, LayerStates, LayerStates, Moments | None]:
-        """One update, without a graph.
+    ) -> Rollout:
+        """Prepare for steps one after the other, without a graph.
 
         Args:
             settings: What surrounds the networks.
-            networks: The weights of each network.
+            networks: The weights of each network, of equal sizes. Changes in place are seen.
             segments: Which coordinates each network works on, n of them; together all N, none twice.
-            grad: ∇, [B, N].
-            hidden: h, per network and layer [H, B·n].
+            shape: B and N.
+            hidden: h, per network and layer [H, B·n]. Every step overwrites it, as the following.
             cell: c, likewise.
             moments: m and v [B, N] and β^t [], where the settings need them.
-            reuse: Whether h, c and moments may be overwritten, and are what is returned. It saves the memory of a
-                second state, and the time to get it.
-
-        Returns:
-            The update [B, N], and h, c and moments after it; new tensors unless ``reuse``.
 
         Raises:
             ValueError: If a tensor's type, device, shape or strides are not what is asked for.
         """
-        grad = grad.contiguous()
-        update = torch.empty_like(grad)
-        after = None
-        if settings.tracks_moments and moments is not None:
-            mean, square = (moments.mean, moments.square) if reuse else (torch.empty_like(grad), torch.empty_like(grad))
-            after = Moments(mean, square, torch.empty_like(moments.decay))  # every network reads β^t as it was
-        new_hidden, new_cell = [], []
-        for index, (weights, segment) in enumerate(zip(networks, segments, strict=True)):
-            call = _call(settings, weights, segment, [grad], hidden[index], cell[index], moments)
-            layers = len(weights.weights)
-            columns = len(grad) * (segment.stop - segment.start)
-            states = (*hidden[index], *cell[index])
-            if not reuse:
-                states = grad.new_empty(2 * layers, weights.hidden_size, columns).unbind()
-            new_hidden.append(states[:layers])
-            new_cell.append(states[layers:])
-            call.update = update.data_ptr()
-            call.new_hidden, call.new_cell = call.table(new_hidden[-1]), call.table(new_cell[-1])
-            if after is not None:
-                call.new_mean, call.new_square = after.mean.data_ptr(), after.square.data_ptr()
-                call.new_decay = after.decay.data_ptr()
-            _run(self._step, call)
-        return update, tuple(new_hidden), tuple(new_cell), after
+        dtype = networks[0].output_weight.dtype
+        calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
+        return Rollout(self._step, calls, dtype, shape)
 
     def replay(
         self,
@@ -215,7 +188,7 @@ class Kernel:
 
         Args:
             settings: What surrounds the networks.
-            networks: The weights of each network.
+            networks: The weights of each network, of equal sizes.
             segments: Which coordinates each network works on, n of them.
             grads: ∇_τ for τ = 0..T-1, each [B, N].
             coefficients: c_τ = ∂L/∂g_τ, each [B, N].
@@ -233,18 +206,20 @@ class Kernel:
             raise ValueError(f"{len(grads)} recorded gradients need as many coefficients, not {len(coefficients)}")
         if not grads:
             raise ValueError("the replay needs at least one recorded gradient")
-        grads = [grad.contiguous() for grad in grads]
-        coefficients = [coefficient.contiguous() for coefficient in coefficients]
-        for coefficient in coefficients:
-            _check(coefficient, grads[0].dtype, grads[0].shape, "a coefficient")
-        results = []
-        for index, (weights, segment) in enumerate(zip(networks, segments, strict=True)):
-            call = _call(settings, weights, segment, grads, hidden[index], cell[index], moments)
-            result = weights.like()
-            call.coefficients = call.table(coefficients)
+        dtype, shape = networks[0].output_weight.dtype, grads[0].shape
+        recorded = []
+        for what, tensors in (("a gradient", grads), ("a coefficient", coefficients)):
+            recorded.append([tensor.contiguous() for tensor in tensors])
+            for tensor in recorded[-1]:
+                _check(tensor, dtype, shape, what)
+        calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
+        of_grads, of_coefficients = map(_Table, recorded)
+        results = [weights.like() for weights in networks]
+        for call, result in zip(calls.array, results, strict=True):
+            call.num_steps = len(grads)
+            call.grads, call.coefficients = of_grads.address, of_coefficients.address
             call.weight_grads, call.bias_grads, call.output_weight_grad, call.output_bias_grad = result.pointers
-            _run(self._replay, call)
-            results.append(result)
+        calls.run(self._replay)
         return results
 
     def evaluate(self, function: str, x: Tensor) -> Tensor:
@@ -265,60 +240,98 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("num_problems", "num_coordinates", "start", "stop")),
         *((name, ctypes.c_int64) for name in ("num_steps", "num_threads")),
         *((name, ctypes.c_void_p) for name in ("weights", "biases", "output_weight", "output_bias")),
-        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "grads", "mean", "square", "decay")),
-        *((name, ctypes.c_void_p) for name in ("update", "new_hidden", "new_cell")),
-        *((name, ctypes.c_void_p) for name in ("new_mean", "new_square", "new_decay")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "mean", "square", "decay", "grads")),
+        ("update", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in ("coefficients", "weight_grads", "bias_grads")),
         *((name, ctypes.c_void_p) for name in ("output_weight_grad", "output_bias_grad")),
     )
 
-    tables: list[_Table]  # what some of the pointers point to
 
-    def table(self, tensors: Sequence[Tensor]) -> int:
-        """The address of a table of the tensors' addresses, kept as long as this call."""
-        self.tables.append(_Table(tensors))
-        return self.tables[-1].address
+class _Calls:
+    """What a step and the replay have in common, checked; one call for each segment."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        networks: Sequence[Weights],
+        segments: Sequence[Segment],
+        dtype: torch.dtype,
+        shape: torch.Size,
+        hidden: LayerStates,
+        cell: LayerStates,
+        moments: Moments | None,
+    ) -> None:
+        layers, size = len(networks[0].weights), networks[0].hidden_size
+        self.array = (_Call * len(segments))()
+        self._kept: list[object] = [networks, hidden, cell, moments]  # what the pointers point to, and their tables
+        for call, weights, segment, h, c in zip(self.array, networks, segments, hidden, cell, strict=True):
+            if len(shape) != 2 or not 0 <= segment.start <= segment.stop <= shape[1]:
+                raise ValueError(
+                    f"coordinates {segment.start}:{segment.stop} are not columns of a gradient {tuple(shape)}"
+                )
+            if weights.num_inputs != settings.num_inputs:
+                raise ValueError(
+                    f"the network reads {weights.num_inputs} inputs, but the settings give {settings.num_inputs}"
+                )
+            if weights.hidden_size != size or weights.output_weight.dtype != dtype:
+                raise ValueError("the networks differ in their size or type")
+            if not len(weights.weights) == len(h) == len(c) == layers:
+                raise ValueError(f"{layers} layers need as many states, not {len(h)} and {len(c)}")
+            for state in (*h, *c):
+                _check(state, dtype, (size, shape[0] * (segment.stop - segment.start)), "a state")
+            tables = _Table(h), _Table(c)
+            self._kept += tables
+            call.is_double, call.num_layers, call.hidden_size = dtype == torch.float64, layers, size
+            call.reads_log_sign, call.reads_moments = settings.log_sign, settings.moments
+            call.bounds_output, call.output_scale = settings.bounded, settings.output_scale
+            call.base_step = settings.base_step
+            call.num_problems, call.num_coordinates = shape
+            call.start, call.stop, call.num_steps = segment.start, segment.stop, 1
+            call.weights, call.biases, call.output_weight, call.output_bias = weights.pointers
+            call.hidden, call.cell = (table.address for table in tables)
+        if settings.tracks_moments:
+            if moments is None:
+                raise ValueError("moments as inputs or a base step need a state of moments, found none")
+            _check(moments.mean, dtype, shape, "the mean")
+            _check(moments.square, dtype, shape, "the square")
+            _check(moments.decay, dtype, (), "the decay")
+            for call in self.array:
+                call.mean, call.square = moments.mean.data_ptr(), moments.square.data_ptr()
+                call.decay = moments.decay.data_ptr()
+
+    def run(self, function: ctypes._FuncPointer) -> None:
+        """Let the native code do it."""
+        if not self.array:
+            return
+        self.array[0].num_threads = torch.get_num_threads()
+        if function(self.array, len(self.array)):
+            raise MemoryError("the native kernel could not get the memory for its activations")
 
 
-def _call(
-    settings: Settings,
-    weights: Weights,
-    segment: Segment,
-    grads: Sequence[Tensor],
-    hidden: Sequence[Tensor],
-    cell: Sequence[Tensor],
-    moments: Moments | None,
-) -> _Call:
-    """What a step and the replay have in common, checked."""
-    dtype, shape = weights.output_weight.dtype, grads[0].shape
-    if grads[0].dim() != 2 or not 0 <= segment.start <= segment.stop <= shape[1]:
-        raise ValueError(f"coordinates {segment.start}:{segment.stop} are not columns of a gradient {tuple(shape)}")
-    if weights.num_inputs != settings.num_inputs:
-        raise ValueError(f"the network reads {weights.num_inputs} inputs, but the settings give {settings.num_inputs}")
-    for grad in grads:
-        _check(grad, dtype, shape, "a gradient")
-    layers, size = len(weights.weights), weights.hidden_size
-    if not len(hidden) == len(cell) == layers:
-        raise ValueError(f"{layers} layers need as many states, not {len(hidden)} and {len(cell)}")
-    for state in (*hidden, *cell):
-        _check(state, dtype, (size, shape[0] * (segment.stop - segment.start)), "a state")
-    tables = [_Table(hidden), _Table(cell), _Table(grads)]
-    call = _Call(
-        dtype == torch.float64, layers, size,
-        settings.log_sign, settings.moments, settings.bounded, settings.output_scale, settings.base_step,
-        *shape, segment.start, segment.stop, len(grads), torch.get_num_threads(),
-        *weights.pointers, *(table.address for table in tables),
-    )  # fmt: skip
-    call.tables = tables
-    if settings.tracks_moments:
-        if moments is None:
-            raise ValueError("moments as inputs or a base step need a state of moments, found none")
-        _check(moments.mean, dtype, shape, "the mean")
-        _check(moments.square, dtype, shape, "the square")
-        _check(moments.decay, dtype, (), "the decay")
-        call.mean, call.square = moments.mean.data_ptr(), moments.square.data_ptr()
-        call.decay = moments.decay.data_ptr()
-    return call
+class Rollout:
+    """Steps one after the other, each of which overwrites the state; :meth:`Kernel.rollout` gives it."""
+
+    def __init__(self, step: ctypes._FuncPointer, calls: _Calls, dtype: torch.dtype, shape: torch.Size) -> None:
+        self._step, self._calls, self._dtype, self._shape = step, calls, dtype, shape
+        self._grads = array("Q", [0])
+        address, _ = self._grads.buffer_info()
+        for call in calls.array:
+            call.grads = address
+
+    def step(self, grad: Tensor) -> Tensor:
+        """The update for the gradient ∇, both [B, N].
+
+        Raises:
+            ValueError: If the gradient is not what was announced.
+        """
+        grad = grad.contiguous()
+        _check(grad, self._dtype, self._shape, "a gradient")
+        update = torch.empty_like(grad)
+        self._grads[0], address = grad.data_ptr(), update.data_ptr()
+        for call in self._calls.array:
+            call.update = address
+        self._calls.run(self._step)
+        return update
 
 
 class _Table:
@@ -337,8 +350,3 @@ def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], what: str
             f"the native kernel needs {what} {tuple(shape)}, {dtype}, contiguous and on the CPU, found "
             f"{tuple(tensor.shape)}, {tensor.dtype}, strides {tensor.stride()} on {tensor.device}"
         )
-
-
-def _run(function: ctypes._FuncPointer, call: _Call) -> None:
-    if function(call):
-        raise MemoryError("the native kernel could not get the memory for its activations")

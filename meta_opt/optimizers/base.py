@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -25,7 +26,7 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         g_t, h_{t+1} = m_φ(∇_t, h_t)        θ_{t+1} = θ_t + g_t
 
     The state h is a dataclass of tensors (or of tuples of tensors) that :meth:`init_state` makes and :meth:`step`
-    replaces. Only :meth:`advance` may change it in place.
+    replaces.
 
     Attributes:
         engine: What computes steps and replays where an architecture has native code for it: native code if it can be
@@ -33,12 +34,15 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         reads_params: Whether :meth:`step` reads the parameters; where it does not, unrolls need not keep them.
         share: Which parameters have a network in common; :meth:`Layout.segments` says what the networks are called.
         tensor_features: Whether the layout's shapes and depths matter to it, not only which coordinates there are.
+        network_for: Of parameters that have no network of their own name, which network works on them instead: from
+            the name that ``share`` gives them to that of a network.
     """
 
     engine: Engine = "auto"
     reads_params: bool = True
     share: Sharing = "all"
     tensor_features: bool = False
+    network_for: Mapping[str, str] = MappingProxyType({})
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make the weights φ, drawn from ``generator``; called once, before anything else.
@@ -47,6 +51,22 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
             layout: The coordinates to be optimized, for networks that keep weights per group or per tensor.
             generator: The only source of randomness.
         """
+
+    def start_from(self, other: LearnedOptimizer) -> None:
+        """Take over the weights of ``other``, to train them further.
+
+        Args:
+            other: A built optimizer of the same class.
+
+        Raises:
+            MetaOptError: If its weights are others, or of other shapes.
+        """
+        try:
+            self.load_state_dict(other.state_dict())
+        except RuntimeError as error:
+            raise MetaOptError(
+                "the weights of the two learned optimizers do not have the same names and shapes"
+            ) from error
 
     @abstractmethod
     def init_state(self, layout: Layout, num_problems: int) -> Any:
@@ -64,9 +84,13 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
             The update g_t, [B, N], to be added to the parameters, and h_{t+1}.
         """
 
-    def advance(self, evaluation: Evaluation, state: Any) -> tuple[Tensor, Any]:
-        """:meth:`step` without a graph, for callers that do not need ``state`` any more: its memory may be reused."""
-        return self.step(evaluation, state)
+    def rollout(self, state: Any) -> Rollout:
+        """Steps one after the other, which architectures may know a faster way for than :meth:`step` again and again.
+
+        Args:
+            state: Where to begin; it stays what it is.
+        """
+        return Rollout(self, state)
 
     def replay(
         self, evaluations: Sequence[Evaluation], state: Any, coefficients: Sequence[Tensor]
@@ -107,6 +131,24 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters of φ that the meta-gradient is taken of."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+class Rollout:
+    """Steps of a learned optimizer one after the other, while φ stays what it is.
+
+    Attributes:
+        state: The state after the last step. The next may overwrite it.
+    """
+
+    def __init__(self, optimizer: LearnedOptimizer, state: Any) -> None:
+        """Begin at ``state``."""
+        self._optimizer = optimizer
+        self.state = state
+
+    def step(self, evaluation: Evaluation) -> Tensor:
+        """The update, [B, N]; see :meth:`LearnedOptimizer.step`."""
+        update, self.state = self._optimizer.step(evaluation, self.state)
+        return update
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:

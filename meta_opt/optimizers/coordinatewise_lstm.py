@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from meta_opt import kernels
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
 from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
 from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
@@ -127,6 +127,21 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 generator,
             )
 
+    def start_from(self, other: LearnedOptimizer) -> None:
+        """See :meth:`LearnedOptimizer.start_from`; networks of the same name, or all from the only one of ``other``."""
+        if not isinstance(other, CoordinatewiseLSTM) or other.inputs != self.inputs:
+            raise MetaOptError("the two learned optimizers do not read the same inputs")
+        sources = dict(other.networks)
+        if len(sources) == 1:
+            sources = dict.fromkeys(self.networks, *sources.values())
+        if missing := [key for key in self.networks if key not in sources]:
+            raise MetaOptError(f"there is no network {', '.join(missing)} to start from, only {', '.join(sources)}")
+        try:
+            for key, network in self.networks.items():
+                network.load_state_dict(sources[key].state_dict())
+        except RuntimeError as error:
+            raise MetaOptError("the two learned optimizers are of different sizes") from error
+
     def _segments(self, layout: Layout) -> tuple[Segment, ...]:
         return layout.segments(self.share, features=self.tensor_features)
 
@@ -155,7 +170,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         """One update, see :meth:`LearnedOptimizer.step`."""
         grad = evaluation.grad
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
-            return self._native_step(kernel, grad, state, reuse=False)
+            rollout = _NativeRollout(self, kernel, state)
+            return rollout.step(evaluation), rollout.state
         inputs, base, moments = self._read(grad, state.moments)
         outputs, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
@@ -174,26 +190,17 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             update = update - self.base_step * base
         return update, LSTMState(state.segments, tuple(hidden), tuple(cell), moments)
 
-    def advance(self, evaluation: Evaluation, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """See :meth:`LearnedOptimizer.advance`; native code overwrites the state."""
-        if not torch.is_grad_enabled() and (kernel := self._kernel(evaluation.grad)):
-            return self._native_step(kernel, evaluation.grad, state, reuse=True)
-        return self.step(evaluation, state)
+    def rollout(self, state: LSTMState) -> Rollout:
+        """See :meth:`LearnedOptimizer.rollout`; native code works on a copy of the state."""
+        if not torch.is_grad_enabled() and (kernel := self._kernel(next(self.parameters()))):
+            return _NativeRollout(self, kernel, state)
+        return super().rollout(state)
 
-    def _native_step(
-        self, kernel: kernels.Kernel, grad: Tensor, state: LSTMState, *, reuse: bool
-    ) -> tuple[Tensor, LSTMState]:
-        update, hidden, cell, moments = kernel.step(
-            self._settings,
-            self._weights(state),
-            state.segments,
-            grad,
-            state.hidden,
-            state.cell,
-            state.moments,
-            reuse=reuse,
+    def prepare(self, kernel: kernels.Kernel, state: LSTMState, shape: torch.Size) -> kernels.Rollout:
+        """Native steps that overwrite ``state``, for gradients [B, N] of this shape."""
+        return kernel.rollout(
+            self._settings, self._weights(state), state.segments, shape, state.hidden, state.cell, state.moments
         )
-        return update, LSTMState(state.segments, hidden, cell, moments)
 
     def replay(
         self, evaluations: Sequence[Evaluation], state: LSTMState, coefficients: Sequence[Tensor]
@@ -338,6 +345,21 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 kernels.Weights(tuple(net.weights), net.biases_for(features), net.output_weight, net.output_bias)
                 for net, features in networks
             ]
+
+
+class _NativeRollout(Rollout):
+    """Steps in native code."""
+
+    def __init__(self, optimizer: CoordinatewiseLSTM, kernel: kernels.Kernel, state: LSTMState) -> None:
+        self._optimizer: CoordinatewiseLSTM = optimizer
+        self._kernel = kernel
+        self.state = map_state(torch.clone, state)
+        self._native: kernels.Rollout | None = None
+
+    def step(self, evaluation: Evaluation) -> Tensor:
+        if self._native is None:  # now the number of problems is known
+            self._native = self._optimizer.prepare(self._kernel, self.state, evaluation.grad.shape)
+        return self._native.step(evaluation.grad)
 
 
 def _columns(evaluation: Evaluation, start: int, stop: int) -> Evaluation:

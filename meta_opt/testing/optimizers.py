@@ -91,7 +91,7 @@ def pure_step(optimizer: LearnedOptimizer) -> None:
     update, _ = optimizer.step(second, state)
     again, _ = optimizer.step(second, state)
     for key, value in _tensors(state).items():
-        assert torch.equal(value, before[0][key]), f"{name}.step changes {key} of the state in place: see advance"
+        assert torch.equal(value, before[0][key]), f"{name}.step changes {key} of the state in place: see rollout"
     for field in ("loss", "grad", "params"):
         same = torch.equal(getattr(second, field), getattr(before[1], field))
         assert same, f"{name}.step changes {field} of the evaluation in place"

@@ -83,7 +83,8 @@ class CifarCnn(ModuleOptimizee):
     def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
         """A mini-batch of ``split``, drawn with replacement, standardized."""
         batch = super().sample_batch(split, generator)
-        return {**batch, "inputs": (batch["inputs"].float() - self.mean) / self.std}
+        inputs = (batch["inputs"].float() - self.mean) / self.std
+        return {**batch, "inputs": inputs.contiguous(memory_format=torch.channels_last)}  # twice as fast on CPUs
 
     def groups(self) -> Mapping[str, str]:
         """``conv``, the filters, and ``fc``, all other parameters."""

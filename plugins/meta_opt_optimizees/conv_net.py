@@ -69,8 +69,8 @@ def conv_net(
         layers[f"conv{number}"] = nn.Conv2d(depth, size, kernel_size, padding="same", bias=not normalize)
         if normalize:
             layers[f"conv_norm{number}"] = BatchNorm(size)
-        layers[f"conv_activation{number}"] = nn.ReLU()
         layers[f"pool{number}"] = nn.MaxPool2d(2)
+        layers[f"conv_activation{number}"] = nn.ReLU()  # the same as before the pooling, on a quarter of the numbers
         depth, height, width = size, height // 2, width // 2
     layers["flatten"] = nn.Flatten()
     num_inputs = depth * height * width

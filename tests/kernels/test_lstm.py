@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from meta_opt.kernels import Kernel, Settings, Weights
+from meta_opt.optimizers.base import map_state
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, LSTMState
 from meta_opt.params import Layout
 from meta_opt.problems import Evaluation
@@ -137,15 +138,13 @@ def torch_run(run: Run) -> tuple[list[Tensor], LSTMState, list[Tensor]]:
 def native_run(kernel: Kernel, run: Run) -> tuple[list[Tensor], LSTMState, list[Tensor]]:
     """The same from the kernel."""
     settings, weights, segments = run.settings, run.weights, run.state.segments
-    hidden, cell, moments, updates = run.state.hidden, run.state.cell, run.state.moments, []
-    for grad in run.grads:
-        update, hidden, cell, moments = kernel.step(settings, weights, segments, grad, hidden, cell, moments)
-        updates.append(update)
-    start = run.state
+    start, end = run.state, map_state(torch.clone, run.state)
+    rollout = kernel.rollout(settings, weights, segments, run.grads[0].shape, end.hidden, end.cell, end.moments)
+    updates = [rollout.step(grad) for grad in run.grads]
     gradients = kernel.replay(
         settings, weights, segments, run.grads, run.coefficients, start.hidden, start.cell, start.moments
     )
-    return updates, LSTMState(segments, hidden, cell, moments), tensors(gradients)
+    return updates, end, tensors(gradients)
 
 
 def state_tensors(state: LSTMState) -> list[Tensor]:
@@ -249,7 +248,8 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
     grad = run.grads[0]
 
     def step(grad: Tensor, settings: Settings = run.settings, hidden: object = state.hidden) -> None:
-        kernel.step(settings, weights, state.segments, grad, hidden, state.cell, None)  # type: ignore[arg-type]
+        rollout = kernel.rollout(settings, weights, state.segments, grad.shape, hidden, state.cell, None)  # type: ignore[arg-type]
+        rollout.step(grad)
 
     step(grad)
     with pytest.raises(ValueError, match=r"a gradient \(1, 67\), torch.float32"):
@@ -260,6 +260,13 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
         step(grad[:, :60])
     with pytest.raises(ValueError, match="not columns"):
         step(grad[0])
+    rollout = kernel.rollout(run.settings, weights, state.segments, grad.shape, state.hidden, state.cell, None)
+    with pytest.raises(ValueError, match=r"a gradient \(1, 67\)"):
+        rollout.step(grad.repeat(2, 1))
+    other = prepare(Case({"hidden_size": 5}), FLOAT)
+    two = (*state.segments, *state.segments)
+    with pytest.raises(ValueError, match="the networks differ"):
+        kernel.rollout(run.settings, weights + other.weights, two, grad.shape, state.hidden * 2, state.cell * 2, None)
     with pytest.raises(ValueError, match="2 layers need as many states"):
         step(grad, hidden=((),))
     with pytest.raises(ValueError, match="reads 2 inputs, but the settings give 4"):

@@ -31,9 +31,13 @@ def test_batch_normalization_by_hand() -> None:
     torch.testing.assert_close(norm(inputs), (inputs - mean) / (variance + 1e-5).sqrt() + 3.0)
 
 
-def test_layers_are_in_the_paper_s_order() -> None:
-    kinds = [type(layer).__name__ for layer in conv_net((3, 8, 8), [4], 3, [6], 2)]
-    assert kinds == ["Conv2d", "BatchNorm", "ReLU", "MaxPool2d", "Flatten", "Linear", "BatchNorm", "ReLU", "Linear"]
+def test_layers_are_the_paper_s() -> None:
+    layers = list(conv_net((3, 8, 8), [4], 3, [6], 2))
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Conv2d", "BatchNorm", "MaxPool2d", "ReLU", "Flatten", "Linear", "BatchNorm", "ReLU", "Linear"]
+    inputs = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    pooling, activation = layers[2:4]  # the paper's has them the other way round, which is the same
+    assert torch.equal(activation(pooling(inputs)), pooling(activation(inputs)))
 
 
 def test_filters_are_a_group() -> None:
