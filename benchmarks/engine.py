@@ -22,7 +22,7 @@ medians over the repetitions. In a line:
     network_over_floor         forward and replay over the floor
     optimizee_alone_ms         the reference's loss and its gradient on a fixed mini-batch, and nothing else
     step_over_optimizee_alone  ms_per_step over that
-    peak_mb                    memory of two meta-steps above that before them, each side in fresh processes
+    peak_mb                    memory of two meta-steps above that before them, each side in a fresh process
     recorded_gradients_mb      T·B·N float32
 """
 

@@ -27,8 +27,6 @@ Seconds = dict[str, float]
 
 _MATRIX = 2048  # rows and columns of the product that the machine's peak is read from
 _LONG = 300.0  # seconds after which no more repetitions of one workload are begun
-_PROCESSES = 3  # how often a peak is measured: how well the heap is filled is partly chance
-_LONG_PROCESS = 60.0  # seconds after which it is not measured again
 
 
 def prepare(threads: int | None) -> int:
@@ -66,7 +64,7 @@ class Bench:
         return line | _figures(workload, line, rounds) | memory
 
     def memory(self, workload: Workload) -> Line:
-        """Peak memory of every side in two meta-steps, above what it took before them; median of some processes.
+        """Peak memory of every side in two meta-steps, above what it took before them.
 
         A side is left out if its last peak, scaled to the number of recorded gradients, is above the limit.
         """
@@ -80,7 +78,7 @@ class Bench:
                 skipped[side] = f"would take about {expected / 1e9:.3g} GB"
                 continue
             try:
-                peaks[side] = self._peak(workload, side)
+                peaks[side] = _in_fresh_process(_peak_memory, workload, side, self._threads)
             except BrokenProcessPool:
                 skipped[side] = "was killed, probably for its memory"
                 self._last[side] = (size, float("inf"))
@@ -104,12 +102,6 @@ class Bench:
             "steps": workload.num_steps,
             "threads": self._threads,
         }
-
-    def _peak(self, workload: Workload, side: str) -> float:
-        began, peaks = time.perf_counter(), []
-        while not peaks or (len(peaks) < _PROCESSES and time.perf_counter() - began < _LONG_PROCESS):
-            peaks.append(_in_fresh_process(_peak_memory, workload, side, self._threads))
-        return median(peaks)
 
     def _times(self, workload: Workload, names: list[str]) -> list[dict[str, Seconds]]:
         """Of every repetition: seconds of a matrix product, of the optimizee alone, and of every side's meta-step."""
