@@ -143,7 +143,9 @@ class PlainSide:
     def start(self) -> None:
         """See :class:`Side`."""
         self._generators = [problem_generator(0, "train", index) for index in range(self._num_problems)]
-        self._problem = self._stack([self._optimizee.sample_problem(generator) for generator in self._generators])
+        self._problem = self._stack(
+            [self._optimizee.sample_problem("train", generator) for generator in self._generators]
+        )
         params = self._stack([self._optimizee.init_params(generator) for generator in self._generators])
         self.trainer.start(params)
 

@@ -39,8 +39,8 @@ class Optimizee(Configurable, ABC):
     def init_params(self, generator: Generator) -> TensorDict:
         """θ_0, the parameters to start from, as named floating-point tensors."""
 
-    def sample_problem(self, generator: Generator) -> TensorDict:
-        """What makes this problem differ from another for a whole episode; ``{}`` if nothing does."""
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
+        """What makes this problem of ``split`` differ from others for a whole episode; ``{}`` if nothing does."""
         return {}
 
     def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
@@ -112,7 +112,7 @@ def check_loss(optimizee: Optimizee, generator: Generator) -> None:
     """
     optimizee = optimizee.variant(generator)
     name = type(optimizee).__name__
-    problem = optimizee.sample_problem(generator)
+    problem = optimizee.sample_problem("train", generator)
     params = optimizee.init_params(generator)
     for key, value in params.items():
         if not value.is_floating_point():

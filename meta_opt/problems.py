@@ -74,7 +74,7 @@ class Problems:
         self._device = torch.device(device)
         self._dtype = dtype
         self._generators = [problem_generator(seed, split, index) for index in indices]
-        self._problem = self._stack([optimizee.sample_problem(generator) for generator in self._generators])
+        self._problem = self._stack([optimizee.sample_problem(split, generator) for generator in self._generators])
         params = self._stack([optimizee.init_params(generator) for generator in self._generators])
         self.layout = Layout.of({name: tensor[0] for name, tensor in params.items()}, optimizee.groups())
         self.initial_params = self.layout.flatten(params)

@@ -30,7 +30,7 @@ class Regression(Optimizee):
         shapes = {"first.weight": (3, 4), "second.weight": (4, 1), "first.bias": (4,), "second.bias": (1,)}
         return {name: self.scale * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
-    def sample_problem(self, generator: Generator) -> TensorDict:
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         return {"slope": torch.randn(3, 1, generator=generator)}
 
     def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
@@ -55,7 +55,7 @@ class Sometimes(Square):
         self.bad = bad
         self.drawn = -1
 
-    def sample_problem(self, generator: Generator) -> TensorDict:
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         self.drawn += 1  # impure on purpose: counts the problems drawn
         return {"factor": torch.tensor(float("nan") if self.drawn in self.bad else 1.0)}
 
@@ -83,7 +83,7 @@ class Polynomial(Optimizee):
     def init_params(self, generator: Generator) -> TensorDict:
         return {"coefficients": torch.randn(self.size, generator=generator)}
 
-    def sample_problem(self, generator: Generator) -> TensorDict:
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         return {"x": torch.randn(5, generator=generator)}
 
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:

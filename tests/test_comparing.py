@@ -59,6 +59,17 @@ BOWL = "checkpoints/bowl/run_0/best.ckpt"
 DIGIT = "checkpoints/digits_mlp/run_0/best.ckpt"
 
 
+def test_a_network_that_stands_in(trained, meta_opt, capsys):
+    """A checkpoint with a network for vectors only, on an optimizee that has matrices too."""
+    assert main(["fit", "--optimizee", "bowl", *RUNS["bowl"], "--optimizer.share", "kind", *QUIET]) == 0
+    capsys.readouterr()
+    options = ("--ckpt_path", "checkpoints/bowl/run_1/best.ckpt", "--optimizee", "digits_mlp", *FEW, "--num_steps", "5")
+    assert "has no network for matrix; it has vector; network_for can say" in fails(meta_opt, *options)
+    status, _, err = meta_opt("compare", *options, "--network_for.matrix", "vector", "--baselines", "SGD")
+    assert (status, err) == (0, "")
+    assert results("comparisons/digits_mlp/0")["optimizers"]["bowl/run_1"]["final"] > 0
+
+
 def results(folder="comparisons/bowl/0"):
     return json.loads(Path(folder, "results.json").read_text())
 

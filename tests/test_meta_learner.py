@@ -357,3 +357,43 @@ def test_second_derivatives_go_unroll_by_unroll() -> None:
 def test_a_broken_optimizee_is_refused_at_once() -> None:
     with pytest.raises(OptimizeeError, match="not finite at θ_0"):
         learner(Sometimes([0]))
+
+
+def test_warm_start(tmp_path: Path) -> None:
+    source = learner()
+    first = trainer(max_epochs=1)
+    first.fit(source)
+    path = str(tmp_path / "source.ckpt")
+    first.save_checkpoint(path)
+    module = learner(seed=1, lr=0.0, warm_start=path)
+    trainer(max_epochs=1).fit(module)
+    assert all(map(torch.equal, module.optimizer.parameters(), source.trained.parameters()))
+    assert all(map(torch.equal, module.trained.parameters(), source.trained.parameters()))
+
+
+def test_a_resumed_run_does_not_start_warm_again(tmp_path: Path) -> None:
+    first = trainer(max_epochs=1)
+    first.fit(learner())
+    source, half = (str(tmp_path / f"{name}.ckpt") for name in ("source", "half"))
+    first.save_checkpoint(source)
+    whole, part, rest = (learner(warm_start=source) for _ in range(3))
+    trainer(max_epochs=2).fit(whole)
+    second = trainer(max_epochs=1)
+    second.fit(part)
+    second.save_checkpoint(half)
+    Path(source).unlink()
+    trainer(max_epochs=2).fit(rest, ckpt_path=half)
+    assert all(map(torch.equal, rest.optimizer.parameters(), whole.optimizer.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("quadratic", "^model.warm_start quadratic: the two learned optimizers are of different sizes$"),
+        ("quadratics", "no pretrained optimizer is called 'quadratics'; did you mean 'quadratic'"),
+        ("gone.ckpt", "there is no checkpoint gone.ckpt"),
+    ],
+)
+def test_a_warm_start_that_cannot_be(name: str, message: str) -> None:
+    with pytest.raises(MetaOptError, match=message):
+        trainer().fit(learner(warm_start=name))

@@ -75,7 +75,7 @@ def test_optimizee_errors_are_the_users_to_mend() -> None:
 
 def test_defaults_of_the_contract() -> None:
     toy, generator = Toy(lambda a, b: a.sum()), Generator()
-    assert toy.sample_problem(generator) == {}
+    assert toy.sample_problem("train", generator) == {}
     assert toy.sample_batch("train", generator) == {}
     assert toy.metrics({}, {}, {}) == {}
     assert toy.groups() == {}

@@ -15,7 +15,7 @@ class NoisyQuadratic(Optimizee):
     def init_params(self, generator: Generator) -> TensorDict:
         return {"one": torch.randn(3, generator=generator), "two": torch.randn(3, 1, generator=generator)}
 
-    def sample_problem(self, generator: Generator) -> TensorDict:
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         return {"w": torch.randn(4, 3, generator=generator)}
 
     def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
@@ -111,7 +111,7 @@ def test_gradient_is_that_of_hand_algebra() -> None:
     evaluation = problems.evaluate(theta)
     for index in range(3):
         generator = problem_generator(1, "train", index)
-        w = Still().sample_problem(generator)["w"].double()
+        w = Still().sample_problem("train", generator)["w"].double()
         total = theta[index, :3] + theta[index, 3:]
         torch.testing.assert_close(evaluation.loss[index], (w @ total).square().sum(), rtol=1e-12, atol=0)
         torch.testing.assert_close(evaluation.grad[index], (2 * w.T @ w @ total).repeat(2), rtol=1e-12, atol=1e-12)
@@ -124,7 +124,7 @@ def test_second_derivatives(num_problems: int) -> None:
     evaluation = problems.evaluate(theta, create_graph=True)
     (product,) = torch.autograd.grad(evaluation.grad.sum(), theta)
     for index in range(num_problems):
-        w = Still().sample_problem(problem_generator(1, "train", index))["w"].double()
+        w = Still().sample_problem("train", problem_generator(1, "train", index))["w"].double()
         # The Hessian is 2WᵀW in each of its four blocks; here it is multiplied by a vector of ones.
         torch.testing.assert_close(product[index], (4 * w.T @ w).sum(1).repeat(2), rtol=1e-12, atol=1e-12)
 
@@ -162,7 +162,7 @@ def test_metrics_are_of_the_batch_evaluated_last(num_problems: int) -> None:
     worst = problems.metrics(problems.initial_params)["worst"]
     for index in range(num_problems):
         optimizee, generator = NoisyQuadratic(), problem_generator(1, "train", index)
-        problem, params = optimizee.sample_problem(generator), optimizee.init_params(generator)
+        problem, params = optimizee.sample_problem("train", generator), optimizee.init_params(generator)
         optimizee.sample_batch("train", generator)
         expected = optimizee.metrics(params, problem, optimizee.sample_batch("train", generator))["worst"]
         torch.testing.assert_close(worst[index].float(), expected, rtol=1e-5, atol=0)

@@ -31,9 +31,9 @@ class Good(Regression):
 
 
 class OtherShapes(Good):
-    def sample_problem(self, generator: Generator) -> TensorDict:
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         size = int(torch.randint(1, 50, (), generator=generator))
-        return super().sample_problem(generator) | {"unused": torch.zeros(size)}
+        return super().sample_problem(split, generator) | {"unused": torch.zeros(size)}
 
 
 class VectorMetric(Good):
@@ -58,8 +58,8 @@ class GlobalRandomness(Good):
 
 
 class PythonRandomness(Good):
-    def sample_problem(self, generator: Generator) -> TensorDict:
-        return {"slope": super().sample_problem(generator)["slope"] + random.random()}
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
+        return {"slope": super().sample_problem(split, generator)["slope"] + random.random()}
 
 
 class ChangesItsBatch(Good):

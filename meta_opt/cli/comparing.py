@@ -20,7 +20,7 @@ from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.compare import Contestant, Progress, Setting, Validation, compare
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizee import Optimizee
-from meta_opt.recipes import Recipe, load_optimizer, pretrained_path, read_recipe
+from meta_opt.recipes import Recipe, load_optimizer, pretrained, pretrained_path, read_recipe
 from meta_opt.reports import Report, check_place
 from meta_opt.runs import Run, relative
 
@@ -48,6 +48,7 @@ def run(options: list[str]) -> int:
     for label, path in paths.items():
         optimizer = load_optimizer(path, _asked(options, "optimizer"))
         optimizer.engine = recipes[path].model.get("engine", "auto")
+        optimizer.network_for = config.network_for
         learned[label] = Contestant(optimizer.to(device), _validation(recipes[path], optimizee))
     with _Bar() as bar:
         setting = Setting(
@@ -71,7 +72,7 @@ def run(options: list[str]) -> int:
             "seed": config.seed_everything,
             "device": str(device),
         },
-        {label: relative(path) for label, path in paths.items()},
+        {label: _place(path) for label, path in paths.items()},
         command,
     )
     folder = report.save(out, default)
@@ -99,6 +100,11 @@ def _checkpoints(options: list[str]) -> dict[str, Path]:
     unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
     taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *BASELINES])
     return {name if taken[name] == 1 else relative(resolved): path for resolved, (path, name) in unique.items()}
+
+
+def _place(path: Path) -> str:
+    """Where a checkpoint is; of those that come with meta-opt, not where that is installed."""
+    return f"pretrained/{path.name}" if path in pretrained().values() else relative(path)
 
 
 def _asked(options: list[str], kind: registry.Kind) -> type[Any] | None:
@@ -147,6 +153,7 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--num_validation_problems", type=int, default=32)
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--device", type=str, default="auto")
+    parser.add_argument("--network_for", type=dict[str, str], default={})
     parser.add_argument("--out", type=str | None, default=None)
     return parser
 

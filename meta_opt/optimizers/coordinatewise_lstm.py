@@ -152,9 +152,10 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             MetaOptError: If the layout has a group or tensor that there is no network for.
         """
         segments = self._segments(layout)
-        if missing := [segment.name for segment in segments if _key(segment.name) not in self.networks]:
+        if missing := list(dict.fromkeys(each.name for each in segments if self._key(each.name) not in self.networks)):
             raise MetaOptError(
-                f"the learned optimizer has no network for {', '.join(missing)}; it has {', '.join(self.networks)}"
+                f"the learned optimizer has no network for {', '.join(missing)}; it has {', '.join(self.networks)}; "
+                "network_for can say which of them to use"
             )
         like = next(self.networks.parameters())
 
@@ -292,7 +293,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         """The sums over each network's segments, in the order of the parameters; zero where it has none."""
         total = {key: [torch.zeros_like(weight) for weight in net.parameters()] for key, net in self.networks.items()}
         for segment, grads in zip(state.segments, of_segments, strict=True):
-            torch._foreach_add_(total[_key(segment.name)], grads)
+            torch._foreach_add_(total[self._key(segment.name)], grads)
         return tuple(grad for grads in total.values() for grad in grads)
 
     def of_coordinates(self, state: LSTMState, columns: Tensor) -> LSTMState:
@@ -336,7 +337,12 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         )
 
     def _network(self, segment: Segment) -> LSTMNetwork:
-        return self.networks[_key(segment.name)]  # type: ignore[return-value]
+        return self.networks[self._key(segment.name)]  # type: ignore[return-value]
+
+    def _key(self, name: str) -> str:
+        """Under what key the network of a group, kind or tensor of this name is found, or that which stands in."""
+        key = _key(name)
+        return key if key in self.networks else _key(self.network_for.get(name, name))
 
     def _weights(self, state: LSTMState) -> list[kernels.Weights]:
         networks = [(self._network(segment), segment.features) for segment in state.segments]

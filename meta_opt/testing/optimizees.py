@@ -264,7 +264,7 @@ def _draw(optimizee: Optimizee, seed: int, split: Split = "train") -> tuple[Tens
     """θ_0, problem and mini-batch."""
     generator = _generator(seed)
     params = optimizee.init_params(generator)
-    return params, optimizee.sample_problem(generator), optimizee.sample_batch(split, generator)
+    return params, optimizee.sample_problem(split, generator), optimizee.sample_batch(split, generator)
 
 
 def _problems(optimizee: Optimizee) -> Problems:

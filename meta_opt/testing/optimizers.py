@@ -214,7 +214,7 @@ class _Valleys(Optimizee):
         sizes = {"filters": (2, 1, 2, 2), "matrix": (2, 3), "vector": (3,)}
         return {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
 
-    def sample_problem(self, generator: Generator) -> TensorDict:
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         return {"steepness": torch.rand(2, generator=generator) + 0.5}
 
     def sample_batch(self, split: Split, generator: Generator) -> TensorDict:

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Generator, Tensor
 
-from meta_opt.api import ModuleOptimizee
+from meta_opt.api import ModuleOptimizee, Split, TensorDict
 from meta_opt_optimizees.data_folder import damaged, data_folder, download
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
 
@@ -20,7 +20,10 @@ _NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validatio
 
 
 class MnistMlp(ModuleOptimizee):
-    """A small network (784-20-10) that learns MNIST digits; downloads MNIST where it finds none."""
+    """A small network (784-20-10) that learns MNIST digits; downloads MNIST where it finds none.
+
+    Images lie in memory as bytes, since fetching a mini-batch of them takes as long as the network's arithmetic.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,11 @@ class MnistMlp(ModuleOptimizee):
             init_std=init_std,
         )
 
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        """A mini-batch of ``split``, drawn with replacement, in 0..1."""
+        batch = super().sample_batch(split, generator)
+        return {**batch, "inputs": unit(batch["inputs"])}
+
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Those of small classifiers, and how long to meta-train."""
@@ -66,7 +74,7 @@ class MnistMlp(ModuleOptimizee):
 
 
 def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images [60000, 784] in 0..1 and labels [60000], test images [10000, 784] and labels [10000].
+    """Training images [60000, 784] in 0..255 and labels [60000], test images [10000, 784] and labels [10000].
 
     Args:
         folder: The folder that holds ``MNIST/raw``. Where it lacks a file, MNIST is downloaded.
@@ -84,7 +92,12 @@ def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not all((raw / name).is_file() for name in shapes):
         download("MNIST", folder, "MNIST/raw", _download)
     images, labels, test_images, test_labels = (_read(raw / name, shape) for name, shape in shapes.items())
-    return _scale(images), labels, _scale(test_images), test_labels
+    return images.flatten(1), labels, test_images.flatten(1), test_labels
+
+
+def unit(images: Tensor) -> Tensor:
+    """Images in 0..255 as numbers in 0..1."""
+    return images.float().div_(255)
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -102,10 +115,6 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
     except (AssertionError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise damaged("MNIST", path, error) from error
     return tensor
-
-
-def _scale(images: Tensor) -> Tensor:
-    return images.flatten(1).float().div_(255)
 
 
 def _download(temporary: Path) -> list[Path]:

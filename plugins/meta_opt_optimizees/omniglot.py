@@ -92,29 +92,25 @@ class Omniglot(Optimizee):
             params[name] = torch.randn(like.shape, generator=generator) * std
         return params
 
-    def sample_problem(self, generator: Generator) -> TensorDict:
-        """Characters, and the order of their drawings, for each split: which it is of is known by the mini-batches."""
-        characters = []
-        for split in _SPLITS:
-            alphabets = self._alphabets[split]
-            alphabet = alphabets[int(torch.randint(len(alphabets), (), generator=generator))]
-            chosen = torch.randperm(len(alphabet), generator=generator)[: self._num_ways]
-            characters.append(alphabet.start + chosen)
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
+        """Characters of one of the split's alphabets, and the order of the drawings of each."""
+        alphabets = self._alphabets[split]
+        alphabet = alphabets[int(torch.randint(len(alphabets), (), generator=generator))]
+        characters = alphabet.start + torch.randperm(len(alphabet), generator=generator)[: self._num_ways]
         drawings = [torch.randperm(_NUM_DRAWINGS, generator=generator) for _ in range(self._num_ways)]
-        return {"characters": torch.stack(characters), "drawings": torch.stack(drawings)}  # [3, ways], [ways, 20]
+        return {"characters": characters, "drawings": torch.stack(drawings)}  # [ways], [ways, 20]
 
     def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
-        """Which of the problem's characters and drawings, drawn with replacement, and of which split."""
+        """Which of the problem's characters and drawings, drawn with replacement."""
         size = (self._batch_size,)
         return {
-            "split": torch.tensor(_SPLITS.index(split)),
             "targets": torch.randint(self._num_ways, size, generator=generator),
             "shots": torch.randint(self._num_shots, size, generator=generator),
         }
 
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         """The cross entropy on the mini-batch."""
-        outputs = self._outputs(params, problem, batch["split"], batch["targets"], batch["shots"])
+        outputs = self._outputs(params, problem, batch["targets"], batch["shots"])
         return cross_entropy(outputs, batch["targets"])
 
     def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
@@ -125,7 +121,7 @@ class Omniglot(Optimizee):
             "new_accuracy": new.to(self.images.device).unbind(1),
         }
         return {
-            name: (self._outputs(params, problem, batch["split"], ways, shots).argmax(1) == ways).float().mean()
+            name: (self._outputs(params, problem, ways, shots).argmax(1) == ways).float().mean()
             for name, (ways, shots) in of_metric.items()
         }
 
@@ -149,11 +145,9 @@ class Omniglot(Optimizee):
             "trainer.max_epochs": 20,
         }
 
-    def _outputs(
-        self, params: TensorDict, problem: TensorDict, split: Tensor, targets: Tensor, shots: Tensor
-    ) -> Tensor:
+    def _outputs(self, params: TensorDict, problem: TensorDict, targets: Tensor, shots: Tensor) -> Tensor:
         """The network's outputs, [n, ways], for drawings of the problem's characters."""
-        characters = problem["characters"].index_select(0, split.view(1)).squeeze(0)[targets]
+        characters = problem["characters"][targets]
         rows = characters * _NUM_DRAWINGS + problem["drawings"][targets, shots]
         inputs = self.images[rows].unsqueeze(1).to(params["output.bias"].dtype) / 255
         return functional_call(self._network, params, (inputs,), tie_weights=False)

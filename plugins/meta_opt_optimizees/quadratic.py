@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from meta_opt.api import Optimizee, OptimizeeError, TensorDict
+from meta_opt.api import Optimizee, OptimizeeError, Split, TensorDict
 
 Convention = Literal["gaussian", "uniform"]
 
@@ -37,7 +37,7 @@ class Quadratic(Optimizee):
         """θ_0, normal."""
         return {"theta": torch.randn(self._dimension, generator=generator) * self._init_std}
 
-    def sample_problem(self, generator: Generator) -> TensorDict:
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         """W and y."""
         return {
             "w": self._draw(self._dimension, self._dimension, generator=generator),

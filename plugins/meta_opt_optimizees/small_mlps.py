@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from meta_opt.api import ModuleOptimizee, Optimizee, OptimizeeFamily, Split
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
-from meta_opt_optimizees.mnist_mlp import MnistMlp
+from meta_opt_optimizees.mnist_mlp import MnistMlp, unit
 
 _DATA_SETS = {"mnist": 0.3, "pooled": 0.5, "digits": 0.2}  # name: probability; small images are cheap
 _TWO_LAYERS = 0.3
@@ -81,7 +81,7 @@ def _pooled(optimizee: ModuleOptimizee, batch_size: int) -> ModuleOptimizee:
 
     def examples(split: Split) -> tuple[Tensor, Tensor]:
         images, labels = optimizee.examples(split)
-        return images.view(-1, 14, 2, 14, 2).mean((2, 4)).flatten(1), labels
+        return unit(images).view(-1, 14, 2, 14, 2).mean((2, 4)).flatten(1), labels
 
     return ModuleOptimizee(
         partial(mlp, 196, (20,), 10, "sigmoid"),

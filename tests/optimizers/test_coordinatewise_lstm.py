@@ -7,8 +7,10 @@ import torch
 from problems_for_tests import Regression
 
 from meta_opt.errors import MetaOptError
+from meta_opt.meta_gradients.first_order import first_order
+from meta_opt.meta_loss import MetaLoss
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.params import Layout
+from meta_opt.params import Layout, Sharing
 from meta_opt.problems import Evaluation, Problems, problem_generator
 from meta_opt.unroll import begin, unroll
 
@@ -96,6 +98,43 @@ def test_a_group_without_a_network_is_an_error() -> None:
     layout = Problems(Regression(), "train", [0], seed=0).layout
     with pytest.raises(MetaOptError, match="no network for first, second; it has all"):
         optimizer.init_state(layout, 1)
+
+
+def test_another_network_stands_in_for_a_group_without_one() -> None:
+    problems = Problems(Regression(), "train", [0, 1], seed=0)
+    one, by_group = CoordinatewiseLSTM(), CoordinatewiseLSTM(share="group")
+    for optimizer in (one, by_group):
+        optimizer.build(layout_of(3), problem_generator(0, "phi"))
+    by_group.network_for = {"first": "all", "second": "all"}
+    curves, grads = [], []
+    for optimizer in (one, by_group):
+        trajectory = unroll(problems, optimizer, begin(problems, optimizer), 5)
+        curves.append(trajectory.losses)
+        grads.append(first_order(trajectory, optimizer, MetaLoss("sum", "constant")).grads)
+        problems = Problems(Regression(), "train", [0, 1], seed=0)
+    assert torch.equal(*curves)
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
+
+
+def test_starts_from_the_network_of_the_same_name_or_the_only_one() -> None:
+    layout = Problems(Regression(), "train", [0], seed=0).layout
+    names: tuple[Sharing, ...] = ("all", "group")
+    one, groups = (CoordinatewiseLSTM(share=share) for share in names)
+    other = CoordinatewiseLSTM(share="group")
+    for number, optimizer in enumerate((one, groups, other)):
+        optimizer.build(layout, problem_generator(number, "phi"))
+    other.start_from(groups)
+    assert all(map(torch.equal, other.parameters(), groups.parameters()))
+    other.start_from(one)
+    assert all(map(torch.equal, other.parameters(), [*one.parameters(), *one.parameters()]))
+    for source, message in (
+        (CoordinatewiseLSTM(hidden_size=5), "of different sizes"),
+        (CoordinatewiseLSTM(inputs="moments"), "do not read the same inputs"),
+        (CoordinatewiseLSTM(share="tensor"), "no network first, second to start from, only first/"),
+    ):
+        source.build(layout, problem_generator(0, "phi"))
+        with pytest.raises(MetaOptError, match=message):
+            other.start_from(source)
 
 
 def test_untrained_with_a_base_step_is_adam_with_beta_095() -> None:

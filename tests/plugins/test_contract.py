@@ -94,7 +94,7 @@ def draw(optimizee: Optimizee, seed: int, split: Split = "train") -> tuple[Tenso
     generator = Generator().manual_seed(seed)
     drawn = (
         optimizee.init_params(generator),
-        optimizee.sample_problem(generator),
+        optimizee.sample_problem(split, generator),
         optimizee.sample_batch(split, generator),
     )
     params, problem, batch = (

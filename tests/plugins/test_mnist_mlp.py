@@ -89,11 +89,11 @@ def test_real_mnist(real: Path) -> None:
     images, labels, test_images, test_labels = read_mnist(real)
     assert images.shape == (60_000, 784)
     assert test_images.shape == (10_000, 784)
-    assert images.dtype == test_images.dtype == torch.float32
-    assert (images.min().item(), images.max().item()) == (0.0, 1.0)
+    assert images.dtype == test_images.dtype == torch.uint8
+    assert (images.min().item(), images.max().item()) == (0, 255)
     # The mean and standard deviation that everybody normalizes MNIST with.
-    assert images.double().mean().item() == pytest.approx(0.1307, abs=5e-5)
-    assert images.double().std().item() == pytest.approx(0.3081, abs=5e-5)
+    assert images.double().mean().item() / 255 == pytest.approx(0.1307, abs=5e-5)
+    assert images.double().std().item() / 255 == pytest.approx(0.3081, abs=5e-5)
     assert labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert labels[:5].tolist() == [5, 0, 4, 1, 9]
@@ -111,6 +111,9 @@ def test_splits_of_real_mnist(real: Path) -> None:
         found = optimizee.examples(split)  # type: ignore[arg-type]
         assert torch.equal(found[0], inputs)
         assert torch.equal(found[1], targets)
+    batch = optimizee.sample_batch("test", torch.Generator().manual_seed(0))["inputs"]
+    assert batch.dtype == torch.float32
+    assert (batch.min().item(), batch.max().item()) == (0.0, 1.0)
 
 
 def test_starts_knowing_nothing_and_learns(real: Path) -> None:
@@ -130,7 +133,7 @@ def test_starts_knowing_nothing_and_learns(real: Path) -> None:
 
 def test_data_dir_goes_before_the_environment(blank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("META_OPT_DATA_DIR", str(tmp_path))
-    assert MnistMlp(data_dir=str(blank)).inputs.mean().item() == 1.0
+    assert MnistMlp(data_dir=str(blank)).inputs.float().mean().item() == 255.0
     monkeypatch.setenv("META_OPT_DATA_DIR", str(blank))
     assert MnistMlp().targets.unique().tolist() == [1]
 
@@ -161,11 +164,11 @@ def test_no_files_and_no_network(tmp_path: Path, no_network: None, capfd: pytest
 
 def test_download(tmp_path: Path, server: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "some" / "where"
-    assert MnistMlp(data_dir=str(folder)).inputs.mean().item() == 1.0
+    assert MnistMlp(data_dir=str(folder)).inputs.float().mean().item() == 255.0
     assert {path.name for path in (folder / "MNIST" / "raw").iterdir()} == FILES.keys()
     assert capfd.readouterr() == ("", "")
     shutil.rmtree(server)
-    assert MnistMlp(data_dir=str(folder)).inputs.mean().item() == 1.0  # without another download
+    assert MnistMlp(data_dir=str(folder)).inputs.float().mean().item() == 255.0  # without another download
 
 
 def test_a_download_that_goes_wrong_leaves_nothing(

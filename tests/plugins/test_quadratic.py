@@ -35,13 +35,13 @@ def test_mean_loss_at_the_start(convention: str, expected: float) -> None:
 def test_ranges_of_the_conventions() -> None:
     generator = Generator().manual_seed(0)
     uniform = Quadratic(200, "uniform")
-    w = uniform.sample_problem(generator)["w"]
+    w = uniform.sample_problem("train", generator)["w"]
     assert w.shape == (200, 200)
     assert 0 <= w.min() < 0.001
     assert 0.999 < w.max() < 1
     assert uniform.init_params(generator)["theta"].std().item() == pytest.approx(0.01, rel=0.15)
     gaussian = Quadratic(200)
-    assert gaussian.sample_problem(generator)["w"].std().item() == pytest.approx(1.0, rel=0.02)
+    assert gaussian.sample_problem("train", generator)["w"].std().item() == pytest.approx(1.0, rel=0.02)
     assert gaussian.init_params(generator)["theta"].std().item() == pytest.approx(1.0, rel=0.15)
 
 

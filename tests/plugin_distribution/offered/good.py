@@ -24,7 +24,7 @@ class Bowl(Optimizee):
     def init_params(self, generator):
         return {"x": torch.randn(self.dimension, generator=generator)}
 
-    def sample_problem(self, generator):
+    def sample_problem(self, split, generator):
         return {"center": torch.randn(self.dimension, generator=generator)}
 
     def loss(self, params, problem, batch):
