@@ -212,7 +212,7 @@ class MetaLearner(LightningModule):
             try:
                 optimizer.start_from(other)
             except MetaOptError as error:
-                raise MetaOptError(f"model.warm_start {name}: {error}") from error
+                raise MetaOptError(f"model.warm_start {name}: {error}; null starts anew") from error
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One episode. If anything in it is not finite, it changes nothing but the counters."""

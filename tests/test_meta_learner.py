@@ -389,7 +389,10 @@ def test_a_resumed_run_does_not_start_warm_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("quadratic", "^model.warm_start quadratic: the two learned optimizers do not read the same inputs$"),
+        (
+            "quadratic",
+            "^model.warm_start quadratic: the two learned optimizers do not read the same inputs; null starts anew$",
+        ),
         ("quadratics", "no pretrained optimizer is called 'quadratics'; did you mean 'quadratic'"),
         ("gone.ckpt", "there is no checkpoint gone.ckpt"),
     ],

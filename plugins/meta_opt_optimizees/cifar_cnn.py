@@ -92,16 +92,20 @@ class CifarCnn(ModuleOptimizee):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """Those of small classifiers, and a network for each group."""
+        """Those of small classifiers, a network for each group, and general_mlp to start from: episodes are slow."""
         return {
             **RECOMMENDED_SETTINGS,
+            "model.warm_start": "general_mlp",
+            "model.max_num_steps": 500,
             "model.lr": 0.002,
-            "model.clip_relative": 2.0,
+            "model.normalize_gradient": True,
             "model.replay_fraction": 0.25,
             "model.reference_lr": 0.01,
-            "optimizer.base_step": 0.01,
+            "model.episodes_per_epoch": 20,
+            "model.num_validation_problems": 3,
             "optimizer.share": "group",
-            "trainer.max_epochs": 20,
+            "optimizer.tensor_features": True,
+            "trainer.max_epochs": 6,
         }
 
 
