@@ -148,7 +148,7 @@ class Omniglot(Optimizee):
             "model.num_validation_problems": 32,
             "optimizer.share": "group",
             "optimizer.tensor_features": True,
-            "trainer.max_epochs": 30,
+            "trainer.max_epochs": 16,
         }
 
     def _outputs(self, params: TensorDict, problem: TensorDict, targets: Tensor, shots: Tensor) -> Tensor:
