@@ -4,7 +4,7 @@ from meta_opt.configurable import API_VERSION
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.module_optimizee import ModuleOptimizee
 from meta_opt.optimizee import Optimizee, OptimizeeFamily, Split, TensorDict
-from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.optimizers.base import LearnedOptimizer, Rollout
 from meta_opt.params import Layout, Segment
 from meta_opt.problems import Evaluation
 
@@ -18,6 +18,7 @@ __all__ = [
     "Optimizee",
     "OptimizeeError",
     "OptimizeeFamily",
+    "Rollout",
     "Segment",
     "Split",
     "TensorDict",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -128,6 +129,7 @@ class RunFolder(Callback):
         """
         self.run = run
         self.started = False
+        self._claimed = False
         self._claim = claim
         self._config = config
         self._settings = settings
@@ -139,6 +141,7 @@ class RunFolder(Callback):
             return
         if self.run is None and trainer.is_global_zero:
             self.run = self._claim()
+            self._claimed = True
         run = self.run = trainer.strategy.broadcast(self.run)
         assert run is not None
         for callback in trainer.checkpoint_callbacks:
@@ -156,6 +159,12 @@ class RunFolder(Callback):
             self.run.checkpoints.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.run.checkpoints)
             (self.run.checkpoints / "config.yaml").write_text(self._config)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no empty folder behind where nothing came of it."""
+        if self.run is not None and self._claimed and not self.started:
+            with contextlib.suppress(OSError):
+                self.run.checkpoints.rmdir()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the settings that resuming needs."""

@@ -87,7 +87,7 @@ class MetaLearner(LightningModule):
             update_every: Optimizee steps between two meta-updates, a divisor of T. Less than T, each of them looks at
                 the last T losses, a window that slides; null for T, one unroll after the other.
             num_problems: B, problems per episode and process.
-            meta_loss: Σ w_t f_t (sum) or Σ w_t ln f_t (log_sum, for positive losses).
+            meta_loss: Σ w_t f_t (sum) or Σ w_t ln f_t (log_sum, for losses that are not negative).
             step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
             second_derivatives: Differentiate the optimizee's gradients too, through the whole graph of the unroll.
             replay_fraction: Part of the coordinates of each large tensor, drawn anew for each meta-update, that the
@@ -104,7 +104,8 @@ class MetaLearner(LightningModule):
             reference_lr: Learning rate of the Adam that validation figures show beside the learned optimizer.
             max_skipped: How many non-finite episodes in a row are skipped before training gives up.
             engine: What computes the learned optimizer: native code if it can be had (auto), native code, or PyTorch.
-            warm_start: A checkpoint, or the name of a pretrained optimizer, whose weights φ meta-training begins with.
+            warm_start: A checkpoint (a path that ends in .ckpt), or the name of a pretrained optimizer, whose weights φ
+                meta-training begins with. Only they are taken over: base_step and the like are this optimizer's.
             seed: All randomness comes from it.
 
         Raises:
@@ -207,12 +208,12 @@ class MetaLearner(LightningModule):
 
     def _start_from(self, name: str) -> None:
         path = Path(name) if name.endswith(".ckpt") else pretrained_path(name)
-        other = load_optimizer(path)
+        other = load_optimizer(path, type(self.optimizer))
         for optimizer in (self.optimizer, self.trained):
             try:
                 optimizer.start_from(other)
             except MetaOptError as error:
-                raise MetaOptError(f"model.warm_start {name}: {error}; null starts anew") from error
+                raise MetaOptError(f"model.warm_start {name}: {error} (--model.warm_start null starts anew)") from error
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One episode. If anything in it is not finite, it changes nothing but the counters."""

@@ -162,6 +162,22 @@ def test_recommended_settings_are_defaults(meta_opt, plugins):
     assert config["model"]["lr"] == 0.001  # of the class
 
 
+def test_recommended_weights_are_for_the_default_optimizer(meta_opt, plugins):
+    momentum = Path(__file__).parents[1] / "plugins" / "template" / "meta_opt_example" / "momentum_mlp.py"
+    config = settings(meta_opt, "fit", "--optimizee", "cifar_cnn")
+    assert config["model"]["warm_start"] == "general_mlp"
+    config = settings(meta_opt, "fit", "--optimizee", "cifar_cnn", "--optimizer", f"{momentum}:MomentumMlp")
+    assert config["model"]["warm_start"] is None
+    assert config["model"]["max_num_steps"] == 500
+
+
+def test_a_warm_start_that_cannot_be_leaves_nothing(meta_opt, plugins):
+    status, out, err = meta_opt("fit", "--optimizee", "bowl", "--model.warm_start", "nobody")
+    assert (status, out) == (2, "")
+    assert err.startswith("meta-opt: error: no pretrained optimizer is called 'nobody'")
+    assert not list(Path().rglob("run_*"))
+
+
 def test_whatever_the_user_says_is_above_recommended_settings(meta_opt, plugins):
     Path("mine.yaml").write_text("optimizee: bowl\nmodel: {num_steps: 8, unroll_length: 8}\n")
     config = settings(meta_opt, "fit", "--config", "mine.yaml", "--model.unroll_length=9", "--optimizer.hidden_size", 6)

@@ -64,7 +64,7 @@ def test_a_network_that_stands_in(trained, meta_opt, capsys):
     assert main(["fit", "--optimizee", "bowl", *RUNS["bowl"], "--optimizer.share", "kind", *QUIET]) == 0
     capsys.readouterr()
     options = ("--ckpt_path", "checkpoints/bowl/run_1/best.ckpt", "--optimizee", "digits_mlp", *FEW, "--num_steps", "5")
-    assert "has no network for matrix; it has vector; network_for can say" in fails(meta_opt, *options)
+    assert "has no network for matrix; it has vector; --network_for can say" in fails(meta_opt, *options)
     status, _, err = meta_opt("compare", *options, "--network_for.matrix", "vector", "--baselines", "Adam")
     assert (status, err) == (0, "")
     assert results("comparisons/digits_mlp/0")["optimizers"]["bowl/run_1"]["final"] > 0

@@ -12,8 +12,7 @@ import torch
 from problems_for_tests import Polynomials, Regression, Square
 from torch import Generator, Tensor, nn
 
-from meta_opt.api import Evaluation, Layout, LearnedOptimizer, Optimizee, Split, TensorDict
-from meta_opt.optimizers.base import Rollout
+from meta_opt.api import Evaluation, Layout, LearnedOptimizer, Optimizee, Rollout, Split, TensorDict
 from meta_opt.testing import check_optimizee, check_optimizer, optimizee_checks, optimizer_checks
 
 
@@ -212,6 +211,25 @@ class InPlace(Momentum):
         return super().step(evaluation, state)
 
 
+class StepsInPlace(Rollout):
+    def step(self, evaluation: Evaluation) -> Tensor:
+        start = self.state.mean
+        update = super().step(evaluation)
+        start.copy_(self.state.mean)
+        self.state = Memory(start)
+        return update
+
+
+class OverwritesTheStart(Momentum):
+    def rollout(self, state: Memory) -> Rollout:
+        return StepsInPlace(self, state)
+
+
+class RollsOutOtherwise(Momentum):
+    def rollout(self, state: Memory) -> Rollout:
+        return super().rollout(Memory(2 * state.mean))
+
+
 class ScalesTheGradient(Momentum):
     def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
         evaluation.grad.mul_(2)
@@ -289,6 +307,12 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], LearnedOptimizer], str, str]] = [
     (InPlace, "pure_step", "InPlace.step changes state.mean of the state in place"),
     (ScalesTheGradient, "pure_step", "changes grad of the evaluation in place"),
     (CountsSteps, "pure_step", "gives another update when it is called again"),
+    (
+        OverwritesTheStart,
+        "rollout_is_step_after_step",
+        "OverwritesTheStart.rollout changes state.mean of the state that",
+    ),
+    (RollsOutOtherwise, "rollout_is_step_after_step", "RollsOutOtherwise.rollout gives other updates than step"),
     (DividesByZero, "finite_updates", "an update that is not finite at gradients of 0"),
     (MixesProblems, "problems_side_by_side", "a problem beside others another update than alone"),
     (KnowsPlaces, "permuted_coordinates", "to the same coordinates in another order"),

@@ -66,7 +66,7 @@ def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
 def plain_loop(optimizee: Optimizee, make: Any, num_steps: int) -> Tensor:
     """Losses of test problem 0, f_1(θ_1) ... f_T(θ_T), as somebody computes them who knows nothing of unrolls."""
     generator = problem_generator(0, "test", 0)
-    problem = optimizee.sample_problem("train", generator)
+    problem = optimizee.sample_problem("test", generator)
     tensors = {name: tensor.requires_grad_() for name, tensor in optimizee.init_params(generator).items()}
     optimizer = make(tensors)
     losses = []

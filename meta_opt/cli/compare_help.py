@@ -21,8 +21,9 @@ what is compared:
   --pretrained NAME [NAME ...]    checkpoints that come with meta-opt
   --optimizer CLASS               the class of learned optimizers that are not installed plugins, FILE.py:CLASS or
                                   MODULE.CLASS: a checkpoint may not say what to import
-  --network_for.GROUP NETWORK     where the optimizee has a group of parameters (or a tensor, or a kind of tensor) that
-                                  learned optimizers have no network for: which of their networks works on it
+  --network_for.GROUP NETWORK     where the optimizee has a group of parameters (or a kind of tensor, or a tensor, its
+                                  name with / for .) that learned optimizers have no network for: which of their
+                                  networks works on it
   --baselines NAME [NAME ...]     hand-made optimizers: SGD, Nesterov (SGD with momentum 0.9), RMSprop, Adam (default:
                                   these four), or any class of torch.optim by its name, with PyTorch's defaults, that
                                   works coordinate by coordinate on gradients: AdamW, Adagrad, ...

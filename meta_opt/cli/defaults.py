@@ -190,17 +190,22 @@ def _use_class(defaults: Defaults, kind: Kind, cls: type[Any], init_args: dict[s
 
 
 def _recommend(defaults: Defaults, *, with_optimizer: bool) -> None:
-    """Add the optimizee's recommended settings; those of the optimizer where it has such an argument."""
+    """Add the optimizee's recommended settings; those of the optimizer where it has such an argument.
+
+    Weights to start from are those of the default optimizer, and nothing to another.
+    """
     optimizee = defaults.classes.get("optimizee")
+    other = with_optimizer and registry.name_of(defaults.classes["optimizer"]) != DEFAULT_OPTIMIZER
     for name, value in optimizee.recommended_settings().items() if optimizee else ():
         part, _, argument = name.partition(".")
         if part != "optimizer":
-            defaults.options[name] = value
+            if not (other and name == "model.warm_start"):
+                defaults.options[name] = value
         elif with_optimizer:
             optimizer = defaults.classes["optimizer"]
             if argument in argument_names(optimizer):
                 defaults.options["optimizer"]["init_args"][argument] = value
-            elif registry.name_of(optimizer) == DEFAULT_OPTIMIZER:
+            elif not other:
                 defaults.options[name] = value  # which is no option, as set_defaults will say
 
 

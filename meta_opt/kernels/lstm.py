@@ -301,8 +301,6 @@ class _Calls:
 
     def run(self, function: ctypes._FuncPointer) -> None:
         """Let the native code do it."""
-        if not self.array:
-            return
         self.array[0].num_threads = torch.get_num_threads()
         if function(self.array, len(self.array)):
             raise MemoryError("the native kernel could not get the memory for its activations")

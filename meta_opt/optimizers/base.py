@@ -35,7 +35,7 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         share: Which parameters have a network in common; :meth:`Layout.segments` says what the networks are called.
         tensor_features: Whether the layout's shapes and depths matter to it, not only which coordinates there are.
         network_for: Of parameters that have no network of their own name, which network works on them instead: from
-            the name that ``share`` gives them to that of a network.
+            the name that ``share`` gives them to that of a network (of tensors with slashes for dots).
     """
 
     engine: Engine = "auto"

@@ -140,7 +140,9 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             for key, network in self.networks.items():
                 network.load_state_dict(sources[key].state_dict())
         except RuntimeError as error:
-            raise MetaOptError("the two learned optimizers are of different sizes") from error
+            raise MetaOptError(
+                "the two learned optimizers differ in num_layers, hidden_size or tensor_features"
+            ) from error
 
     def _segments(self, layout: Layout) -> tuple[Segment, ...]:
         return layout.segments(self.share, features=self.tensor_features)
@@ -152,10 +154,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             MetaOptError: If the layout has a group or tensor that there is no network for.
         """
         segments = self._segments(layout)
-        if missing := list(dict.fromkeys(each.name for each in segments if self._key(each.name) not in self.networks)):
+        keys = dict.fromkeys(self._key(segment.name) for segment in segments)
+        if missing := [key for key in keys if key not in self.networks]:
             raise MetaOptError(
-                f"the learned optimizer has no network for {', '.join(missing)}; it has {', '.join(self.networks)}; "
-                "network_for can say which of them to use"
+                f"the learned optimizer has no network for {', '.join(missing)}; it has "
+                f"{', '.join(self.networks)}; --network_for can say which of them to use"
             )
         like = next(self.networks.parameters())
 
@@ -342,7 +345,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     def _key(self, name: str) -> str:
         """Under what key the network of a group, kind or tensor of this name is found, or that which stands in."""
         key = _key(name)
-        return key if key in self.networks else _key(self.network_for.get(name, name))
+        return key if key in self.networks else self.network_for.get(key, key)
 
     def _weights(self, state: LSTMState) -> list[kernels.Weights]:
         networks = [(self._network(segment), segment.features) for segment in state.segments]

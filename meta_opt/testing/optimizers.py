@@ -42,6 +42,7 @@ def optimizer_checks() -> tuple[OptimizerCheck, ...]:
         weights_from_the_generator,
         update_shape,
         pure_step,
+        rollout_is_step_after_step,
         finite_updates,
         problems_side_by_side,
         permuted_coordinates,
@@ -96,6 +97,25 @@ def pure_step(optimizer: LearnedOptimizer) -> None:
         same = torch.equal(getattr(second, field), getattr(before[1], field))
         assert same, f"{name}.step changes {field} of the evaluation in place"
     assert torch.equal(update, again), f"{name}.step gives another update when it is called again: keep no state in it"
+
+
+def rollout_is_step_after_step(optimizer: LearnedOptimizer) -> None:
+    """``rollout`` gives the updates of ``step``, and leaves the state that it begins at unchanged."""
+    optimizer = _built(optimizer)
+    name = type(optimizer).__name__
+    first, *rest = _evaluations(2)
+    with torch.no_grad():
+        _, state = optimizer.step(first, optimizer.init_state(_LAYOUT, 2))
+        before = copy.deepcopy(_tensors(map_state(Tensor.detach, state)))
+        rollout = optimizer.rollout(state)
+        updates = [rollout.step(evaluation) for evaluation in rest]
+        for key, value in _tensors(state).items():
+            assert torch.equal(value, before[key]), f"{name}.rollout changes {key} of the state that it begins at"
+        for update, evaluation in zip(updates, rest, strict=True):
+            expected, state = optimizer.step(evaluation, state)
+            assert _close(update, expected), f"{name}.rollout gives other updates than step"
+        for key, value in _tensors(rollout.state).items():
+            assert _close(value, _tensors(state)[key]), f"{name}.rollout ends at another state than step"
 
 
 def finite_updates(optimizer: LearnedOptimizer) -> None:

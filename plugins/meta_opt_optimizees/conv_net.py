@@ -41,7 +41,7 @@ def conv_net(
     *,
     normalize: bool = True,
 ) -> nn.Sequential:
-    """Convolutions (same padding), each with normalization, ReLU and 2x2 max-pooling; linear layers; a linear output.
+    """Convolutions (same padding), each with normalization, 2x2 max-pooling and ReLU; linear layers; a linear output.
 
     Args:
         image_shape: Channels, height and width of an image.

@@ -1,7 +1,7 @@
 """Telling apart handwritten characters of one alphabet, from Omniglot (Lake, Salakhutdinov, Tenenbaum 2015).
 
 1,623 characters of 50 alphabets, 20 drawings each. The network is that of the few-shot literature (Vinyals et al. 2016,
-arXiv:1606.04080) with fewer channels: blocks of a 3x3 convolution, batch normalization, ReLU and 2x2 max-pooling.
+arXiv:1606.04080) with fewer channels: blocks of a 3x3 convolution, batch normalization, max-pooling and ReLU.
 """
 
 from __future__ import annotations
