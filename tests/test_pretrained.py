@@ -11,7 +11,7 @@ from meta_opt import registry
 from meta_opt.episodes import run_episodes
 from meta_opt.recipes import load, load_optimizer, pretrained, read_recipe
 
-NAMES = ("digits_mlp", "general_mlp", "mnist_mlp", "quadratic")
+NAMES = ("cifar_cnn", "digits_mlp", "general_mlp", "mnist_mlp", "omniglot", "quadratic")
 
 
 def test_these_come_with_meta_opt() -> None:
@@ -41,10 +41,12 @@ def test_has_a_card_with_its_command(name: str) -> None:
         ("digits_mlp", "digits_mlp", 100, 0.1),
         ("general_mlp", "digits_mlp", 100, 0.3),
         ("mnist_mlp", "mnist_mlp", 100, 0.3),
+        ("cifar_cnn", "cifar_cnn", 50, 2.0),
+        ("omniglot", "omniglot", 30, 0.3),
     ],
 )
 def test_optimizes(name: str, optimizee: str, num_steps: int, most: float) -> None:
-    if optimizee == "mnist_mlp" and "META_OPT_DATA_DIR" not in os.environ:
+    if optimizee not in ("quadratic", "digits_mlp") and "META_OPT_DATA_DIR" not in os.environ:
         pytest.skip("META_OPT_DATA_DIR, the folder that holds the data sets, is not set")
     problems = registry.load("optimizee", optimizee)()
     num_problems = 32 if optimizee == "quadratic" else 2
