@@ -124,6 +124,9 @@ class Run:
     finals: Tensor  # [num_steps + 1], what the mean final loss would be, had the episodes ended there
     merits: Mapping[Merit, Mean]
     seconds_per_step: float  # of one problem, the evaluation of its loss included
+    metrics: Mapping[str, Mean] = field(
+        default_factory=dict
+    )  # the optimizee's at the end; for the longest horizon only
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,7 @@ def _run(curves: Curves, learning_rate: float | None, seconds_per_step: float) -
         torch.stack([final_loss(mean[:end], stochastic=curves.stochastic) for end in ends]),
         {merit: _mean(_of_problems(curves, merit)) for merit in MERITS},
         seconds_per_step,
+        {name: _mean(values) for name, values in curves.metrics.items()},
     )
 
 

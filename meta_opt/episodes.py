@@ -36,7 +36,9 @@ class Curves:
         return self.losses[1:].sum(0)
 
     def until(self, num_steps: int) -> Curves:
-        """The first ``num_steps`` steps of the same episodes; metrics, which are those of the end, are left out."""
+        """The first ``num_steps`` steps of the same episodes; without metrics, which are those of the end, if cut."""
+        if num_steps == len(self.losses) - 1:
+            return self
         return replace(self, losses=self.losses[: num_steps + 1], metrics={})
 
     def cpu(self) -> Curves:

@@ -67,6 +67,7 @@ class Report:
             plain[f"{merit}_ratio"] = _finite(comparison.ratio(entry, merit))
         plain["steps_to_best_baseline_final"] = comparison.steps_to_best_baseline_final(entry)
         plain["seconds_per_step"] = run.seconds_per_step
+        plain["metrics"] = {name: _finite(value) for name, (value, _) in run.metrics.items()}
         if entry.kind == "learned":
             plain["checkpoint"] = self.checkpoints[entry.name]
             known = entry.validation

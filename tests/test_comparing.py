@@ -59,6 +59,17 @@ BOWL = "checkpoints/bowl/run_0/best.ckpt"
 DIGIT = "checkpoints/digits_mlp/run_0/best.ckpt"
 
 
+def test_metrics_are_those_of_the_end(trained, meta_opt):
+    options = (*FEW, "--num_steps", "20", "40", "--baselines", "Adam")
+    status, _, err = meta_opt("compare", "--ckpt_path", DIGIT, *options)
+    assert (status, err) == (0, "")
+    found = results("comparisons/digits_mlp/0")
+    assert [entry["metrics"] for entry in found["optimizers"].values()] == [{}, {}]
+    (longest,) = found["other_horizons"]
+    for entry in longest["optimizers"].values():
+        assert 0 <= entry["metrics"]["accuracy"] <= 1
+
+
 def test_a_network_that_stands_in(trained, meta_opt, capsys):
     """A checkpoint with a network for vectors only, on an optimizee that has matrices too."""
     assert main(["fit", "--optimizee", "bowl", *RUNS["bowl"], "--optimizer.share", "kind", *QUIET]) == 0
