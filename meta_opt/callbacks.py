@@ -165,6 +165,7 @@ class RunFolder(Callback):
         if self.run is not None and self._claimed and not self.started:
             with contextlib.suppress(OSError):
                 self.run.checkpoints.rmdir()
+                self.run.checkpoints.parent.rmdir()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the settings that resuming needs."""

@@ -15,7 +15,6 @@ import inspect
 import math
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -39,7 +38,8 @@ from meta_opt.optimizee import Optimizee, Split, check_loss
 from meta_opt.optimizers.base import Engine, LearnedOptimizer
 from meta_opt.params import Layout
 from meta_opt.problems import Problems, layout_of, problem_generator
-from meta_opt.recipes import FORMAT, load_optimizer, pretrained_path
+from meta_opt.recipes import FORMAT
+from meta_opt.recipes import warm_start as start_warm
 from meta_opt.unroll import Trajectory, begin, joined, unroll
 
 
@@ -204,16 +204,7 @@ class MetaLearner(LightningModule):
         """Bring the optimizee's data to the device, and the weights of another optimizer where asked for."""
         self.optimizee.to(self.device)
         if self._warm_start is not None and int(self.episode) == 0:
-            self._start_from(self._warm_start)
-
-    def _start_from(self, name: str) -> None:
-        path = Path(name) if name.endswith(".ckpt") else pretrained_path(name)
-        other = load_optimizer(path, type(self.optimizer))
-        for optimizer in (self.optimizer, self.trained):
-            try:
-                optimizer.start_from(other)
-            except MetaOptError as error:
-                raise MetaOptError(f"model.warm_start {name}: {error} (--model.warm_start null starts anew)") from error
+            start_warm(self._warm_start, [self.optimizer, self.trained])
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One episode. If anything in it is not finite, it changes nothing but the counters."""

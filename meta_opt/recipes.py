@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from meta_opt import registry
-from meta_opt.errors import CheckpointError
+from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.params import Layout
 
@@ -146,6 +147,26 @@ def load_optimizer(path: Path, asked: type[Any] | None = None) -> LearnedOptimiz
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {path} do not fit the learned optimizer it describes") from error
     return optimizer.requires_grad_(False)
+
+
+def warm_start(name: str, optimizers: Sequence[LearnedOptimizer]) -> None:
+    """Give built optimizers of one class the weights of another, see ``model.warm_start``.
+
+    Args:
+        name: The path of a checkpoint, ending in ``.ckpt``, or the name of one that comes with meta-opt.
+        optimizers: What gets them.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint, or it is damaged or not one of ours.
+        MetaOptError: If the weights do not fit.
+    """
+    path = Path(name) if name.endswith(".ckpt") else pretrained_path(name)
+    other = load_optimizer(path, type(optimizers[0]))
+    for optimizer in optimizers:
+        try:
+            optimizer.start_from(other)
+        except MetaOptError as error:
+            raise MetaOptError(f"model.warm_start {name}: {error} (--model.warm_start null starts anew)") from error
 
 
 def pretrained() -> dict[str, Path]:
