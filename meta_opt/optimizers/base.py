@@ -134,20 +134,21 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
 
 
 class Rollout:
-    """Steps of a learned optimizer one after the other, while φ stays what it is.
-
-    Attributes:
-        state: The state after the last step. The next may overwrite it.
-    """
+    """Steps of a learned optimizer one after the other, while φ stays what it is."""
 
     def __init__(self, optimizer: LearnedOptimizer, state: Any) -> None:
         """Begin at ``state``."""
         self._optimizer = optimizer
-        self.state = state
+        self._state = state
+
+    @property
+    def state(self) -> Any:
+        """The state after the last step. The next may overwrite it."""
+        return self._state
 
     def step(self, evaluation: Evaluation) -> Tensor:
         """The update, [B, N]; see :meth:`LearnedOptimizer.step`."""
-        update, self.state = self._optimizer.step(evaluation, self.state)
+        update, self._state = self._optimizer.step(evaluation, self._state)
         return update
 
 

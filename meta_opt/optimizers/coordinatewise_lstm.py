@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from meta_opt import kernels
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
+from meta_opt.optimizers.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
 from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
 from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
@@ -195,10 +196,12 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         return update, LSTMState(state.segments, tuple(hidden), tuple(cell), moments)
 
     def rollout(self, state: LSTMState) -> Rollout:
-        """See :meth:`LearnedOptimizer.rollout`; native code works on a copy of the state."""
-        if not torch.is_grad_enabled() and (kernel := self._kernel(next(self.parameters()))):
+        """See :meth:`LearnedOptimizer.rollout`; native code and CUDA graphs work on a copy of the state."""
+        if torch.is_grad_enabled():
+            return super().rollout(state)
+        if kernel := self._kernel(next(self.parameters())):
             return _NativeRollout(self, kernel, state)
-        return super().rollout(state)
+        return CapturedRollout(self, state) if self._captures(state) else super().rollout(state)
 
     def prepare(self, kernel: kernels.Kernel, state: LSTMState, shape: torch.Size) -> kernels.Rollout:
         """Native steps that overwrite ``state``, for gradients [B, N] of this shape."""
@@ -258,6 +261,12 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     def _fuses(self, tensor: Tensor) -> bool:
         """Whether replays go through ``nn.LSTM``: on GPUs, where it is one call instead of hundreds."""
         return tensor.is_cuda and self.num_layers > 0
+
+    def _captures(self, state: LSTMState) -> bool:
+        """Whether steps go through a CUDA graph: on a GPU, where launches take longer than small operations."""
+        if self.num_layers == 0:
+            return False
+        return state.hidden[0][0].is_cuda and sum(hidden[0].shape[1] for hidden in state.hidden) <= NUM_WORTHWHILE
 
     def _fused_replay(
         self, evaluations: Sequence[Evaluation], state: LSTMState, coefficients: Sequence[Tensor]
@@ -360,14 +369,14 @@ class _NativeRollout(Rollout):
     """Steps in native code."""
 
     def __init__(self, optimizer: CoordinatewiseLSTM, kernel: kernels.Kernel, state: LSTMState) -> None:
-        self._optimizer: CoordinatewiseLSTM = optimizer
+        super().__init__(optimizer, map_state(torch.clone, state))
+        self._lstm = optimizer
         self._kernel = kernel
-        self.state = map_state(torch.clone, state)
         self._native: kernels.Rollout | None = None
 
     def step(self, evaluation: Evaluation) -> Tensor:
         if self._native is None:  # now the number of problems is known
-            self._native = self._optimizer.prepare(self._kernel, self.state, evaluation.grad.shape)
+            self._native = self._lstm.prepare(self._kernel, self._state, evaluation.grad.shape)
         return self._native.step(evaluation.grad)
 
 

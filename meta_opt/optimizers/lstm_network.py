@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -53,7 +54,7 @@ class LSTMNetwork(nn.Module):
         """The biases of each layer, [4H, 1], in a tensor with these features."""
         if not features:
             return tuple(self.biases)
-        column = self.output_bias.new_tensor(features).unsqueeze(1)
+        column = _column(features, self.output_bias.dtype, self.output_bias.device)
         return tuple(
             torch.addmm(bias, weight, column) for bias, weight in zip(self.biases, self.feature_weights, strict=True)
         )
@@ -83,7 +84,14 @@ def bias_grads(biases: Sequence[Tensor], features: tuple[float, ...]) -> list[Te
     """Gradients of the biases and of the feature weights, from those of what :meth:`LSTMNetwork.biases_for` gave."""
     if not features:
         return [*biases]
-    return [*biases, *(bias @ bias.new_tensor(features).unsqueeze(0) for bias in biases)]
+    return [*biases, *(bias @ _column(features, bias.dtype, bias.device).T for bias in biases)]
+
+
+@functools.lru_cache(maxsize=1024)  # to bring numbers to a GPU is to wait for it, which a CUDA graph cannot hold
+def _column(features: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Features as [K, 1]."""
+    with torch.inference_mode(False):  # it is used in training too
+        return torch.tensor(features, dtype=dtype, device=device).unsqueeze(1)
 
 
 def _uniform(shape: tuple[int, int], bound: float, generator: Generator) -> Tensor:
