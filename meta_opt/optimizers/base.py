@@ -134,21 +134,20 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
 
 
 class Rollout:
-    """Steps of a learned optimizer one after the other, while φ stays what it is."""
+    """Steps of a learned optimizer one after the other, while φ stays what it is.
+
+    Attributes:
+        state: The state after the last step. The next may overwrite it.
+    """
 
     def __init__(self, optimizer: LearnedOptimizer, state: Any) -> None:
         """Begin at ``state``."""
         self._optimizer = optimizer
-        self._state = state
-
-    @property
-    def state(self) -> Any:
-        """The state after the last step. The next may overwrite it."""
-        return self._state
+        self.state = state
 
     def step(self, evaluation: Evaluation) -> Tensor:
         """The update, [B, N]; see :meth:`LearnedOptimizer.step`."""
-        update, self._state = self._optimizer.step(evaluation, self._state)
+        update, self.state = self._optimizer.step(evaluation, self.state)
         return update
 
 

@@ -26,14 +26,18 @@ class CapturedRollout(Rollout):
 
     def __init__(self, optimizer: LearnedOptimizer, state: Any) -> None:
         """Begin at ``state``."""
-        super().__init__(optimizer, state)
         self._step: _StaticStep | None = None
         self._begun = False
+        super().__init__(optimizer, state)
 
     @property
     def state(self) -> Any:
         """The state after the last step: a copy, as the tensors that the graph works on serve other rollouts too."""
-        return super().state if self._step is None else map_state(torch.clone, self._step.state)
+        return self._state if self._step is None else map_state(torch.clone, self._step.state)
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._state = state
 
     def step(self, evaluation: Evaluation) -> Tensor:
         """The update, [B, N]; see :meth:`LearnedOptimizer.step`."""

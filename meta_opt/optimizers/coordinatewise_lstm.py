@@ -376,7 +376,7 @@ class _NativeRollout(Rollout):
 
     def step(self, evaluation: Evaluation) -> Tensor:
         if self._native is None:  # now the number of problems is known
-            self._native = self._lstm.prepare(self._kernel, self._state, evaluation.grad.shape)
+            self._native = self._lstm.prepare(self._kernel, self.state, evaluation.grad.shape)
         return self._native.step(evaluation.grad)
 
 
