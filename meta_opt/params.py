@@ -135,22 +135,23 @@ class Layout:
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 
-    def segments(self, by: Sharing, *, features: bool = False) -> tuple[Segment, ...]:
+    def segments(self, by: Sharing, *, tensors: bool = False, features: bool = False) -> tuple[Segment, ...]:
         """The coordinates cut into adjacent named ranges: one in all, or one per group, per tensor, or per kind.
 
         Kinds are told by the number of dimensions, see :func:`kind_of`; ranges of one kind need not be neighbours.
 
         Args:
             by: What to name and to cut by.
-            features: Whether to cut between all tensors, and note the features of each.
+            tensors: Whether to cut between all tensors.
+            features: Whether to note the features of each tensor; cuts between all.
         """
         kinds = tuple(map(kind_of, self.shapes))
         keys = {"all": ("all",) * len(self.names), "kind": kinds, "group": self.groups, "tensor": self.names}[by]
         segments: list[Segment] = []
         start = 0
         for index, (key, size) in enumerate(zip(keys, self.sizes, strict=True)):
-            if features:
-                of_tensor = features_of(self.shapes[index], self.depths[index])
+            if tensors or features:
+                of_tensor = features_of(self.shapes[index], self.depths[index]) if features else ()
                 segments.append(Segment(key, start, start + size, of_tensor))
             elif segments and segments[-1].name == key:
                 segments[-1] = Segment(key, segments[-1].start, start + size)

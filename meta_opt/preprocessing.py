@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 LOG_SIGN_P = 10.0
 MOMENTS_BETA = 0.95
+NUM_SCALES = 3  # what Scales says of a tensor
 _EPSILON = 1e-8
 
 
@@ -57,9 +59,56 @@ class Moments:
             self.decay * beta,
         )
 
+    def corrected(self) -> Tensor:
+        """m̂, [B, N]."""
+        return self.mean / (1.0 - self.decay)
+
     def normalized(self, grad: Tensor) -> Tensor:
         """(m̂/√v̂, ∇/√v̂), [2, B, N]; the first is Adam's direction."""
         correction = 1.0 - self.decay
         # (v + 1e-30) keeps the square root differentiable where every gradient so far was zero.
         scale = 1.0 / (((self.square + 1e-30) / correction).sqrt() + _EPSILON)
         return torch.stack([self.mean * (scale / correction), grad * scale])
+
+
+@dataclass(frozen=True)
+class Scales:
+    """How large the gradients of each of S tensors are, and for how many steps it has been.
+
+    s ← β s + (1-β) mean ∇² over the tensor, with β = 0.95; its root s̄ = √ŝ has the hat of :class:`Moments`.
+    """
+
+    square: Tensor  # [B, S], s
+    steps: Tensor  # [], t
+
+    @classmethod
+    def zeros(cls, like: Tensor, num_problems: int, num_tensors: int) -> Scales:
+        """The scales before the first gradient, of the type and on the device of ``like``."""
+        return cls(like.new_zeros(num_problems, num_tensors), like.new_zeros(()))
+
+    def updated(self, grad: Tensor, sizes: Sequence[int]) -> Scales:
+        """The scales after one more gradient, [B, N], of tensors of these sizes."""
+        squares = [torch.linalg.vector_norm(part, dim=1).square() / part.shape[1] for part in grad.split(sizes, dim=1)]
+        return Scales(torch.lerp(self.square, torch.stack(squares, dim=1), 1.0 - MOMENTS_BETA), self.steps + 1.0)
+
+    def read(self) -> Tensor:
+        """Of each tensor ln t / 4 - 1, ln s̄ / 5 + 1 and 1 / s̄, [S, B, 3]: two inputs and a factor."""
+        root = (self.square / (1.0 - MOMENTS_BETA**self.steps) + 1e-20).sqrt()
+        time = (self.steps.log() / 4.0 - 1.0).expand_as(root)
+        return torch.stack([time, root.log() / 5.0 + 1.0, 1.0 / root], dim=-1).transpose(0, 1).contiguous()
+
+
+def relative(mean: Tensor, grad: Tensor, scales: Tensor) -> Tensor:
+    """What a network reads of coordinates of one tensor by its :class:`Scales`, [4, B, n].
+
+    Time ln t / 4 - 1 and size ln s̄ / 5 + 1 of the tensor, the same for all coordinates; then m̂/s̄ and ∇/s̄, each as
+    sgn(x) ln(1 + |x|).
+
+    Args:
+        mean: m̂, [B, n].
+        grad: ∇, [B, n].
+        scales: Of this tensor, [B, 3], see :meth:`Scales.read`.
+    """
+    time, size, factor = (column.unsqueeze(1) for column in scales.unbind(1))
+    parts = torch.stack([mean, grad]) * factor
+    return torch.cat([torch.stack([time, size]).expand(-1, -1, grad.shape[1]), parts.sign() * parts.abs().log1p()])

@@ -38,10 +38,10 @@ class PaperNetwork(nn.Module):
                 cell.bias_hh.zero_()
             cell.bias_hh.requires_grad_(False)
             self.cells.append(cell)
-        self.out = nn.Linear(network.output_weight.shape[1], 1).to(network.output_weight.dtype)
+        self.out = nn.Linear(*reversed(network.output_weight.shape)).to(network.output_weight.dtype)
         with torch.no_grad():
             self.out.weight.copy_(network.output_weight)
-            self.out.bias.copy_(network.output_bias[0])
+            self.out.bias.copy_(network.output_bias[:, 0])
 
     def grads(self) -> list[Tensor]:
         """The gradients in the order of the package's parameters."""
@@ -55,7 +55,7 @@ class PaperNetwork(nn.Module):
             weights.append(weight[:, count:])
             features += [weight[:, :count]] if count else []
             biases.append(cell.bias_ih.grad[order, None])
-        return [self.out.weight.grad, self.out.bias.grad[None], *weights, *biases, *features]
+        return [self.out.weight.grad, self.out.bias.grad[:, None], *weights, *biases, *features]
 
 
 class PaperUnroll:
@@ -63,11 +63,13 @@ class PaperUnroll:
 
     def __init__(self, problems: Problems, optimizer: CoordinatewiseLSTM) -> None:
         self.problems, self.optimizer = problems, optimizer
-        self.segments = problems.layout.segments(optimizer.share, features=optimizer.tensor_features)
+        tensors = "scales" in optimizer.inputs
+        self.segments = problems.layout.segments(optimizer.share, tensors=tensors, features=optimizer.tensor_features)
         self.theta = problems.initial_params
         self.evaluation = problems.evaluate(self.theta)
         self.mean = torch.zeros_like(self.theta)
         self.square = torch.zeros_like(self.theta)
+        self.sizes: dict[int, Tensor] = {}
         self.count = 0
         self.states: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
@@ -112,7 +114,20 @@ class PaperUnroll:
         columns = []
         for segment in self.segments:
             network = networks[segment.name]
-            x = inputs[:, segment.start : segment.stop].reshape(-1, inputs.shape[-1])
+            columns_of = slice(segment.start, segment.stop)
+            x = inputs[:, columns_of]
+            if "scales" in options.inputs:
+                part = grad[:, columns_of]
+                size = self.sizes.get(segment.start, torch.zeros_like(part[:, :1]))
+                size = beta * size + (1 - beta) * (part**2).mean(1, keepdim=True)
+                self.sizes[segment.start] = size
+                size = (size / (1 - beta**self.count) + 1e-20).sqrt()
+                ratios = torch.stack([self.mean[:, columns_of] / (1 - beta**self.count), part]) / size
+                squashed = ratios.sign() * (1 + ratios.abs()).log()
+                time = torch.full_like(part, math.log(self.count) / 4 - 1)
+                more = [time, (size.log() / 5 + 1).expand_as(part), *squashed]
+                x = torch.cat([x, torch.stack(more, dim=-1)], dim=-1)
+            x = x.reshape(-1, x.shape[-1])
             zero = x.new_zeros(len(x), options.hidden_size)
             states = self.states.get(segment.start, [(zero, zero)] * options.num_layers)
             self.states[segment.start] = []
@@ -121,8 +136,10 @@ class PaperUnroll:
                 h, c = cell(torch.cat([features, x], dim=1), state)
                 self.states[segment.start].append((h, c))
                 x = h
-            columns.append(network.out(x).view(len(grad), -1))
-        output = torch.cat(columns, dim=1)
+            columns.append(network.out(x).view(len(grad), -1, network.out.out_features))
+        outputs = torch.cat(columns, dim=1)
+        output = outputs[..., 0]
         if options.output == "tanh":
             output = output.tanh()
-        return options.output_scale * output - options.base_step * adam
+        update = options.output_scale * output - options.base_step * adam
+        return update * outputs[..., 1].exp() if options.output == "magnitude" else update

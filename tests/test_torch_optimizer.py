@@ -124,10 +124,14 @@ def test_groups_name_their_networks(tmp_path: Path, share: str) -> None:
     step(optimizer, 0)
 
 
-@pytest.mark.parametrize("options", [{"share": "kind"}, {"tensor_features": True}], ids=["kind", "tensor_features"])
+@pytest.mark.parametrize(
+    "options",
+    [{"share": "kind"}, {"tensor_features": True}, {"inputs": "log_sign+moments+scales", "output": "magnitude"}],
+    ids=["kind", "tensor_features", "scales"],
+)
 def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: dict[str, Any]) -> None:
     optimizee = DigitsMlp([7])
-    path = checkpoint(tmp_path, optimizee, **options, **MOMENTS)
+    path = checkpoint(tmp_path, optimizee, **{**MOMENTS, **options})
 
     def make(tensors: dict[str, Tensor]) -> LearnedOptimizer:
         return LearnedOptimizer(tensors.values(), checkpoint=path)

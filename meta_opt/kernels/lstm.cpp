@@ -33,23 +33,25 @@
 // these is one for each segment, which differ in their columns, weights and states, but not in sizes and numbers.
 struct Call {
   int64_t is_double, num_layers, hidden_size;
-  int64_t reads_log_sign, reads_moments, bounds_output;
+  int64_t reads_log_sign, reads_moments, reads_scales;
+  int64_t bounds_output, has_magnitude, segment;
   double output_scale, base_step;
   int64_t num_problems, num_coordinates, start, stop;
   int64_t num_steps, num_threads;
-  // Weights φ: per layer [4H, width + H] and [4H], then [width] and [1].
+  // Weights φ: per layer [4H, width + H] and [4H], then [R, width] and [R].
   const void* const* weights;
   const void* const* biases;
   const void* output_weight;
   const void* output_bias;
   // State before the first step, per layer [H, B·n], and moments, m, v and β^t []: a step overwrites them with those
-  // after it. Gradients of the optimizee, one per step.
+  // after it. Gradients of the optimizee, one per step, and what is read of the scales, [S, B, 3], one per step.
   void* const* hidden;
   void* const* cell;
   void* mean;
   void* square;
   void* decay;
   const void* const* grads;
+  const void* const* scales;
   // Out of a step: the update [B, N].
   void* update;
   // Into the replay, c_τ per step, and out of it, gradients shaped as the weights.
@@ -213,6 +215,13 @@ INLINE Power<T> exp2(Vector<T> y) {
   return {reinterpret_cast<Vector<T>>(reinterpret_cast<Bits<T>>(rounded) << N::kMantissa), q * f};
 }
 
+// e^x. Relative error 1e-6 / 2e-15 for |x| ≤ 10, and held in the range of normal numbers.
+template <typename T>
+INLINE Vector<T> exp(Vector<T> x) {
+  const Power<T> power = exp2<T>(x * T(kLog2E));
+  return power.scale + power.scale * power.excess;
+}
+
 // 1 / (1 + e^-x). Error 1e-7 / 2.5e-16.
 template <typename T>
 INLINE Vector<T> sigmoid(Vector<T> x) {
@@ -309,12 +318,14 @@ struct Network {
       : size(call.hidden_size),
         log_sign(call.reads_log_sign),
         moments(call.reads_moments),
+        scales(call.reads_scales),
         bounded(call.bounds_output),
+        magnitude(call.has_magnitude),
         output_scale(T(call.output_scale)),
         base_step(T(call.base_step)),
         output_weight(static_cast<const T*>(call.output_weight)),
-        output_bias(*static_cast<const T*>(call.output_bias)) {
-    num_inputs = log_sign || moments ? 2 * log_sign + 2 * moments : 1;
+        output_bias(static_cast<const T*>(call.output_bias)) {
+    num_inputs = log_sign || moments ? 2 * log_sign + 2 * moments + 4 * scales : 1;
     top_width = num_inputs;
     for (int64_t index = 0; index < call.num_layers; ++index) {
       layers.push_back(
@@ -325,11 +336,12 @@ struct Network {
 
   bool tracks_moments() const { return moments || base_step != T(0); }
 
+  int64_t num_outputs() const { return magnitude ? 2 : 1; }
+
   int64_t size, num_inputs, top_width;
-  bool log_sign, moments, bounded;
+  bool log_sign, moments, scales, bounded, magnitude;
   T output_scale, base_step;
-  const T* output_weight;
-  T output_bias;
+  const T *output_weight, *output_bias;
   std::vector<Layer<T>> layers;
 };
 
@@ -353,14 +365,25 @@ class Columns {
   template <typename T>
   void gather(const void* tensor, Range range, T* block) const {
     const T* from = static_cast<const T*>(tensor);
-    pieces(range, [&](int64_t at, int64_t lane, int64_t count) { std::copy_n(from + at, count, block + lane); });
+    pieces(range, [&](int64_t, int64_t at, int64_t lane, int64_t count) {
+      std::copy_n(from + at, count, block + lane);
+    });
     std::fill(block + range.count, block + kBlock<T>, T(0));
   }
 
   template <typename T>
   void scatter(const T* block, Range range, void* tensor) const {
     T* to = static_cast<T*>(tensor);
-    pieces(range, [&](int64_t at, int64_t lane, int64_t count) { std::copy_n(block + lane, count, to + at); });
+    pieces(range, [&](int64_t, int64_t at, int64_t lane, int64_t count) { std::copy_n(block + lane, count, to + at); });
+  }
+
+  // One number for each problem, `stride` apart, to all of its coordinates.
+  template <typename T>
+  void spread(const T* numbers, int64_t stride, Range range, T* block) const {
+    pieces(range, [&](int64_t problem, int64_t, int64_t lane, int64_t count) {
+      std::fill_n(block + lane, count, numbers[problem * stride]);
+    });
+    std::fill(block + range.count, block + kBlock<T>, T(0));
   }
 
  private:
@@ -369,7 +392,7 @@ class Columns {
     int64_t problem = range.first / width_, column = range.first % width_;
     for (int64_t lane = 0; lane < range.count; ++problem, column = 0) {
       const int64_t count = std::min(width_ - column, range.count - lane);
-      function(problem * stride_ + start_ + column, lane, count);
+      function(problem, problem * stride_ + start_ + column, lane, count);
       lane += count;
     }
   }
@@ -408,46 +431,6 @@ void store_rows(const T* block, int64_t rows, int64_t total, Range range, void* 
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward
 // ---------------------------------------------------------------------------------------------------------------------
-
-// Running moments m, v of a block and β^t, all of which preprocess() advances by one gradient.
-template <typename T>
-struct Moments {
-  T *mean, *square;
-  T decay;
-};
-
-// The gradient of a block to the network's inputs [F][kBlock], and to m̂/√v̂ in base; see meta_opt/preprocessing.py.
-template <typename T>
-void preprocess(const Network<T>& network, const T* grad, Moments<T>& moments, T* inputs, T* base) {
-  const Vector<T> smallest = all<T>(std::exp(-kP)), one = all<T>(1.0);
-  moments.decay *= T(kBeta);
-  const T correction = T(1) - moments.decay;
-  for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
-    const Vector<T> g = load(grad + lane);
-    T* to = inputs + lane;
-    if (network.log_sign) {
-      const Vector<T> size = absolute<T>(g);
-      store<T>(to, log<T>(size < smallest ? smallest : size) / T(kP));
-      store<T>(to + kBlock<T>, clamp<T>(g / smallest, -one, one));
-      to += 2 * kBlock<T>;
-    }
-    if (network.tracks_moments()) {
-      Vector<T> m = load(moments.mean + lane), v = load(moments.square + lane);
-      m += T(1.0 - kBeta) * (g - m);
-      v += T(1.0 - kBeta) * (g * g - v);
-      store<T>(moments.mean + lane, m);
-      store<T>(moments.square + lane, v);
-      const Vector<T> scale = T(1) / (sqrt<T>((v + T(1e-30)) / correction) + T(1e-8));
-      const Vector<T> direction = m * (scale / correction);
-      store<T>(base + lane, direction);
-      if (network.moments) {
-        store<T>(to, direction);
-        store<T>(to + kBlock<T>, g * scale);
-      }
-    }
-    if (network.num_inputs == 1) store<T>(to, g);
-  }
-}
 
 // What one layer makes of one step, each [rows][kBlock].
 template <typename T>
@@ -532,14 +515,24 @@ void forward_layer(const Layer<T>& layer, int64_t size, const T* below, const T*
   }
 }
 
-// The output layer, [kBlock], bounded if asked for.
+// The output layer, [R][kBlock], bounded if asked for.
 template <typename T>
 void forward_output(const Network<T>& network, const T* top, T* out) {
-  for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
-    Vector<T> sum = Vector<T>{} + network.output_bias;
-    for (int64_t k = 0; k < network.top_width; ++k) sum += network.output_weight[k] * load(top + k * kBlock<T> + lane);
-    store<T>(out + lane, network.bounded ? tanh<T>(sum) : sum);
+  for (int64_t row = 0; row < network.num_outputs(); ++row) {
+    const T* const weight = network.output_weight + row * network.top_width;
+    for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
+      Vector<T> sum = Vector<T>{} + network.output_bias[row];
+      for (int64_t k = 0; k < network.top_width; ++k) sum += weight[k] * load(top + k * kBlock<T> + lane);
+      store<T>(out + row * kBlock<T> + lane, network.bounded ? tanh<T>(sum) : sum);
+    }
   }
+}
+
+// The update without its magnitude, from the output and m̂/√v̂.
+template <typename T>
+INLINE Vector<T> plain_update(const Network<T>& network, Vector<T> output, Vector<T> base) {
+  const Vector<T> update = network.output_scale * output;
+  return network.base_step == T(0) ? update : update - network.base_step * base;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -621,16 +614,21 @@ class PairSums {
 
   int64_t num_sums() const { return (left_rows_ + kTile - 1) / kTile * tiles_across_ * kTile * kTile; }
 
-  // Adds `steps` steps to the sums. There are either 4H left rows or one.
+  // Adds `steps` steps to the sums. There are 4H left rows, or one or two.
   template <typename T>
   void add(Recorded<T> left, Recorded<T> right, int64_t steps, T* sums) const {
     for (int64_t row = 0; row < left_rows_; row += kTile) {
-      left_rows_ == 1 ? add_rows<T, 1>(left, right, steps, sums) : add_rows<T, kTile>(left, right, steps, sums);
+      switch (left_rows_) {
+        case 1: add_rows<T, 1>(left, right, steps, sums); break;
+        case 2: add_rows<T, 2>(left, right, steps, sums); break;
+        default: add_rows<T, kTile>(left, right, steps, sums);
+      }
       left.data += kTile * kBlock<T>;
       sums += tiles_across_ * kTile * kTile;
     }
   }
 
+  int64_t left_rows() const { return left_rows_; }
   int64_t right_rows() const { return right_rows_; }
 
   double sum(const double* sums, int64_t left_row, int64_t right_row) const {
@@ -725,9 +723,10 @@ struct Scratch {
     base = arena.take<T>(kBlock<T>);
     mean = arena.take<T>(kBlock<T>);
     square = arena.take<T>(kBlock<T>);
-    out = arena.take<T>(kBlock<T>);
+    factor = arena.take<T>(kBlock<T>);
+    out = arena.take<T>(network.num_outputs() * kBlock<T>);
     inputs = arena.take_recorded<T>(steps, network.num_inputs);
-    out_grad = arena.take_recorded<T>(steps, 1);
+    out_grad = arena.take_recorded<T>(steps, network.num_outputs());
     for (size_t index = 0; index < network.layers.size(); ++index) {
       LayerScratch scratch;
       scratch.gates = arena.take_recorded<T>(steps, kGates * size);
@@ -759,8 +758,9 @@ struct Scratch {
     }
   }
 
-  T* sums;                               // of WeightGradients
-  T *grad, *base, *mean, *square, *out;  // of one step, each [kBlock]
+  T* sums;                                  // of WeightGradients
+  T *grad, *base, *mean, *square, *factor;  // of one step, each [kBlock]
+  T* out;                                   // [R][kBlock]
   Recorded<T> inputs, out_grad;
   std::vector<LayerScratch> layers;
 };
@@ -783,7 +783,8 @@ void forward_layers(const Network<T>& network, const Scratch<T>& scratch, int64_
 template <typename T>
 class WeightGradients {
  public:
-  explicit WeightGradients(const Network<T>& network) : size_(network.size), output_(1, network.top_width) {
+  explicit WeightGradients(const Network<T>& network)
+      : size_(network.size), output_(network.num_outputs(), network.top_width), output_bias_(network.num_outputs(), 1) {
     for (const Layer<T>& layer : network.layers) {
       const LayerSums sums{{kGates * size_, layer.width}, {kGates * size_, size_}, {kGates * size_, 1}, num_sums_};
       num_sums_ += sums.below.num_sums() + sums.hidden.num_sums() + sums.bias.num_sums();
@@ -831,10 +832,12 @@ class WeightGradients {
       }
     }
     const double* output = sums + output_offset_;
-    for (int64_t k = 0; k < output_.right_rows(); ++k) {
-      static_cast<T*>(call.output_weight_grad)[k] = T(output_.sum(output, 0, k));
+    T* weight_grad = static_cast<T*>(call.output_weight_grad);
+    T* bias_grad = static_cast<T*>(call.output_bias_grad);
+    for (int64_t row = 0; row < output_.left_rows(); ++row) {
+      for (int64_t k = 0; k < output_.right_rows(); ++k) *weight_grad++ = T(output_.sum(output, row, k));
+      *bias_grad++ = T(output_bias_.sum(output + output_.num_sums(), row, 0));
     }
-    *static_cast<T*>(call.output_bias_grad) = T(output_bias_.sum(output + output_.num_sums(), 0, 0));
   }
 
  private:
@@ -845,13 +848,78 @@ class WeightGradients {
 
   int64_t size_;
   std::vector<LayerSums> layers_;
-  PairSums output_, output_bias_{1, 1};
+  PairSums output_, output_bias_;
   int64_t output_offset_ = 0, num_sums_ = 0;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
 // One block: a step, and the replay of T steps
 // ---------------------------------------------------------------------------------------------------------------------
+
+// Running moments m, v of a block and β^t, all of which preprocess() advances by one gradient.
+template <typename T>
+struct Moments {
+  T *mean, *square;
+  T decay;
+};
+
+// sgn(x) ln(1 + |x|)
+template <typename T>
+INLINE Vector<T> signed_log(Vector<T> x) {
+  const Vector<T> size = log<T>(absolute<T>(x) + T(1));
+  return x < T(0) ? -size : size;
+}
+
+// The gradient of a block to the network's inputs [F][kBlock], and to m̂/√v̂ in base; see meta_opt/preprocessing.py.
+template <typename T>
+void preprocess(const Call& call, const Network<T>& network, const Columns& columns, int64_t step, Range range,
+                Moments<T>& moments, Scratch<T>& scratch) {
+  columns.gather<T>(call.grads[step], range, scratch.grad);
+  const T* const grad = scratch.grad;
+  T *const inputs = scratch.inputs.at(step), *const base = scratch.base;
+  // Rows of their own, and the factor of two more.
+  T* const relative = inputs + (network.num_inputs - 4) * kBlock<T>;
+  if (network.scales) {
+    constexpr int64_t kNumbers = 3;
+    const T* const scales = static_cast<const T*>(call.scales[step]) + call.segment * call.num_problems * kNumbers;
+    columns.spread<T>(scales, kNumbers, range, relative);
+    columns.spread<T>(scales + 1, kNumbers, range, relative + kBlock<T>);
+    columns.spread<T>(scales + 2, kNumbers, range, scratch.factor);
+  }
+  const Vector<T> smallest = all<T>(std::exp(-kP)), one = all<T>(1.0);
+  moments.decay *= T(kBeta);
+  const T correction = T(1) - moments.decay;
+  for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
+    const Vector<T> g = load(grad + lane);
+    T* to = inputs + lane;
+    if (network.log_sign) {
+      const Vector<T> size = absolute<T>(g);
+      store<T>(to, log<T>(size < smallest ? smallest : size) / T(kP));
+      store<T>(to + kBlock<T>, clamp<T>(g / smallest, -one, one));
+      to += 2 * kBlock<T>;
+    }
+    if (network.tracks_moments()) {
+      Vector<T> m = load(moments.mean + lane), v = load(moments.square + lane);
+      m += T(1.0 - kBeta) * (g - m);
+      v += T(1.0 - kBeta) * (g * g - v);
+      store<T>(moments.mean + lane, m);
+      store<T>(moments.square + lane, v);
+      const Vector<T> scale = T(1) / (sqrt<T>((v + T(1e-30)) / correction) + T(1e-8));
+      const Vector<T> direction = m * (scale / correction);
+      store<T>(base + lane, direction);
+      if (network.moments) {
+        store<T>(to, direction);
+        store<T>(to + kBlock<T>, g * scale);
+      }
+      if (network.scales) {
+        const Vector<T> factor = load(scratch.factor + lane);
+        store<T>(relative + 2 * kBlock<T> + lane, signed_log<T>(m / correction * factor));
+        store<T>(relative + 3 * kBlock<T> + lane, signed_log<T>(g * factor));
+      }
+    }
+    if (!network.log_sign && !network.moments) store<T>(to, g);
+  }
+}
 
 template <typename T>
 Moments<T> moments_before(const Call& call, const Network<T>& network, const Scratch<T>& scratch) {
@@ -861,9 +929,8 @@ Moments<T> moments_before(const Call& call, const Network<T>& network, const Scr
 template <typename T>
 void step_block(const Call& call, const Network<T>& network, const Columns& columns, Range range, Scratch<T>& scratch) {
   scratch.load_state(call, columns, range, network.tracks_moments());
-  columns.gather<T>(call.grads[0], range, scratch.grad);
   Moments<T> moments = moments_before(call, network, scratch);
-  preprocess(network, scratch.grad, moments, scratch.inputs.at(0), scratch.base);
+  preprocess(call, network, columns, 0, range, moments, scratch);
   const int64_t total = columns.total(call), next = range.first + kBlock<T>;
   forward_layers(network, scratch, 0, [&](size_t index) {
     if (next + kBlock<T> > total) return Ahead<T>{};
@@ -872,8 +939,8 @@ void step_block(const Call& call, const Network<T>& network, const Columns& colu
   });
   forward_output(network, scratch.below(network.layers.size()).at(0), scratch.out);
   for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
-    Vector<T> update = network.output_scale * load(scratch.out + lane);
-    if (network.base_step != T(0)) update -= network.base_step * load(scratch.base + lane);
+    Vector<T> update = plain_update(network, load(scratch.out + lane), load(scratch.base + lane));
+    if (network.magnitude) update *= exp<T>(load(scratch.out + kBlock<T> + lane));
     store<T>(scratch.out + lane, update);
   }
   columns.scatter<T>(scratch.out, range, call.update);
@@ -893,10 +960,12 @@ void backward_step(const Network<T>& network, Scratch<T>& scratch, int64_t step)
   const int64_t size = network.size;
   T* const top_grad = scratch.layers.back().hidden_grad;
   for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
-    const Vector<T> out_grad = load(scratch.out_grad.at(step) + lane);
-    for (int64_t unit = 0; unit < size; ++unit) {
-      T* to = top_grad + unit * kBlock<T> + lane;
-      store<T>(to, load(to) + network.output_weight[unit] * out_grad);
+    for (int64_t row = 0; row < network.num_outputs(); ++row) {
+      const Vector<T> out_grad = load(scratch.out_grad.at(step) + row * kBlock<T> + lane);
+      for (int64_t unit = 0; unit < size; ++unit) {
+        T* to = top_grad + unit * kBlock<T> + lane;
+        store<T>(to, load(to) + network.output_weight[row * size + unit] * out_grad);
+      }
     }
   }
   for (size_t index = network.layers.size(); index-- > 0;) {
@@ -922,16 +991,22 @@ void replay_block(const Call& call, const Network<T>& network, const Columns& co
   scratch.load_state(call, columns, range, network.tracks_moments());
   Moments<T> moments = moments_before(call, network, scratch);
   for (int64_t step = 0; step < call.num_steps; ++step) {
-    columns.gather<T>(call.grads[step], range, scratch.grad);
-    preprocess(network, scratch.grad, moments, scratch.inputs.at(step), scratch.base);
+    preprocess(call, network, columns, step, range, moments, scratch);
     forward_layers(network, scratch, step, [](size_t) { return Ahead<T>{}; });
     T* const out_grad = scratch.out_grad.at(step);
     columns.gather<T>(call.coefficients[step], range, out_grad);
-    if (network.bounded) forward_output(network, scratch.below(network.layers.size()).at(step), scratch.out);
+    if (network.bounded || network.magnitude) {
+      forward_output(network, scratch.below(network.layers.size()).at(step), scratch.out);
+    }
     for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
-      Vector<T> slope = all<T>(1.0);
-      if (network.bounded) slope -= load(scratch.out + lane) * load(scratch.out + lane);
-      store<T>(out_grad + lane, network.output_scale * load(out_grad + lane) * slope);
+      Vector<T> slope = load(out_grad + lane);
+      if (network.magnitude) {
+        slope *= exp<T>(load(scratch.out + kBlock<T> + lane));
+        const Vector<T> plain = plain_update(network, load(scratch.out + lane), load(scratch.base + lane));
+        store<T>(out_grad + kBlock<T> + lane, slope * plain);
+      }
+      if (network.bounded) slope -= slope * load(scratch.out + lane) * load(scratch.out + lane);
+      store<T>(out_grad + lane, network.output_scale * slope);
     }
   }
   const int64_t units = network.size * kBlock<T>;
@@ -1130,7 +1205,7 @@ void evaluate(int64_t which, int64_t n, const T* from, T* to) {
     std::fill_n(lanes, kLanes<T>, T(1));
     std::copy_n(from + i, count, lanes);
     const Vector<T> x = load(lanes);
-    store<T>(lanes, which == 0 ? sigmoid<T>(x) : which == 1 ? tanh<T>(x) : log<T>(x));
+    store<T>(lanes, which == 0 ? sigmoid<T>(x) : which == 1 ? tanh<T>(x) : which == 2 ? log<T>(x) : exp<T>(x));
     std::copy_n(lanes, count, to + i);
   }
 }
@@ -1149,7 +1224,7 @@ int meta_opt_replay(const Call* calls, int64_t num_calls) {
   return guarded([&] { calls->is_double ? replay<double>(calls, num_calls) : replay<float>(calls, num_calls); });
 }
 
-// which: 0 sigmoid, 1 tanh, 2 natural logarithm.
+// which: 0 sigmoid, 1 tanh, 2 natural logarithm, 3 exponential.
 void meta_opt_evaluate(int64_t is_double, int64_t which, int64_t n, const void* from, void* to) {
   is_double ? evaluate(which, n, static_cast<const double*>(from), static_cast<double*>(to))
             : evaluate(which, n, static_cast<const float*>(from), static_cast<float*>(to));

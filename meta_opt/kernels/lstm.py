@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.params import Segment
-from meta_opt.preprocessing import Moments
+from meta_opt.preprocessing import NUM_SCALES, Moments
 
 _DTYPES = (torch.float32, torch.float64)
 _GATES = 4
@@ -29,21 +29,30 @@ class Settings:
         log_sign: Whether the networks read logarithm and sign of the gradient.
         moments: Whether they read the gradient and its mean, normalized by the second moment (behind the former).
             With neither they read the gradient itself.
+        scales: Whether, with moments, they also read what :func:`meta_opt.preprocessing.relative` gives.
         bounded: Whether the output goes through tanh.
+        magnitude: Whether the update is multiplied by e to the power of a second output.
         output_scale: Factor of the output.
         base_step: α of the step -α·m̂/√v̂ that the output is added to.
     """
 
     log_sign: bool
     moments: bool
+    scales: bool
     bounded: bool
+    magnitude: bool
     output_scale: float
     base_step: float
 
     @property
     def num_inputs(self) -> int:
         """F, the rows that a network reads."""
-        return 2 * self.log_sign + 2 * self.moments or 1
+        return 2 * self.log_sign + 2 * self.moments + 4 * self.scales or 1
+
+    @property
+    def num_outputs(self) -> int:
+        """R, what a network gives."""
+        return 1 + self.magnitude
 
     @property
     def tracks_moments(self) -> bool:
@@ -62,8 +71,8 @@ class Weights:
         weights: Per layer [4H, width + H]; rows: input, forget and output gate, candidate; columns: what the layer
             reads, then its hidden state.
         biases: Per layer [4H, 1].
-        output_weight: [1, width].
-        output_bias: [1, 1].
+        output_weight: [R, width].
+        output_bias: [R, 1].
     """
 
     weights: tuple[Tensor, ...]
@@ -86,8 +95,8 @@ class Weights:
             if above.shape[1] != 2 * size:
                 raise ValueError(f"a layer above one of {tuple(below.shape)} cannot be {tuple(above.shape)}")
         width = size if self.weights else self.output_weight.shape[-1]
-        _check(self.output_weight, dtype, (1, width), "the output weight")
-        _check(self.output_bias, dtype, (1, 1), "the output bias")
+        _check(self.output_weight, dtype, (self.num_outputs, width), "the output weight")
+        _check(self.output_bias, dtype, (self.num_outputs, 1), "the output bias")
         object.__setattr__(self, "_tables", (_Table(self.weights), _Table(self.biases)))
 
     @property
@@ -105,6 +114,11 @@ class Weights:
     def num_inputs(self) -> int:
         """F, what the lowest layer reads."""
         return (self.weights[0].shape[1] - self.hidden_size) if self.weights else self.output_weight.shape[1]
+
+    @property
+    def num_outputs(self) -> int:
+        """R, the rows of the output layer."""
+        return len(self.output_weight)
 
     def like(self) -> Weights:
         """Uninitialized weights of the same shapes."""
@@ -171,7 +185,7 @@ class Kernel:
         """
         dtype = networks[0].output_weight.dtype
         calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
-        return Rollout(self._step, calls, dtype, shape)
+        return Rollout(self._step, calls, dtype, shape, len(segments) * settings.scales)
 
     def replay(
         self,
@@ -183,6 +197,7 @@ class Kernel:
         hidden: LayerStates,
         cell: LayerStates,
         moments: Moments | None,
+        scales: Sequence[Tensor] = (),
     ) -> list[Weights]:
         """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ over T recorded steps.
 
@@ -195,6 +210,7 @@ class Kernel:
             hidden: h before the first step, per network and layer [H, B·n].
             cell: c before the first step, likewise.
             moments: m and v [B, N] and β^t [] before the first step, where the settings need them.
+            scales: What is read of the scales of each segment at each step, each [S, B, 3], where the settings say so.
 
         Returns:
             The gradient of each network's weights, as new tensors.
@@ -214,18 +230,24 @@ class Kernel:
                 _check(tensor, dtype, shape, what)
         calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
         of_grads, of_coefficients = map(_Table, recorded)
+        if len(scales) != len(grads) * settings.scales:
+            raise ValueError(f"{len(grads)} recorded gradients need as many scales, if any, not {len(scales)}")
+        for tensor in scales:
+            _check(tensor, dtype, (len(segments), shape[0], NUM_SCALES), "scales")
+        of_scales = _Table(scales)
         results = [weights.like() for weights in networks]
         for call, result in zip(calls.array, results, strict=True):
             call.num_steps = len(grads)
+            call.scales = of_scales.address
             call.grads, call.coefficients = of_grads.address, of_coefficients.address
             call.weight_grads, call.bias_grads, call.output_weight_grad, call.output_bias_grad = result.pointers
         calls.run(self._replay)
         return results
 
     def evaluate(self, function: str, x: Tensor) -> Tensor:
-        """The kernel's own sigmoid, tanh or log of a contiguous vector [n]; for tests of their stated error."""
+        """The kernel's own sigmoid, tanh, log or exp of a contiguous vector [n]; for tests of their stated error."""
         result = torch.empty_like(x)
-        which = ("sigmoid", "tanh", "log").index(function)
+        which = ("sigmoid", "tanh", "log", "exp").index(function)
         self._evaluate(x.dtype == torch.float64, which, x.numel(), x.data_ptr(), result.data_ptr())
         return result
 
@@ -235,12 +257,13 @@ class _Call(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("is_double", "num_layers", "hidden_size")),
-        *((name, ctypes.c_int64) for name in ("reads_log_sign", "reads_moments", "bounds_output")),
+        *((name, ctypes.c_int64) for name in ("reads_log_sign", "reads_moments", "reads_scales")),
+        *((name, ctypes.c_int64) for name in ("bounds_output", "has_magnitude", "segment")),
         *((name, ctypes.c_double) for name in ("output_scale", "base_step")),
         *((name, ctypes.c_int64) for name in ("num_problems", "num_coordinates", "start", "stop")),
         *((name, ctypes.c_int64) for name in ("num_steps", "num_threads")),
         *((name, ctypes.c_void_p) for name in ("weights", "biases", "output_weight", "output_bias")),
-        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "mean", "square", "decay", "grads")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "mean", "square", "decay", "grads", "scales")),
         ("update", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in ("coefficients", "weight_grads", "bias_grads")),
         *((name, ctypes.c_void_p) for name in ("output_weight_grad", "output_bias_grad")),
@@ -264,7 +287,10 @@ class _Calls:
         layers, size = len(networks[0].weights), networks[0].hidden_size
         self.array = (_Call * len(segments))()
         self._kept: list[object] = [networks, hidden, cell, moments]  # what the pointers point to, and their tables
-        for call, weights, segment, h, c in zip(self.array, networks, segments, hidden, cell, strict=True):
+        if settings.scales and not settings.moments:
+            raise ValueError("scales are read together with moments only")
+        for index, (weights, segment, h, c) in enumerate(zip(networks, segments, hidden, cell, strict=True)):
+            call = self.array[index]
             if len(shape) != 2 or not 0 <= segment.start <= segment.stop <= shape[1]:
                 raise ValueError(
                     f"coordinates {segment.start}:{segment.stop} are not columns of a gradient {tuple(shape)}"
@@ -272,6 +298,10 @@ class _Calls:
             if weights.num_inputs != settings.num_inputs:
                 raise ValueError(
                     f"the network reads {weights.num_inputs} inputs, but the settings give {settings.num_inputs}"
+                )
+            if weights.num_outputs != settings.num_outputs:
+                raise ValueError(
+                    f"the network has {weights.num_outputs} outputs, but the settings want {settings.num_outputs}"
                 )
             if weights.hidden_size != size or weights.output_weight.dtype != dtype:
                 raise ValueError("the networks differ in their size or type")
@@ -283,7 +313,9 @@ class _Calls:
             self._kept += tables
             call.is_double, call.num_layers, call.hidden_size = dtype == torch.float64, layers, size
             call.reads_log_sign, call.reads_moments = settings.log_sign, settings.moments
-            call.bounds_output, call.output_scale = settings.bounded, settings.output_scale
+            call.reads_scales, call.segment = settings.scales, index
+            call.bounds_output, call.has_magnitude = settings.bounded, settings.magnitude
+            call.output_scale = settings.output_scale
             call.base_step = settings.base_step
             call.num_problems, call.num_coordinates = shape
             call.start, call.stop, call.num_steps = segment.start, segment.stop, 1
@@ -309,23 +341,38 @@ class _Calls:
 class Rollout:
     """Steps one after the other, each of which overwrites the state; :meth:`Kernel.rollout` gives it."""
 
-    def __init__(self, step: ctypes._FuncPointer, calls: _Calls, dtype: torch.dtype, shape: torch.Size) -> None:
+    def __init__(
+        self, step: ctypes._FuncPointer, calls: _Calls, dtype: torch.dtype, shape: torch.Size, num_scales: int
+    ) -> None:
         self._step, self._calls, self._dtype, self._shape = step, calls, dtype, shape
-        self._grads = array("Q", [0])
-        address, _ = self._grads.buffer_info()
+        self._shape_of_scales = (num_scales, shape[0], NUM_SCALES)
+        self._read = array("Q", [0, 0])  # where the gradient and the scales lie
+        address, _ = self._read.buffer_info()
         for call in calls.array:
-            call.grads = address
+            call.grads, call.scales = address, address + self._read.itemsize
 
-    def step(self, grad: Tensor) -> Tensor:
-        """The update for the gradient ∇, both [B, N].
+    def step(self, grad: Tensor, scales: Tensor | None = None) -> Tensor:
+        """The update for a gradient.
+
+        Args:
+            grad: ∇, [B, N].
+            scales: What is read of the scales of each segment, [S, B, 3], where the settings say so.
+
+        Returns:
+            [B, N].
 
         Raises:
-            ValueError: If the gradient is not what was announced.
+            ValueError: If a tensor is not what was announced.
         """
         grad = grad.contiguous()
         _check(grad, self._dtype, self._shape, "a gradient")
+        if (scales is not None) != bool(self._shape_of_scales[0]):
+            raise ValueError("scales are to be given where the settings say so, and only there")
+        if scales is not None:
+            _check(scales, self._dtype, self._shape_of_scales, "scales")
+            self._read[1] = scales.data_ptr()
         update = torch.empty_like(grad)
-        self._grads[0], address = grad.data_ptr(), update.data_ptr()
+        self._read[0], address = grad.data_ptr(), update.data_ptr()
         for call in self._calls.array:
             call.update = address
         self._calls.run(self._step)

@@ -10,8 +10,6 @@ backpropagation through the optimizer network over the recorded inputs: the repl
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -35,13 +33,11 @@ def first_order(
     """
     losses = trajectory.losses
     coefficients = update_gradients(trajectory, meta_loss.slopes(losses))
-    evaluations, state = trajectory.evaluations[:-1], trajectory.start.state
+    columns = None
     if subset is not None:
         columns, weights = subset.columns.to(losses.device), subset.weights.to(losses)
-        state = optimizer.of_coordinates(state, columns)
-        evaluations = tuple(replace(item, grad=item.grad.index_select(1, columns)) for item in evaluations)
         coefficients = [item.index_select(1, columns) * weights for item in coefficients]
-    grads = optimizer.replay(evaluations, state, coefficients)
+    grads = optimizer.replay(trajectory.evaluations[:-1], trajectory.start.state, coefficients, columns)
     return MetaGradient(meta_loss.value(losses), grads)
 
 

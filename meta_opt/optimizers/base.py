@@ -93,7 +93,11 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         return Rollout(self, state)
 
     def replay(
-        self, evaluations: Sequence[Evaluation], state: Any, coefficients: Sequence[Tensor]
+        self,
+        evaluations: Sequence[Evaluation],
+        state: Any,
+        coefficients: Sequence[Tensor],
+        columns: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩, the meta-gradient of recorded steps whose inputs are held constant.
 
@@ -102,31 +106,25 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         Args:
             evaluations: What steps τ = 0..T-1 read.
             state: h_0.
-            coefficients: c_τ = ∂L/∂g_τ, each [B, N].
+            coefficients: c_τ = ∂L/∂g_τ, each [B, N], or [B, n] with columns.
+            columns: Which of the N coordinates the sum goes over, [n], ascending; all if None. Only for networks that
+                work on each coordinate on its own.
 
         Returns:
             One gradient per parameter of :meth:`trained_parameters`, in their order.
+
+        Raises:
+            MetaOptError: If the architecture cannot replay some coordinates alone, as it is here.
         """
+        if columns is not None:
+            name = type(self).__name__
+            raise MetaOptError(f"model.replay_fraction must be 1 with {name}, which replays all coordinates")
         inner = torch.zeros_like(coefficients[0][0, 0])
         with torch.enable_grad():
             for evaluation, coefficient in zip(evaluations, coefficients, strict=True):
                 update, state = self.step(evaluation, state)
                 inner = inner + torch.dot(coefficient.flatten(), update.flatten())
             return torch.autograd.grad(inner, self.trained_parameters(), materialize_grads=True)
-
-    def of_coordinates(self, state: Any, columns: Tensor) -> Any:
-        """The state of some coordinates, for a replay of those alone.
-
-        Only for networks that work on each coordinate on its own and read gradients only.
-
-        Args:
-            state: h.
-            columns: Which of the N coordinates, [n], ascending.
-
-        Raises:
-            MetaOptError: If the architecture cannot do this, as it is here.
-        """
-        raise MetaOptError(f"model.replay_fraction must be 1 with {type(self).__name__}, which replays all coordinates")
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters of φ that the meta-gradient is taken of."""

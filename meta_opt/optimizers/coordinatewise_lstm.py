@@ -16,13 +16,14 @@ from meta_opt.optimizers.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
 from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
 from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
-from meta_opt.preprocessing import Moments, log_sign
+from meta_opt.preprocessing import Moments, Scales, log_sign, relative
 from meta_opt.problems import Evaluation
 
-Inputs = Literal["none", "log_sign", "moments", "log_sign+moments"]
+Inputs = Literal["none", "log_sign", "moments", "log_sign+moments", "log_sign+moments+scales"]
+Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
-_NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4}
+_NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4, "log_sign+moments+scales": 8}
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,15 @@ class LSTMState:
     hidden: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
     cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
     moments: Moments | None  # only where inputs or base step need them
+    scales: Scales | None  # only where inputs need them; then there is a segment for each tensor
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of coordinates of each segment."""
+        return [segment.stop - segment.start for segment in self.segments]
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:
-        """The state of coordinates ``start:stop``, which network ``index`` works on."""
+        """The state of coordinates ``start:stop``, which network ``index`` works on; without scales."""
         segment = self.segments[index]
 
         def cut(tensor: Tensor) -> Tensor:
@@ -54,13 +61,37 @@ class LSTMState:
             (tuple(map(cut, self.hidden[index])),),
             (tuple(map(cut, self.cell[index])),),
             moments,
+            None,
         )
+
+    def columns(self, columns: Tensor) -> LSTMState:
+        """The state of some coordinates, [n], ascending; without scales."""
+        segments, hidden, cell, stop = [], [], [], 0
+        for index, segment in enumerate(self.segments):
+            size = segment.stop - segment.start
+            chosen = columns[(columns >= segment.start) & (columns < segment.stop)] - segment.start
+
+            def cut(tensor: Tensor, size: int = size, chosen: Tensor = chosen) -> Tensor:
+                return tensor.view(len(tensor), -1, size).index_select(2, chosen).view(len(tensor), -1)
+
+            start, stop = stop, stop + len(chosen)
+            segments.append(replace(segment, start=start, stop=stop))
+            hidden.append(tuple(map(cut, self.hidden[index])))
+            cell.append(tuple(map(cut, self.cell[index])))
+        moments = self.moments
+        if moments is not None:
+            moments = Moments(
+                moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
+            )
+        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None)
 
 
 class CoordinatewiseLSTM(LearnedOptimizer):
     """LSTM with shared weights and a separate state for every coordinate.
 
     update = output_scale · out(LSTM(inputs(∇), h)) - base_step · m̂/√v̂
+
+    or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network.
     """
 
     reads_params = False
@@ -70,7 +101,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         num_layers: int = 2,
         hidden_size: int = 20,
         inputs: Inputs = "log_sign",
-        output: Literal["linear", "tanh"] = "linear",
+        output: Output = "linear",
         output_scale: float = 0.1,
         initial_output: float = 1.0,
         base_step: float = 0.0,
@@ -83,8 +114,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             num_layers: LSTM layers; 0 leaves the output layer alone, reading the inputs.
             hidden_size: Width H of every layer.
             inputs: What the network reads: the gradient itself (none), the paper's logarithm and sign (log_sign),
-                gradient and its mean over the root of its second moment (moments), or both (log_sign+moments).
-            output: Whether the output is used as it is or bounded by tanh.
+                gradient and its mean over the root of its second moment (moments), or both (log_sign+moments), or
+                also how large the gradients of the tensor are, gradient and mean relative to that, and the time
+                (log_sign+moments+scales; see :func:`meta_opt.preprocessing.relative`).
+            output: Whether the output is used as it is, or bounded by tanh, or, with the base step, multiplied by e to
+                the power of a second output (magnitude; after Metz et al. 2020, arXiv:2009.11243).
             output_scale: Factor of the output.
             initial_output: Factor of the output layer's initial weights; 0 makes the first update the base step alone.
             base_step: α of the step -α·m̂/√v̂ that the output is added to, so that an untrained network already
@@ -113,6 +147,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self.tensor_features = tensor_features
         self.networks = nn.ModuleDict()
         self._uses_moments = "moments" in inputs or base_step != 0.0
+        self._uses_scales = "scales" in inputs
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network per segment of ``layout``, with weights drawn from ``generator``."""
@@ -123,6 +158,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 _NUM_INPUTS[self.inputs],
                 self.num_layers,
                 self.hidden_size,
+                2 if self.output == "magnitude" else 1,
                 self.initial_output,
                 NUM_FEATURES * self.tensor_features,
                 generator,
@@ -142,11 +178,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 network.load_state_dict(sources[key].state_dict())
         except RuntimeError as error:
             raise MetaOptError(
-                "the two learned optimizers differ in num_layers, hidden_size or tensor_features"
+                "the two learned optimizers differ in num_layers, hidden_size, output or tensor_features"
             ) from error
 
     def _segments(self, layout: Layout) -> tuple[Segment, ...]:
-        return layout.segments(self.share, features=self.tensor_features)
+        return layout.segments(self.share, tensors=self._uses_scales, features=self.tensor_features)
 
     def init_state(self, layout: Layout, num_problems: int) -> LSTMState:
         """All zeros.
@@ -169,7 +205,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
 
         hidden, cell = (tuple(map(zeros, segments)) for _ in range(2))
         moments = Moments.zeros(like, num_problems, layout.num_coordinates) if self._uses_moments else None
-        return LSTMState(segments, hidden, cell, moments)
+        scales = Scales.zeros(like, num_problems, len(layout.names)) if self._uses_scales else None
+        return LSTMState(segments, hidden, cell, moments, scales)
 
     def step(self, evaluation: Evaluation, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """One update, see :meth:`LearnedOptimizer.step`."""
@@ -177,23 +214,55 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
             rollout = _NativeRollout(self, kernel, state)
             return rollout.step(evaluation), rollout.state
-        inputs, base, moments = self._read(grad, state.moments)
+        scales = state.scales
+        if scales is None:
+            return self._step(grad, state, None)
+        scales = scales.updated(grad, state.sizes)
+        return self._step(grad, replace(state, scales=scales), scales.read())
+
+    def _step(self, grad: Tensor, state: LSTMState, read: Tensor | None) -> tuple[Tensor, LSTMState]:
+        """One update, with what is read of the scales, [S, B, 3]; they are already those after the gradient."""
+        moments = None if state.moments is None else state.moments.updated(grad)
+        inputs, base = self._inputs(grad, moments)
         outputs, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
-            rows = inputs[..., segment.start : segment.stop].reshape(len(inputs), -1)  # [F, B·n]
+            columns = slice(segment.start, segment.stop)
+            rows = inputs[..., columns]
+            if read is not None and moments is not None:
+                rows = torch.cat([rows, relative(moments.corrected()[:, columns], grad[:, columns], read[index])])
             out, new_hidden, new_cell = self._network(segment)(
-                rows, state.hidden[index], state.cell[index], segment.features
+                rows.reshape(len(rows), -1), state.hidden[index], state.cell[index], segment.features
             )
-            outputs.append(out.view(len(grad), -1))
+            outputs.append(out.view(len(out), len(grad), -1))
             hidden.append(new_hidden)
             cell.append(new_cell)
-        update = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        if self.output == "tanh":
-            update = torch.tanh(update)
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        return self._update(output, base), LSTMState(state.segments, tuple(hidden), tuple(cell), moments, state.scales)
+
+    def _update(self, outputs: Tensor, base: Tensor) -> Tensor:
+        """The update from the networks' outputs, [R, ...], and m̂/√v̂ [...]."""
+        update = torch.tanh(outputs[0]) if self.output == "tanh" else outputs[0]
         update = self.output_scale * update
         if self.base_step != 0.0:
             update = update - self.base_step * base
-        return update, LSTMState(state.segments, tuple(hidden), tuple(cell), moments)
+        return update * outputs[1].exp() if self.output == "magnitude" else update
+
+    def _inputs(self, grad: Tensor, moments: Moments | None) -> tuple[Tensor, Tensor]:
+        """The networks' inputs [F, B, N] but for scales, and m̂/√v̂ [B, N] (or ∇, without moments).
+
+        Args:
+            grad: ∇, [B, N].
+            moments: Those after it.
+        """
+        parts, base = [], grad
+        if "log_sign" in self.inputs:
+            parts.append(log_sign(grad))
+        if moments is not None:
+            normalized = moments.normalized(grad)
+            base = normalized[0]
+            if "moments" in self.inputs:
+                parts.append(normalized)
+        return torch.cat(parts) if parts else grad.unsqueeze(0), base
 
     def rollout(self, state: LSTMState) -> Rollout:
         """See :meth:`LearnedOptimizer.rollout`; native code and CUDA graphs work on a copy of the state."""
@@ -210,19 +279,33 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         )
 
     def replay(
-        self, evaluations: Sequence[Evaluation], state: LSTMState, coefficients: Sequence[Tensor]
+        self,
+        evaluations: Sequence[Evaluation],
+        state: LSTMState,
+        coefficients: Sequence[Tensor],
+        columns: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """See :meth:`LearnedOptimizer.replay`; coordinates are independent, so it goes through them block by block."""
+        grads = [evaluation.grad for evaluation in evaluations]
+        read, scales = [], state.scales
+        for grad in grads:
+            if scales is not None:
+                scales = scales.updated(grad, state.sizes)
+                read.append(scales.read())
+        if columns is not None:
+            state = state.columns(columns)
+            grads = [grad.index_select(1, columns) for grad in grads]
         if kernel := self._kernel(coefficients[0]):
             results = kernel.replay(
                 self._settings,
                 self._weights(state),
                 state.segments,
-                [evaluation.grad for evaluation in evaluations],
+                grads,
                 coefficients,
                 state.hidden,
                 state.cell,
                 state.moments,
+                read,
             )
             return self._in_order(
                 state,
@@ -231,32 +314,37 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                     for grad, segment in zip(results, state.segments, strict=True)
                 ],
             )
-        if self._fuses(coefficients[0]):
-            return self._in_order(state, self._fused_replay(evaluations, state, coefficients))
         total = [torch.zeros_like(parameter) for parameter in self.trained_parameters()]
+        num_problems, num_steps = len(grads[0]), len(grads)
+        fuses = self._fuses(grads[0])
+        at_once = coordinates_at_once(num_steps, self.num_layers, self.hidden_size, _FUSED_BYTES) if fuses else _BLOCK
         for index, segment in enumerate(state.segments):
-            for start in range(segment.start, segment.stop, _BLOCK):
-                stop = min(start + _BLOCK, segment.stop)
-                grads = super().replay(
-                    [_columns(evaluation, start, stop) for evaluation in evaluations],
-                    state.block(index, start, stop),
-                    [coefficient[:, start:stop] for coefficient in coefficients],
+            width = max(1, at_once // num_problems)
+            for start in range(segment.start, segment.stop, width):
+                block = slice(start, min(start + width, segment.stop))
+                sums = (self._fused_replay if fuses else self._replay)(
+                    [grad[:, block] for grad in grads],
+                    [scales[index : index + 1] for scales in read] or [None] * num_steps,
+                    state.block(index, block.start, block.stop),
+                    [coefficient[:, block] for coefficient in coefficients],
                 )
-                torch._foreach_add_(total, grads)
+                torch._foreach_add_(total, sums)
         return tuple(total)
 
-    def _read(self, grad: Tensor, moments: Moments | None) -> tuple[Tensor, Tensor, Moments | None]:
-        """∇ [B, N] to the networks' inputs [F, B, N], m̂/√v̂ [B, N] (or ∇, without moments) and the moments after it."""
-        parts, base = [], grad
-        if "log_sign" in self.inputs:
-            parts.append(log_sign(grad))
-        if moments is not None:
-            moments = moments.updated(grad)
-            normalized = moments.normalized(grad)
-            base = normalized[0]
-            if "moments" in self.inputs:
-                parts.append(normalized)
-        return torch.cat(parts) if parts else grad.unsqueeze(0), base, moments
+    def _replay(
+        self,
+        grads: Sequence[Tensor],
+        scales: Sequence[Tensor | None],
+        state: LSTMState,
+        coefficients: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """The replay of a block of coordinates of one segment, by a graph of its steps."""
+        inner = torch.zeros_like(coefficients[0][0, 0])
+        with torch.enable_grad():
+            for grad, read, coefficient in zip(grads, scales, coefficients, strict=True):
+                update, state = self._step(grad, state, read)
+                inner = inner + torch.dot(coefficient.flatten(), update.flatten())
+            return torch.autograd.grad(inner, self.trained_parameters(), materialize_grads=True)
 
     def _fuses(self, tensor: Tensor) -> bool:
         """Whether replays go through ``nn.LSTM``: on GPUs, where it is one call instead of hundreds."""
@@ -269,37 +357,34 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         return state.hidden[0][0].is_cuda and sum(hidden[0].shape[1] for hidden in state.hidden) <= NUM_WORTHWHILE
 
     def _fused_replay(
-        self, evaluations: Sequence[Evaluation], state: LSTMState, coefficients: Sequence[Tensor]
-    ) -> list[tuple[Tensor, ...]]:
-        """Per network the gradients of its parameters, in their order."""
-        num_problems = len(coefficients[0])
-        at_once = coordinates_at_once(len(evaluations), self.num_layers, self.hidden_size, _FUSED_BYTES)
-        results = []
-        for index, segment in enumerate(state.segments):
-            network = self._network(segment)
-            total = [torch.zeros_like(parameter) for parameter in network.parameters()]
-            columns = max(1, at_once // num_problems)
-            for start in range(segment.start, segment.stop, columns):
-                stop = min(start + columns, segment.stop)
-                block = state.block(index, start, stop)
-                moments, rows = block.moments, []
-                for evaluation in evaluations:
-                    inputs, _, moments = self._read(evaluation.grad[:, start:stop], moments)
-                    rows.append(inputs.flatten(1).T)
-                weights, biases, *output = lstm_grads(
-                    tuple(network.weights),
-                    network.biases_for(segment.features),
-                    network.output_weight,
-                    network.output_bias,
-                    torch.stack(rows),
-                    block.hidden[0],
-                    block.cell[0],
-                    self.output_scale * torch.stack([part[:, start:stop].flatten() for part in coefficients]),
-                    bounded=self.output == "tanh",
-                )
-                torch._foreach_add_(total, [*output, *weights, *bias_grads(biases, segment.features)])
-            results.append(tuple(total))
-        return results
+        self,
+        grads: Sequence[Tensor],
+        scales: Sequence[Tensor | None],
+        state: LSTMState,
+        coefficients: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """The replay of a block of coordinates of one segment, through ``nn.LSTM``."""
+        (segment,), moments, rows, bases = state.segments, state.moments, [], []
+        for grad, read in zip(grads, scales, strict=True):
+            moments = None if moments is None else moments.updated(grad)
+            inputs, base = self._inputs(grad, moments)
+            if read is not None and moments is not None:
+                inputs = torch.cat([inputs, relative(moments.corrected(), grad, read[0])])
+            rows.append(inputs.flatten(1).T)
+            bases.append(base.flatten())
+        network, base = self._network(segment), torch.stack(bases)
+        weights, biases, *output = lstm_grads(
+            tuple(network.weights),
+            network.biases_for(segment.features),
+            network.output_weight,
+            network.output_bias,
+            torch.stack(rows),
+            state.hidden[0],
+            state.cell[0],
+            torch.stack([coefficient.flatten() for coefficient in coefficients]),
+            lambda outputs: self._update(outputs, base),
+        )
+        return self._in_order(state, [(*output, *weights, *bias_grads(biases, segment.features))])
 
     def _in_order(self, state: LSTMState, of_segments: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """The sums over each network's segments, in the order of the parameters; zero where it has none."""
@@ -307,27 +392,6 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         for segment, grads in zip(state.segments, of_segments, strict=True):
             torch._foreach_add_(total[self._key(segment.name)], grads)
         return tuple(grad for grads in total.values() for grad in grads)
-
-    def of_coordinates(self, state: LSTMState, columns: Tensor) -> LSTMState:
-        """See :meth:`LearnedOptimizer.of_coordinates`."""
-        segments, hidden, cell, stop = [], [], [], 0
-        for index, segment in enumerate(state.segments):
-            size = segment.stop - segment.start
-            chosen = columns[(columns >= segment.start) & (columns < segment.stop)] - segment.start
-
-            def cut(tensor: Tensor, size: int = size, chosen: Tensor = chosen) -> Tensor:
-                return tensor.view(len(tensor), -1, size).index_select(2, chosen).view(len(tensor), -1)
-
-            start, stop = stop, stop + len(chosen)
-            segments.append(replace(segment, start=start, stop=stop))
-            hidden.append(tuple(map(cut, state.hidden[index])))
-            cell.append(tuple(map(cut, state.cell[index])))
-        moments = state.moments
-        if moments is not None:
-            moments = Moments(
-                moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
-            )
-        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments)
 
     def _kernel(self, tensor: Tensor) -> kernels.Kernel | None:
         """The native kernel, if it is to be used and can work on such tensors."""
@@ -343,7 +407,9 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         return kernels.Settings(
             "log_sign" in self.inputs,
             "moments" in self.inputs,
+            self._uses_scales,
             self.output == "tanh",
+            self.output == "magnitude",
             self.output_scale,
             self.base_step,
         )
@@ -375,13 +441,15 @@ class _NativeRollout(Rollout):
         self._native: kernels.Rollout | None = None
 
     def step(self, evaluation: Evaluation) -> Tensor:
+        grad = evaluation.grad
         if self._native is None:  # now the number of problems is known
-            self._native = self._lstm.prepare(self._kernel, self.state, evaluation.grad.shape)
-        return self._native.step(evaluation.grad)
-
-
-def _columns(evaluation: Evaluation, start: int, stop: int) -> Evaluation:
-    return Evaluation(evaluation.loss, evaluation.grad[:, start:stop], evaluation.params[:, start:stop])
+            self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
+        scales = self.state.scales
+        if scales is None:
+            return self._native.step(grad)
+        scales = scales.updated(grad, self.state.sizes)
+        self.state = replace(self.state, scales=scales)
+        return self._native.step(grad, scales.read())
 
 
 def _key(name: str) -> str:

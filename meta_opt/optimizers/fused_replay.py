@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +25,20 @@ def lstm_grads(
     hidden: Sequence[Tensor],
     cell: Sequence[Tensor],
     coefficients: Tensor,
-    *,
-    bounded: bool,
+    update: Callable[[Tensor], Tensor],
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Gradients of Σ_τ ⟨c_τ, out_τ⟩, where out_τ is the output (through tanh where ``bounded``) at step τ.
+    """Gradients of Σ_τ ⟨c_τ, g_τ⟩, where g_τ is the update at step τ.
 
     Args:
         weights: Per layer [4H, width + H]; rows: input, forget and output gate, candidate.
         biases: Per layer [4H, 1].
-        output_weight: [1, H].
-        output_bias: [1, 1].
+        output_weight: [R, H].
+        output_bias: [R, 1].
         inputs: [T, n, F].
         hidden: h_0 per layer, [H, n].
         cell: c_0 per layer, [H, n].
         coefficients: c_τ, [T, n].
-        bounded: Whether the output goes through tanh.
+        update: Makes the updates, [T, n], of the outputs, [R, T, n].
 
     Returns:
         Gradients of weights, biases, output weight and output bias.
@@ -59,10 +58,9 @@ def lstm_grads(
     head = [output_weight.detach().requires_grad_(), output_bias.detach().requires_grad_()]
     with torch.enable_grad():
         state = (torch.stack([*hidden]).transpose(1, 2).contiguous(), torch.stack([*cell]).transpose(1, 2).contiguous())
-        out = torch.nn.functional.linear(lstm(inputs, state)[0], head[0], head[1][0]).squeeze(-1)  # [T, n]
-        out = out.tanh() if bounded else out
+        out = torch.nn.functional.linear(lstm(inputs, state)[0], head[0], head[1][:, 0])  # [T, n, R]
         of_layers = [getattr(lstm, f"{name}_l{i}") for i in range(len(weights)) for name in _NAMES]
-        grads = torch.autograd.grad((out * coefficients).sum(), [*of_layers, *head])
+        grads = torch.autograd.grad((update(out.movedim(-1, 0)) * coefficients).sum(), [*of_layers, *head])
     ours = torch.argsort(theirs)
     per_layer = [grads[i : i + len(_NAMES)] for i in range(0, len(of_layers), len(_NAMES))]
     return (

@@ -18,8 +18,8 @@ class LSTMNetwork(nn.Module):
             reads, then its hidden state.
         biases: Per layer [4H, 1].
         feature_weights: Per layer [4H, K], what K features of a tensor add to the biases; none where it has none.
-        output_weight: [1, H].
-        output_bias: [1, 1].
+        output_weight: [R, H].
+        output_bias: [R, 1].
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class LSTMNetwork(nn.Module):
         num_inputs: int,
         num_layers: int,
         size: int,
+        num_outputs: int,
         initial_output: float,
         num_features: int,
         generator: Generator,
@@ -47,8 +48,8 @@ class LSTMNetwork(nn.Module):
         self.feature_weights = nn.ParameterList(
             _uniform((4 * size, num_features), 1.0, generator) for _ in range(num_layers if num_features else 0)
         )
-        self.output_weight = nn.Parameter(_uniform((1, width), initial_output / math.sqrt(width), generator))
-        self.output_bias = nn.Parameter(torch.zeros(1, 1))
+        self.output_weight = nn.Parameter(_uniform((num_outputs, width), initial_output / math.sqrt(width), generator))
+        self.output_bias = nn.Parameter(torch.zeros(num_outputs, 1))
 
     def biases_for(self, features: tuple[float, ...]) -> tuple[Tensor, ...]:
         """The biases of each layer, [4H, 1], in a tensor with these features."""
@@ -66,7 +67,7 @@ class LSTMNetwork(nn.Module):
         cell: tuple[Tensor, ...],
         features: tuple[float, ...],
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Inputs [F, n] and per layer h, c [H, n] to output [1, n] and the new h, c."""
+        """Inputs [F, n] and per layer h, c [H, n] to outputs [R, n] and the new h, c."""
         size = self.size
         new_hidden, new_cell = [], []
         for weight, bias, h, c in zip(self.weights, self.biases_for(features), hidden, cell, strict=True):

@@ -1,4 +1,4 @@
-"""The kernel's sigmoid, tanh and log against PyTorch's in double precision: the errors that lstm.cpp states."""
+"""The kernel's sigmoid, tanh, log and exp against PyTorch's in double precision: the errors that lstm.cpp states."""
 
 import math
 
@@ -45,11 +45,19 @@ def test_log(kernel: Kernel, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, DOUBLE])
+def test_exp(kernel: Kernel, dtype: torch.dtype) -> None:
+    x = torch.linspace(-10.0, 10.0, 400_001, dtype=dtype)
+    exact = torch.exp(x.double())
+    assert ((kernel.evaluate("exp", x).double() - exact) / exact).abs().max() < {FLOAT: 1e-6, DOUBLE: 2e-15}[dtype]
+
+
+@pytest.mark.parametrize("dtype", [FLOAT, DOUBLE])
 def test_the_ends(kernel: Kernel, dtype: torch.dtype) -> None:
     x = torch.tensor([1e30, -1e30, math.inf, -math.inf, math.nan], dtype=dtype)
     assert kernel.evaluate("sigmoid", x)[:4].tolist() == [1.0, 0.0, 1.0, 0.0]
     assert kernel.evaluate("tanh", x)[:4].tolist() == [1.0, -1.0, 1.0, -1.0]
     assert kernel.evaluate("log", x)[2] == math.inf
-    for function in ("sigmoid", "tanh", "log"):
+    assert kernel.evaluate("exp", x)[3] < 1e-37
+    for function in ("sigmoid", "tanh", "log", "exp"):
         assert kernel.evaluate(function, x)[4].isnan()
         assert kernel.evaluate(function, -x)[4].isnan()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -34,6 +34,7 @@ class Case:
         return f"{options or 'default'}-B{self.problems}-N{self.coordinates}-T{self.steps}"
 
 
+SCALES = "log_sign+moments+scales"
 # Every pair of values of two options occurs, and each of T = 1, 5, 20, 50.
 CASES = [
     *(
@@ -61,6 +62,11 @@ CASES = [
     Case(coordinates=1200, steps=50),
     Case({"share": "group", "inputs": "log_sign+moments", "base_step": 0.03}, problems=3, steps=20),
     Case({"share": "tensor"}, problems=2, coordinates=300),
+    Case({"inputs": SCALES, "output": "magnitude", "base_step": 0.03, "share": "tensor"}, problems=3, steps=20),
+    Case({"inputs": SCALES, "output": "linear", "share": "tensor", "num_layers": 0}, problems=2),
+    Case({"inputs": SCALES, "output": "tanh", "share": "tensor", "hidden_size": 5}, coordinates=200),
+    Case({"output": "magnitude", "num_layers": 0, "base_step": 0.03}, problems=3),
+    Case({"output": "magnitude", "num_layers": 1, "hidden_size": 5, "inputs": "none"}, coordinates=200),
 ]
 
 
@@ -79,7 +85,9 @@ class Run:
         return Settings(
             log_sign="log_sign" in inputs,
             moments="moments" in inputs,
+            scales="scales" in inputs,
             bounded=self.optimizer.output == "tanh",
+            magnitude=self.optimizer.output == "magnitude",
             output_scale=self.optimizer.output_scale,
             base_step=self.optimizer.base_step,
         )
@@ -140,9 +148,16 @@ def native_run(kernel: Kernel, run: Run) -> tuple[list[Tensor], LSTMState, list[
     settings, weights, segments = run.settings, run.weights, run.state.segments
     start, end = run.state, map_state(torch.clone, run.state)
     rollout = kernel.rollout(settings, weights, segments, run.grads[0].shape, end.hidden, end.cell, end.moments)
-    updates = [rollout.step(grad) for grad in run.grads]
+    scales, read = run.state.scales, []
+    for grad in run.grads:
+        if scales is not None:
+            scales = scales.updated(grad, run.state.sizes)
+            read.append(scales.read())
+    updates = [
+        rollout.step(grad, *of_step) for grad, *of_step in zip(run.grads, *([read] if read else []), strict=True)
+    ]
     gradients = kernel.replay(
-        settings, weights, segments, run.grads, run.coefficients, start.hidden, start.cell, start.moments
+        settings, weights, segments, run.grads, run.coefficients, start.hidden, start.cell, start.moments, read
     )
     return updates, end, tensors(gradients)
 
@@ -181,10 +196,10 @@ def test_kernel_equals_torch(kernel: Kernel, case: Case, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, DOUBLE], ids=["float32", "float64"])
-@pytest.mark.parametrize("inputs", ["none", "log_sign", "moments", "log_sign+moments"])
+@pytest.mark.parametrize("inputs", ["none", "log_sign", "moments", "log_sign+moments", SCALES])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1e15])
 def test_gradients_of_any_size(kernel: Kernel, inputs: str, size: float, dtype: torch.dtype) -> None:
-    case = Case({"inputs": inputs, "base_step": 0.03})
+    case = Case({"inputs": inputs, "base_step": 0.03, "share": "tensor"})
     signs = torch.tensor([1.0, -1.0], dtype=DOUBLE).repeat(1, 34)[:, : case.coordinates]
     run = prepare(case, dtype, [size * signs] * case.steps)
     updates, _, gradients = torch_run(run)
@@ -270,9 +285,24 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
     with pytest.raises(ValueError, match="2 layers need as many states"):
         step(grad, hidden=((),))
     with pytest.raises(ValueError, match="reads 2 inputs, but the settings give 4"):
-        step(grad, Settings(log_sign=True, moments=True, bounded=False, output_scale=1.0, base_step=0.0))
+        step(grad, replace(run.settings, moments=True))
+    with pytest.raises(ValueError, match="has 1 outputs, but the settings want 2"):
+        step(grad, replace(run.settings, magnitude=True))
+    with pytest.raises(ValueError, match="together with moments"):
+        step(grad, replace(run.settings, scales=True))
     with pytest.raises(ValueError, match="state of moments"):
-        step(grad, Settings(log_sign=True, moments=False, bounded=False, output_scale=1.0, base_step=0.1))
+        step(grad, replace(run.settings, base_step=0.1))
+    with pytest.raises(ValueError, match="scales are to be given where"):
+        rollout.step(grad, torch.zeros(1, 1, 3))
+    reads = prepare(Case({"inputs": SCALES, "share": "tensor"}), FLOAT)
+    start, of_reads = map_state(torch.clone, reads.state), (reads.settings, reads.weights, reads.state.segments)
+    rollout = kernel.rollout(*of_reads, grad.shape, start.hidden, start.cell, start.moments)
+    with pytest.raises(ValueError, match="scales are to be given where"):
+        rollout.step(grad)
+    with pytest.raises(ValueError, match=r"scales \(3, 1, 3\)"):
+        rollout.step(grad, torch.zeros(3, 2, 3))
+    with pytest.raises(ValueError, match="as many scales"):
+        kernel.replay(*of_reads, [grad], [grad], start.hidden, start.cell, start.moments)
     with pytest.raises(ValueError, match="float16"):
         Weights((), (), grad.new_zeros(1, 2).half(), grad.new_zeros(1, 1).half())
     with pytest.raises(ValueError, match="strides"):

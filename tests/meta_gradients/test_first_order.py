@@ -59,6 +59,15 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
         {"tensor_features": True, "base_step": 0.01},
         {"tensor_features": True, "share": "group", "inputs": "log_sign+moments"},
         {"share": "tensor", "base_step": 0.01},
+        {"output": "magnitude", "base_step": 0.01},
+        {"inputs": "log_sign+moments+scales"},
+        {
+            "inputs": "log_sign+moments+scales",
+            "output": "magnitude",
+            "base_step": 0.01,
+            "tensor_features": True,
+            "share": "kind",
+        },
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()) or "paper",
 )
@@ -140,15 +149,28 @@ def test_more_problems_average() -> None:
         torch.testing.assert_close(ours, (first + second) / 2, rtol=1e-9, atol=1e-12)
 
 
-def test_replay_in_blocks_equals_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inputs": "log_sign+moments", "output": "tanh"},
+        {"inputs": "log_sign+moments+scales", "output": "magnitude", "tensor_features": True},
+    ],
+)
+def test_replay_in_blocks_equals_all_at_once(
+    options: dict[str, object], fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Blocks that do not divide the segments, problems side by side, and a state to start from."""
     problems = draw(Regression(), num_problems=3)
-    optimizer = built(problems, share="group", inputs="log_sign+moments", base_step=0.03)
+    optimizer = built(problems, share="group", base_step=0.03, **options)
+    optimizer.engine = "torch"
+    monkeypatch.setattr(CoordinatewiseLSTM, "_fuses", lambda self, tensor: fused)
+    monkeypatch.setattr(coordinatewise_lstm, "coordinates_at_once", lambda *sizes: 9)
     start = unroll(problems, optimizer, begin(problems, optimizer), 4).end.detach()
     trajectory = unroll(problems, optimizer, start, 5)
     coefficients = [torch.randn_like(evaluation.grad) for evaluation in trajectory.evaluations[1:]]
     whole = LearnedOptimizer.replay(optimizer, trajectory.evaluations[:-1], start.state, coefficients)
-    monkeypatch.setattr(coordinatewise_lstm, "_BLOCK", 3)
+    monkeypatch.setattr(coordinatewise_lstm, "_BLOCK", 9)
     blocks = optimizer.replay(trajectory.evaluations[:-1], start.state, coefficients)
     for ours, theirs in zip(blocks, whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

@@ -29,7 +29,15 @@ def rollout(
     return unroll(problems, optimizer, begin(problems, optimizer), num_steps, keep_graph=keep_graph)
 
 
-@pytest.mark.parametrize("options", [{"inputs": "none"}, {}, {"inputs": "log_sign+moments", "base_step": 0.03}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inputs": "none"},
+        {},
+        {"inputs": "log_sign+moments+scales", "output": "magnitude"},
+        {"inputs": "log_sign+moments", "base_step": 0.03},
+    ],
+)
 @pytest.mark.parametrize("meta_loss", [MetaLoss("sum", "constant"), MetaLoss("log_sum", "linear:0.3")])
 def test_gradcheck(options: dict[str, object], meta_loss: MetaLoss) -> None:
     optimizer = setup(**options)

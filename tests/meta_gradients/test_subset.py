@@ -42,7 +42,14 @@ def test_small_tensors_are_whole_and_large_ones_cut() -> None:
 
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])
-@pytest.mark.parametrize("options", [{}, {"share": "group", "inputs": "log_sign+moments", "base_step": 0.03}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"share": "group", "inputs": "log_sign+moments", "base_step": 0.03},
+        {"inputs": "log_sign+moments+scales", "output": "magnitude"},
+    ],
+)
 def test_the_mean_over_all_subsets_is_the_meta_gradient(options: dict[str, object], engine: Engine) -> None:
     """All pairs out of five blocks of coordinates, from a state that is not zero."""
     problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
@@ -69,4 +76,4 @@ def test_architectures_that_cannot_say_so() -> None:
         init_state = step = None  # type: ignore[assignment]
 
     with pytest.raises(MetaOptError, match="model.replay_fraction must be 1 with Whole"):
-        Whole().of_coordinates(None, torch.arange(2))
+        Whole().replay([], None, [], torch.arange(2))

@@ -19,6 +19,7 @@ OPTIONS = [
     {"inputs": "none"},
     {"inputs": "moments", "output": "tanh"},
     {"inputs": "log_sign+moments", "base_step": 0.03},
+    {"inputs": "log_sign+moments+scales", "output": "magnitude", "base_step": 0.03},
 ]
 
 
@@ -128,7 +129,7 @@ def test_starts_from_the_network_of_the_same_name_or_the_only_one() -> None:
     other.start_from(one)
     assert all(map(torch.equal, other.parameters(), [*one.parameters(), *one.parameters()]))
     for source, message in (
-        (CoordinatewiseLSTM(hidden_size=5), "differ in num_layers, hidden_size or tensor_features"),
+        (CoordinatewiseLSTM(hidden_size=5), "differ in num_layers, hidden_size, output or tensor_features"),
         (CoordinatewiseLSTM(inputs="moments"), "do not read the same inputs"),
         (CoordinatewiseLSTM(share="tensor"), "no network first, second to start from, only first/"),
     ):

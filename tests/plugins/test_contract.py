@@ -72,6 +72,7 @@ OPTIMIZERS: dict[str, Callable[[], LearnedOptimizer]] = {
     "base step": partial(CoordinatewiseLSTM, 2, 4, inputs="log_sign+moments", base_step=0.03, initial_output=0.0),
     "no layers": partial(CoordinatewiseLSTM, 0, inputs="moments"),
     "tensor features": partial(CoordinatewiseLSTM, 1, 5, share="kind", tensor_features=True),
+    "scales": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales", output="magnitude", base_step=0.03),
 }
 
 made = functools.cache(lambda name: FAMILIES[name]() if name in FAMILIES else CASES[name].optimizee())
