@@ -56,7 +56,7 @@ class _StaticStep:
         with torch.inference_mode(False):  # tensors of validation could not be overwritten in training
             self.state = map_state(torch.clone, state)
             self._evaluation = _evaluation(grad.clone())
-            self._update = torch.empty_like(grad)
+            self._update = torch.zeros_like(grad)
         self._optimizer = ref(optimizer)  # a graph is kept no longer than its optimizer
         self._replay = capture(self._run)
 
