@@ -76,6 +76,10 @@ def test_a_network_that_stands_in(trained, meta_opt, capsys):
     capsys.readouterr()
     options = ("--ckpt_path", "checkpoints/bowl/run_1/best.ckpt", "--optimizee", "digits_mlp", *FEW, "--num_steps", "5")
     assert "has no network for matrix; it has vector; --network_for can say" in fails(meta_opt, *options)
+    unknown = fails(meta_opt, *options, "--network_for.matrices", "vector")
+    assert unknown == "--network_for.matrices: the optimizee has no matrices; it has matrix, vector"
+    unknown = fails(meta_opt, *options, "--network_for.matrix", "matrix")
+    assert unknown == "--network_for.matrix matrix: there is no such network, but vector"
     status, _, err = meta_opt("compare", *options, "--network_for.matrix", "vector", "--baselines", "Adam")
     assert (status, err) == (0, "")
     assert results("comparisons/digits_mlp/0")["optimizers"]["bowl/run_1"]["final"] > 0

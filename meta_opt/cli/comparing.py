@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.compare import Contestant, Progress, Setting, Validation, compare
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizee import Optimizee
+from meta_opt.optimizee import Optimizee, OptimizeeFamily
+from meta_opt.params import Layout, Sharing
+from meta_opt.problems import layout_of
 from meta_opt.recipes import Recipe, load_optimizer, pretrained, pretrained_path, read_recipe
 from meta_opt.reports import Report, check_place
 from meta_opt.runs import Run, relative
@@ -50,6 +53,8 @@ def run(options: list[str]) -> int:
         optimizer.engine = recipes[path].model.get("engine", "auto")
         optimizer.network_for = config.network_for
         learned[label] = Contestant(optimizer.to(device), _validation(recipes[path], optimizee))
+    if config.network_for:
+        _check_network_for(config.network_for, optimizee, learned, [recipes[path] for path in paths.values()])
     with _Bar() as bar:
         setting = Setting(
             optimizee,
@@ -156,6 +161,25 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--network_for", type=dict[str, str], default={})
     parser.add_argument("--out", type=str | None, default=None)
     return parser
+
+
+def _check_network_for(
+    network_for: Mapping[str, str], optimizee: Optimizee, learned: Mapping[str, Contestant], recipes: Sequence[Recipe]
+) -> None:
+    """Every network named must be one of a checkpoint's, and what it is for a part of the optimizee."""
+
+    def named(layout: Layout, by: Iterable[Sharing]) -> list[str]:
+        return list(dict.fromkeys(segment.name for share in by for segment in layout.segments(share)))
+
+    shares = [contestant.optimizer.share for contestant in learned.values()]
+    networks = [name for recipe, share in zip(recipes, shares, strict=True) for name in named(recipe.layout, [share])]
+    # The variants of a family may have others than the one seen here.
+    parts = None if isinstance(optimizee, OptimizeeFamily) else named(layout_of(optimizee), shares)
+    for part, network in network_for.items():
+        if parts is not None and part not in parts:
+            raise MetaOptError(f"--network_for.{part}: the optimizee has no {part}; it has {', '.join(parts)}")
+        if network not in networks:
+            raise MetaOptError(f"--network_for.{part} {network}: there is no such network, but {', '.join(networks)}")
 
 
 def _device(text: str) -> torch.device:
