@@ -1,10 +1,9 @@
 """The state of a learned optimizer twice: per parameter, to be saved, and of many parameters at once, to be stepped.
 
-A learned optimizer keeps its state as tensors whose last axis goes through the coordinates, others whose last axis goes
-through the parameters, and others that all share (a decay β^t). Parameters that one network works on, that lie on one
-device and whose shared tensors are equal are stepped as one long vector, in a *bucket*: as long as the same parameters
-have gradients, nothing is copied. When that changes, or when somebody looks, buckets are cut into the states of their
-parameters.
+A learned optimizer keeps its state as tensors whose last axis goes through the coordinates, and tensors that all
+coordinates share (a decay β^t). Parameters that one network works on, that lie on one device and whose shared tensors
+are equal are stepped as one long vector, in a *bucket*: as long as the same parameters have gradients, nothing is
+copied. When that changes, or when somebody looks, buckets are cut into the states of their parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import copy
 import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
 from meta_opt.params import Layout
 from meta_opt.problems import Evaluation
 
-Axis = Literal["coordinates", "tensors"]
 NamedState = dict[str, Tensor]
 """The state of one parameter: its tensors, by their path in the optimizer's state (``cell.0.1``)."""
 
@@ -109,7 +107,7 @@ class ParameterStates:
         self._one_by_one: defaultdict[Tensor, NamedState] = defaultdict(dict)
         self._buckets: list[Bucket] = []
         self._signature: list[tuple[int, Kind]] = []
-        self._axes = self._find_axes(Kind.of(torch.empty(0), network))
+        self._per_coordinate = self._find_per_coordinate(Kind.of(torch.empty(0), network))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_one_by_one": self.one_by_one(), "_copies": {}}
@@ -117,11 +115,9 @@ class ParameterStates:
     def one_by_one(self) -> defaultdict[Tensor, NamedState]:
         """The state of each parameter that has one. Whatever is changed in it holds."""
         for bucket in self._buckets:
-            sizes: dict[Axis, Any] = {"coordinates": [param.numel() for param in bucket.params], "tensors": 1}
+            sizes = [param.numel() for param in bucket.params]
             parts = {
-                name: tensor.split(sizes[axis], dim=-1)
-                if (axis := self._axis(name))
-                else (tensor,) * len(bucket.params)
+                name: tensor.split(sizes, dim=-1) if name in self._coordinates else (tensor,) * len(sizes)
                 for name, tensor in _named(bucket.state).items()
             }
             for index, param in enumerate(bucket.params):
@@ -165,23 +161,24 @@ class ParameterStates:
         tensors = []
         for name, like in _named(state).items():
             parts = [self._one_by_one[param][name].to(like) for param in params]
-            tensors.append(torch.cat(parts, dim=-1) if self._axis(name) else parts[0].clone())
+            tensors.append(torch.cat(parts, dim=-1) if name in self._coordinates else parts[0].clone())
         in_order = iter(tensors)
         state = map_state(lambda _: next(in_order), state)
         return Bucket(params, kind.dtype, optimizer, optimizer.rollout(state))
 
     def _history(self, param: Tensor) -> Any:
         """What must be equal for parameters to be joined."""
-        if self._axes is None:
+        if self._per_coordinate is None:
             return id(param)
-        shared = (tensor for name, tensor in self._one_by_one[param].items() if self._axes[name] is None)
+        shared = (tensor for name, tensor in self._one_by_one[param].items() if name not in self._per_coordinate)
         return tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
 
-    def _axis(self, name: str) -> Axis | None:
-        return None if self._axes is None else self._axes[name]
+    @property
+    def _coordinates(self) -> frozenset[str]:
+        return self._per_coordinate or frozenset()
 
-    def _find_axes(self, kind: Kind) -> dict[str, Axis | None] | None:
-        """What the last axis of each tensor goes through; None for tensors that all parameters share.
+    def _find_per_coordinate(self, kind: Kind) -> frozenset[str] | None:
+        """Names of the tensors whose last axis goes through the coordinates.
 
         None if the state is not of that form; then every parameter is a bucket of its own.
         """
@@ -189,21 +186,17 @@ class ParameterStates:
             _named(self._optimizer.init_state(self._layout(kind, [_shape(kind.network, size) for size in sizes]), 1))
             for sizes in ([2], [3], [1, 2])
         )
-        axes: dict[str, Axis | None] = {}
-        for name in three:
-            if name not in two or name not in both:
+        names = set()
+        if not two.keys() == three.keys() == both.keys():
+            return None
+        for name, tensor in three.items():
+            if both[name].shape != tensor.shape:
                 return None
-            shapes = [tuple(state[name].shape) for state in (two, three, both)]
-            before = shapes[0][:-1]
-            if shapes == [(*before, 2), (*before, 3), (*before, 3)]:
-                axes[name] = "coordinates"
-            elif shapes == [(*before, 1), (*before, 1), (*before, 2)]:
-                axes[name] = "tensors"
-            elif len(set(shapes)) == 1:
-                axes[name] = None
-            else:
-                return None
-        return axes
+            if two[name].shape != tensor.shape:
+                if (*two[name].shape, 3) != (*tensor.shape[:-1], 2, 3) or tensor.shape[-1] != 3:
+                    return None
+                names.add(name)
+        return frozenset(names)
 
     def _layout(self, kind: Kind, shapes: Sequence[torch.Size]) -> Layout:
         network = kind.network

@@ -111,4 +111,6 @@ def relative(mean: Tensor, grad: Tensor, scales: Tensor) -> Tensor:
     """
     time, size, factor = (column.unsqueeze(1) for column in scales.unbind(1))
     parts = torch.stack([mean, grad]) * factor
-    return torch.cat([torch.stack([time, size]).expand(-1, -1, grad.shape[1]), parts.sign() * parts.abs().log1p()])
+    # One of clamp and relu has the derivative 1 at zero, the other 0: so has their difference, which is right.
+    logs = parts.clamp_min(0.0).log1p() - (-parts).relu().log1p()
+    return torch.cat([torch.stack([time, size]).expand(-1, -1, grad.shape[1]), logs])

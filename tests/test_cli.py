@@ -168,7 +168,7 @@ def test_recommended_weights_are_for_the_default_optimizer(meta_opt, plugins):
     assert config["model"]["warm_start"] == "general_mlp"
     config = settings(meta_opt, "fit", "--optimizee", "cifar_cnn", "--optimizer", f"{momentum}:MomentumMlp")
     assert config["model"]["warm_start"] is None
-    assert config["model"]["max_num_steps"] == 500
+    assert config["model"]["max_num_steps"] == 1000
 
 
 def test_a_warm_start_that_cannot_be_leaves_nothing(meta_opt, plugins):

@@ -35,32 +35,19 @@ class Counting(LearnedOptimizer):
 
 @dataclass(frozen=True)
 class Rows:
-    largest: Tensor  # one for each tensor
+    largest: Tensor  # [tensors]
 
 
-class Alone(LearnedOptimizer):
-    """g = the largest gradient that the coordinate's tensor has had; its state does not have the tensors last."""
+class PerTensor(LearnedOptimizer):
+    """g = the largest gradient that the coordinate's tensor has had; its state goes through tensors."""
 
     def init_state(self, layout: Layout, num_problems: int) -> Rows:
-        return Rows(torch.zeros(len(layout.names), 1))
+        return Rows(torch.zeros(len(layout.names)))
 
     def step(self, evaluation: Evaluation, state: Rows) -> tuple[Tensor, Rows]:
         assert len(state.largest) == 1
         largest = torch.maximum(state.largest, evaluation.grad.max())
         return largest.expand(1, evaluation.grad.shape[1]), Rows(largest)
-
-
-class PerTensor(LearnedOptimizer):
-    """The same for tensors of 2 and 3 coordinates at once."""
-
-    def init_state(self, layout: Layout, num_problems: int) -> Rows:
-        return Rows(torch.zeros(num_problems, len(layout.names)))
-
-    def step(self, evaluation: Evaluation, state: Rows) -> tuple[Tensor, Rows]:
-        sizes = {2: [2], 3: [3], 5: [2, 3]}[evaluation.grad.shape[1]]
-        largest = torch.stack([part.max() for part in evaluation.grad.split(sizes, dim=1)])
-        largest = torch.maximum(state.largest, largest)
-        return largest.repeat_interleave(torch.tensor(sizes), dim=1), Rows(largest)
 
 
 class Run:
@@ -118,18 +105,8 @@ def test_states_have_names_and_can_be_replaced() -> None:
     assert run.step(3.0, 7.0) == [3.0, 7.0]
 
 
-def test_states_per_tensor_are_joined() -> None:
-    run = Run(PerTensor())
-    assert run.step(1.0, 5.0) == [1.0, 5.0]
-    (bucket,) = run.states.buckets({param: Kind.of(param, "all") for param in run.params})
-    assert bucket.state.largest.tolist() == [[1.0, 5.0]]
-    assert run.step(2.0, 3.0) == [2.0, 5.0]
-    assert run.step(1.0, None) == [2.0, None]
-    assert run.step(1.0, 6.0) == [2.0, 6.0]
-
-
 def test_other_states_are_kept_per_parameter() -> None:
-    run = Run(Alone())
+    run = Run(PerTensor())
     assert run.step(1.0, 5.0) == [1.0, 5.0]
     assert run.step(2.0, 3.0) == [2.0, 5.0]
     assert run.step(1.0, None) == [2.0, None]

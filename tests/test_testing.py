@@ -286,9 +286,35 @@ class IdleWeight(Momentum):
 
 class WrongReplay(Momentum):
     def replay(
+        self,
+        evaluations: Sequence[Evaluation],
+        state: Memory,
+        coefficients: Sequence[Tensor],
+        columns: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        return tuple(2 * grad for grad in super().replay(evaluations, state, coefficients, columns))
+
+
+class ReplaysOtherColumns(Momentum):
+    def replay(
+        self,
+        evaluations: Sequence[Evaluation],
+        state: Memory,
+        coefficients: Sequence[Tensor],
+        columns: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        if columns is not None:
+            zeros = [torch.zeros_like(evaluation.grad) for evaluation in evaluations]
+            others = columns.flip(0)
+            coefficients = [zero.index_copy(1, others, part) for zero, part in zip(zeros, coefficients, strict=True)]
+        return super().replay(evaluations, state, coefficients)
+
+
+class KnowsNoColumns(Momentum):
+    def replay(  # type: ignore[override]
         self, evaluations: Sequence[Evaluation], state: Memory, coefficients: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        return tuple(2 * grad for grad in super().replay(evaluations, state, coefficients))
+        return super().replay(evaluations, state, coefficients)
 
 
 class FixedType(Momentum):
@@ -320,6 +346,8 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], LearnedOptimizer], str, str]] = [
     (HidesAWeight, "save_and_reload", "has weights that its state_dict does not hold"),
     (IdleWeight, "gradient_reaches_every_weight", "no gradient reaches idle"),
     (WrongReplay, "replay_is_backpropagation", "WrongReplay.replay gives another gradient of weights"),
+    (ReplaysOtherColumns, "replay_of_some_coordinates", "of some columns gives another gradient of weights than they"),
+    (KnowsNoColumns, "replay_of_some_coordinates", "KnowsNoColumns.replay must take columns"),
     (FixedType, "state_follows_the_weights", "makes state.mean in torch.float64 on cpu, but the weights are in"),
     (lambda: ObjectInside(object()), "plain_arguments", "an argument that is no plain value"),
 ]

@@ -169,7 +169,8 @@ def _check_network_for(
     """Every network named must be one of a checkpoint's, and what it is for a part of the optimizee."""
 
     def named(layout: Layout, by: Iterable[Sharing]) -> list[str]:
-        return list(dict.fromkeys(segment.name for share in by for segment in layout.segments(share)))
+        names = (segment.name for share in by for segment in layout.segments(share))
+        return list(dict.fromkeys(name.replace(".", "/") for name in names))
 
     shares = [contestant.optimizer.share for contestant in learned.values()]
     networks = [name for recipe, share in zip(recipes, shares, strict=True) for name in named(recipe.layout, [share])]

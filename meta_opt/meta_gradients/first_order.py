@@ -33,11 +33,12 @@ def first_order(
     """
     losses = trajectory.losses
     coefficients = update_gradients(trajectory, meta_loss.slopes(losses))
-    columns = None
-    if subset is not None:
-        columns, weights = subset.columns.to(losses.device), subset.weights.to(losses)
-        coefficients = [item.index_select(1, columns) * weights for item in coefficients]
-    grads = optimizer.replay(trajectory.evaluations[:-1], trajectory.start.state, coefficients, columns)
+    recorded = trajectory.evaluations[:-1], trajectory.start.state
+    if subset is None:
+        return MetaGradient(meta_loss.value(losses), optimizer.replay(*recorded, coefficients))
+    columns, weights = subset.columns.to(losses.device), subset.weights.to(losses)
+    coefficients = [item.index_select(1, columns) * weights for item in coefficients]
+    grads = optimizer.replay(*recorded, coefficients, columns)
     return MetaGradient(meta_loss.value(losses), grads)
 
 

@@ -1,7 +1,7 @@
 """Steps of a learned optimizer on a GPU as one launch each: a CUDA graph of the dozens of small operations in them.
 
 Graphs work on tensors that stay where they are. A graph is made once for coordinates of one arrangement, and used by
-one rollout after another, each of which brings its state. What is read of an evaluation is the gradient.
+one rollout after another, each of which brings its state. Of an evaluation only the gradient is read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from torch import Tensor
 from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
 from meta_opt.problems import Evaluation
 
-NUM_WORTHWHILE = 1 << 18  # coordinates, of all problems, from which on the work takes longer than the launches
-_TOLERANCE = 1e-4  # between a graph and the operations it was made of, relative to the sum of all updates
+NUM_WORTHWHILE = 1 << 18  # coordinates, of all graphs of an optimizer; beyond, the work takes longer than the launches
+_TOLERANCE = 1e-4  # between a graph and the operations it was made of, relative
+_NUM_COMPARED = 2  # steps
 
 
 class CapturedRollout(Rollout):
-    """Steps through a graph; one by one, with a warning, where no graph can be made or its first update is wrong."""
+    """Steps through a graph; one by one, with a warning, where no graph can be made or its first steps are wrong."""
 
     def __init__(self, optimizer: LearnedOptimizer, state: Any) -> None:
         """Begin at ``state``."""
@@ -37,13 +38,17 @@ class CapturedRollout(Rollout):
 
     @state.setter
     def state(self, state: Any) -> None:
-        self._state = state
+        if self._step is None:
+            self._state = state
+        else:
+            self._step.load(state)
 
     def step(self, evaluation: Evaluation) -> Tensor:
         """The update, [B, N]; see :meth:`LearnedOptimizer.step`."""
         if not self._begun:  # now the number of problems is known
             self._begun = True
-            self._step = _graph_for(self, self._optimizer, self._state, evaluation.grad)
+            if step := _graph_for(self, self._optimizer, self._state, evaluation.grad):
+                self._step, self._state = step, None
         return super().step(evaluation) if self._step is None else self._step(evaluation.grad)
 
 
@@ -53,12 +58,13 @@ class _StaticStep:
     def __init__(self, optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> None:
         self.owner: Callable[[], CapturedRollout | None] = lambda: None
         self.signature = _signature(optimizer, state, grad)
-        with torch.inference_mode(False):  # tensors of validation could not be overwritten in training
+        self.num_coordinates = grad.numel()
+        with torch.inference_mode(False), torch.no_grad():  # tensors of inference could not be overwritten in training
             self.state = map_state(torch.clone, state)
             self._evaluation = _evaluation(grad.clone())
-            self._update = torch.zeros_like(grad)
+            self.update = torch.empty_like(grad)
         self._optimizer = ref(optimizer)  # a graph is kept no longer than its optimizer
-        self._replay = capture(self._run)
+        self._replay = capture(self.run)
 
     def load(self, state: Any) -> None:
         """Stand at ``state``."""
@@ -67,14 +73,15 @@ class _StaticStep:
     def __call__(self, grad: Tensor) -> Tensor:
         self._evaluation.grad.copy_(grad)
         self._replay()
-        return self._update.clone()
+        return self.update.clone()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """What is captured."""
         optimizer = self._optimizer()
         assert optimizer is not None
         with torch.no_grad():
             update, state = optimizer.step(self._evaluation, self.state)
-            self._update.copy_(update)
+            self.update.copy_(update)
             torch._foreach_copy_(_tensors(self.state), _tensors(state))
 
 
@@ -84,32 +91,47 @@ def capture(run: Callable[[], None]) -> Callable[[], None]:
     Raises:
         RuntimeError: If ``run`` waits for the GPU, or does something else that a graph cannot hold.
     """
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
+    current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+    aside.wait_stream(current)
     with torch.cuda.stream(aside):  # libraries set themselves up at their first call, which must not be captured
         run()
-    torch.cuda.current_stream().wait_stream(aside)
+    current.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    # Other threads, which load data, may go on meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        run()
+    try:
+        # Other threads, which load data, may go on meanwhile.
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            run()
+    finally:
+        torch.cuda.set_stream(current)  # which older versions do not, where the capture fails
     return graph.replay
 
 
-# The last graph of each optimizer; None where there can be none.
-_graphs: WeakKeyDictionary[LearnedOptimizer, _StaticStep | None] = WeakKeyDictionary()
+_graphs: WeakKeyDictionary[LearnedOptimizer, list[_StaticStep]] = WeakKeyDictionary()  # the last used at the end
+_without: WeakSet[LearnedOptimizer] = WeakSet()  # those that there can be no graph of
 
 
 def _graph_for(rollout: CapturedRollout, optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> _StaticStep | None:
     """The graph for such steps, standing at ``state`` and for ``rollout`` alone as long as that lives."""
-    if optimizer in _graphs and _graphs[optimizer] is None:
+    if optimizer in _without or torch.is_autocast_enabled(grad.device.type):  # which keeps copies of φ for a while
         return None
-    step = _graphs.get(optimizer)
-    if step is None or step.owner() is not None or step.signature != _signature(optimizer, state, grad):
-        step = _graphs[optimizer] = _made(optimizer, state, grad)
+    signature, graphs = _signature(optimizer, state, grad), _graphs.setdefault(optimizer, [])
+    step = next((step for step in graphs if step.owner() is None and step.signature == signature), None)
     if step is not None:
-        step.owner = ref(rollout)
-        step.load(state)
+        graphs.remove(step)
+    else:
+        room = NUM_WORTHWHILE - grad.numel()
+        while sum(each.num_coordinates for each in graphs) > room:
+            idle = next((each for each in graphs if each.owner() is None), None)
+            if idle is None:
+                return None
+            graphs.remove(idle)
+        step = _made(optimizer, state, grad)
+        if step is None:
+            _without.add(optimizer)
+            return None
+    graphs.append(step)
+    step.owner = ref(rollout)
+    step.load(state)
     return step
 
 
@@ -119,25 +141,35 @@ def _made(optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> _StaticStep 
         with torch.cuda.device_of(grad):
             step = _StaticStep(optimizer, state, grad)
             step.load(state)
-            update = step(grad)
+            for _ in range(_NUM_COMPARED):
+                step.update.fill_(torch.nan)
+                found = [step(grad), *_tensors(step.state)]
+                update, state = optimizer.step(_evaluation(grad), state)
+                if not _same(found, [update, *_tensors(state)]):
+                    raise RuntimeError("its steps are others")
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-    else:
-        expected, _ = optimizer.step(_evaluation(grad), state)
-        says = expected.isfinite()  # all but what gradients that are not finite give
-        difference, size = (tensor[says].abs().sum() for tensor in (update - expected, expected))
-        if bool(difference <= _TOLERANCE * size):
-            return step
-        reason = "its update is another"
-    warnings.warn(f"no CUDA graph of the learned optimizer, its steps will be slower: {reason}", stacklevel=2)
-    return None
+        warnings.warn(f"no CUDA graph of the learned optimizer, its steps will be slower: {reason}", stacklevel=2)
+        return None
+    return step
+
+
+def _same(ones: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether tensors agree but for rounding wherever the others are finite, as with finite gradients they are."""
+    same = True
+    for one, other in zip(ones, others, strict=True):
+        finite = other.isfinite()
+        difference, size = (tensor[finite].abs().sum() for tensor in (one - other, other))
+        same = same and bool(difference <= _TOLERANCE * size)
+    return same
 
 
 def _signature(optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> object:
-    """All that a graph takes for granted: kinds and arrangement of the tensors, and where φ lies."""
+    """What a graph takes for granted: kinds and arrangement of the tensors, where φ lies, which network is whose."""
     arrangement = map_state(lambda tensor: (tensor.shape, tensor.dtype), state)  # type: ignore[arg-type, return-value]
     weights = tuple(weight.data_ptr() for weight in optimizer.parameters())
-    return grad.shape, grad.dtype, grad.device, arrangement, weights
+    stream = torch.cuda.current_stream(grad.device) if grad.is_cuda else None
+    return grad.shape, grad.dtype, grad.device, stream, arrangement, weights, dict(optimizer.network_for)
 
 
 def _evaluation(grad: Tensor) -> Evaluation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from meta_opt import registry
+from meta_opt.errors import MetaOptError
 from meta_opt.optimizee import Optimizee, Split, TensorDict
 from meta_opt.optimizers.base import LearnedOptimizer, map_state
 from meta_opt.params import Layout
@@ -50,6 +52,7 @@ def optimizer_checks() -> tuple[OptimizerCheck, ...]:
         save_and_reload,
         gradient_reaches_every_weight,
         replay_is_backpropagation,
+        replay_of_some_coordinates,
         state_follows_the_weights,
         plain_arguments,
     )
@@ -199,6 +202,26 @@ def replay_is_backpropagation(optimizer: LearnedOptimizer) -> None:
     own, plain = (_replay(optimizer, replay) for replay in (type(optimizer).replay, LearnedOptimizer.replay))
     for key, one, other in zip(dict(optimizer.named_parameters()), own, plain, strict=False):
         assert _close(one, other), f"{name}.replay gives another gradient of {key} than backpropagation"
+
+
+def replay_of_some_coordinates(optimizer: LearnedOptimizer) -> None:
+    """``replay`` of some columns is that of all with coefficients of zero elsewhere, or a ``MetaOptError``."""
+    optimizer = _built(optimizer)
+    problems = _problems(2)
+    trajectory = unroll(problems, optimizer, begin(problems, optimizer), _NUM_STEPS)
+    recorded = trajectory.evaluations[:-1], trajectory.start.state
+    columns = torch.tensor([0, 3, _LAYOUT.num_coordinates - 1])
+    some = [evaluation.grad[:, columns] for evaluation in _evaluations(2)]
+    zeros = torch.zeros(2, _LAYOUT.num_coordinates, dtype=torch.float64)
+    name = type(optimizer).__name__
+    assert "columns" in inspect.signature(optimizer.replay).parameters, f"{name}.replay must take columns"
+    try:
+        found = optimizer.replay(*recorded, some, columns)
+    except MetaOptError:
+        return
+    expected = LearnedOptimizer.replay(optimizer, *recorded, [zeros.index_copy(1, columns, part) for part in some])
+    for key, one, other in zip(dict(optimizer.named_parameters()), found, expected, strict=False):
+        assert _close(one, other), f"{name}.replay of some columns gives another gradient of {key} than they have"
 
 
 def state_follows_the_weights(optimizer: LearnedOptimizer) -> None:

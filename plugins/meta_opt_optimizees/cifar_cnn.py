@@ -96,7 +96,7 @@ class CifarCnn(ModuleOptimizee):
         return {
             **RECOMMENDED_SETTINGS,
             "model.warm_start": "general_mlp",
-            "model.max_num_steps": 500,
+            "model.max_num_steps": 1000,
             "model.lr": 0.002,
             "model.normalize_gradient": True,
             "model.replay_fraction": 0.25,

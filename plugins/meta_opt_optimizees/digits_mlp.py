@@ -52,10 +52,10 @@ class DigitsMlp(ModuleOptimizee):
         """Those of small classifiers, and how long to meta-train."""
         return {
             **RECOMMENDED_SETTINGS,
-            "model.lr": 0.001,
+            "model.lr": 0.0005,
             "model.normalize_gradient": True,
             "optimizer.tensor_features": True,
-            "trainer.max_epochs": 12,
+            "trainer.max_epochs": 16,
         }
 
 

@@ -66,7 +66,8 @@ class SmallMlps(OptimizeeFamily):
         """Those of small classifiers; problems differ much, so that there are many for validation."""
         return {
             **RECOMMENDED_SETTINGS,
-            "model.max_num_steps": 400,
+            "model.max_num_steps": 1000,
+            "model.episodes_per_epoch": 25,
             "model.lr": 0.002,
             "model.normalize_gradient": True,
             "model.replay_fraction": 0.25,
