@@ -142,13 +142,14 @@ class Omniglot(Optimizee):
             "model.max_num_steps": 100,
             "model.unroll_length": 25,
             "model.meta_loss": "sum",
+            "model.lr": 0.0003,
             "model.normalize_gradient": True,
             "model.replay_fraction": 0.5,
             "model.reference_lr": 0.01,
             "model.num_validation_problems": 32,
             "optimizer.share": "group",
             "optimizer.tensor_features": True,
-            "trainer.max_epochs": 16,
+            "trainer.max_epochs": 6,
         }
 
     def _outputs(self, params: TensorDict, problem: TensorDict, targets: Tensor, shots: Tensor) -> Tensor:
