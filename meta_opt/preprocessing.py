@@ -12,6 +12,7 @@ from torch import Tensor
 LOG_SIGN_P = 10.0
 MOMENTS_BETA = 0.95
 NUM_SCALES = 3  # what Scales says of a tensor
+LAST_STEP = 1000.0  # time stands still from here on: what it would be later, hardly any meta-training has seen
 _EPSILON = 1e-8
 
 
@@ -92,17 +93,17 @@ class Scales:
         return Scales(torch.lerp(self.square, torch.stack(squares, dim=1), 1.0 - MOMENTS_BETA), self.steps + 1.0)
 
     def read(self) -> Tensor:
-        """Of each tensor ln t / 4 - 1, ln s̄ / 5 + 1 and 1 / s̄, [S, B, 3]: two inputs and a factor."""
+        """Of each tensor ln min(t, 1000) / 4 - 1, ln s̄ / 5 + 1 and 1 / s̄, [S, B, 3]: two inputs and a factor."""
         root = (self.square / (1.0 - MOMENTS_BETA**self.steps) + 1e-20).sqrt()
-        time = (self.steps.log() / 4.0 - 1.0).expand_as(root)
+        time = (self.steps.clamp_max(LAST_STEP).log() / 4.0 - 1.0).expand_as(root)
         return torch.stack([time, root.log() / 5.0 + 1.0, 1.0 / root], dim=-1).transpose(0, 1).contiguous()
 
 
 def relative(mean: Tensor, grad: Tensor, scales: Tensor) -> Tensor:
     """What a network reads of coordinates of one tensor by its :class:`Scales`, [4, B, n].
 
-    Time ln t / 4 - 1 and size ln s̄ / 5 + 1 of the tensor, the same for all coordinates; then m̂/s̄ and ∇/s̄, each as
-    sgn(x) ln(1 + |x|).
+    Time ln min(t, 1000) / 4 - 1 and size ln s̄ / 5 + 1 of the tensor, the same for all coordinates; then m̂/s̄ and ∇/s̄,
+    each as sgn(x) ln(1 + |x|).
 
     Args:
         mean: m̂, [B, n].
@@ -111,6 +112,7 @@ def relative(mean: Tensor, grad: Tensor, scales: Tensor) -> Tensor:
     """
     time, size, factor = (column.unsqueeze(1) for column in scales.unbind(1))
     parts = torch.stack([mean, grad]) * factor
-    # One of clamp and relu has the derivative 1 at zero, the other 0: so has their difference, which is right.
-    logs = parts.clamp_min(0.0).log1p() - (-parts).relu().log1p()
-    return torch.cat([torch.stack([time, size]).expand(-1, -1, grad.shape[1]), logs])
+    negative = parts < 0.0  # not by sign and size, whose derivatives at zero are zero: here it is 1 there too
+    logs = torch.where(negative, -parts, parts).log1p()
+    same = torch.stack([time, size]).expand(-1, -1, grad.shape[1])
+    return torch.cat([same, torch.where(negative, -logs, logs)])

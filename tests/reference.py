@@ -124,7 +124,7 @@ class PaperUnroll:
                 size = (size / (1 - beta**self.count) + 1e-20).sqrt()
                 ratios = torch.stack([self.mean[:, columns_of] / (1 - beta**self.count), part]) / size
                 squashed = ratios.sign() * (1 + ratios.abs()).log()
-                time = torch.full_like(part, math.log(self.count) / 4 - 1)
+                time = torch.full_like(part, math.log(min(self.count, 1000)) / 4 - 1)
                 more = [time, (size.log() / 5 + 1).expand_as(part), *squashed]
                 x = torch.cat([x, torch.stack(more, dim=-1)], dim=-1)
             x = x.reshape(-1, x.shape[-1])

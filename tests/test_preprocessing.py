@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from meta_opt.preprocessing import Moments, log_sign
+from meta_opt.preprocessing import Moments, Scales, log_sign, relative
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,32 @@ def test_moments_are_differentiable_at_zero() -> None:
     Moments.zeros(grad, 1, 2).updated(grad).normalized(grad).sum().backward()
     assert grad.grad is not None
     assert grad.grad.isfinite().all()
+
+
+def test_time_stands_still_after_a_thousand_steps() -> None:
+    def time(steps: float) -> float:
+        return float(Scales(torch.ones(1, 2, dtype=torch.float64), torch.tensor(steps).double()).read()[1, 0, 0])
+
+    assert time(1.0) == -1.0
+    assert time(500.0) == pytest.approx(math.log(500) / 4 - 1)
+    assert time(1000.0) == time(20_000.0) == pytest.approx(math.log(1000) / 4 - 1)
+
+
+def test_scales_are_running_means_of_each_tensor() -> None:
+    grads = torch.randn(3, 2, 5, dtype=torch.float64)
+    scales = Scales.zeros(grads, 2, 2)
+    for grad in grads:
+        scales = scales.updated(grad, [2, 3])
+    weights = torch.tensor([0.95**2, 0.95, 1.0], dtype=torch.float64)
+    weights /= weights.sum()
+    for index, part in enumerate(grads.split([2, 3], dim=2)):
+        root = (weights[:, None] * part.square().mean(2)).sum(0).sqrt()
+        torch.testing.assert_close(scales.read()[index, :, 2], 1 / root)
+        torch.testing.assert_close(scales.read()[index, :, 1], root.log() / 5 + 1)
+
+
+def test_relative_has_a_derivative_at_zero() -> None:
+    grad = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+    relative(grad, grad, torch.tensor([[0.0, 0.0, 3.0]], dtype=torch.float64)).sum().backward()
+    assert grad.grad is not None
+    assert grad.grad.tolist() == [[6.0] * 4]  # of gradient and mean
