@@ -124,9 +124,8 @@ class Run:
     finals: Tensor  # [num_steps + 1], what the mean final loss would be, had the episodes ended there
     merits: Mapping[Merit, Mean]
     seconds_per_step: float  # of one problem, the evaluation of its loss included
-    metrics: Mapping[str, Mean] = field(
-        default_factory=dict
-    )  # the optimizee's at the end; for the longest horizon only
+    # The optimizee's at the end; for the longest horizon only.
+    metrics: Mapping[str, Mean] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
 from meta_opt.optimizers.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
 from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
+from meta_opt.optimizers.lstm_state import LSTMState
 from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.preprocessing import Moments, Scales, log_sign, relative
 from meta_opt.problems import Evaluation
@@ -24,66 +25,6 @@ Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
 _NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4, "log_sign+moments+scales": 8}
-
-
-@dataclass(frozen=True)
-class LSTMState:
-    """h_t of all coordinates.
-
-    Coordinates come last, so that the gates of a layer are one matrix product with contiguous parts.
-    """
-
-    segments: tuple[Segment, ...]  # which coordinates each network works on, n of them
-    hidden: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
-    cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
-    moments: Moments | None  # only where inputs or base step need them
-    scales: Scales | None  # only where inputs need them; then there is a segment for each tensor
-
-    @property
-    def sizes(self) -> list[int]:
-        """The number of coordinates of each segment."""
-        return [segment.stop - segment.start for segment in self.segments]
-
-    def block(self, index: int, start: int, stop: int) -> LSTMState:
-        """The state of coordinates ``start:stop``, which network ``index`` works on; without scales."""
-        segment = self.segments[index]
-
-        def cut(tensor: Tensor) -> Tensor:
-            size = segment.stop - segment.start
-            rows = tensor.view(len(tensor), -1, size)[..., start - segment.start : stop - segment.start]
-            return rows.reshape(len(tensor), -1)
-
-        moments = self.moments
-        if moments is not None:
-            moments = Moments(moments.mean[:, start:stop], moments.square[:, start:stop], moments.decay)
-        return LSTMState(
-            (replace(segment, start=0, stop=stop - start),),
-            (tuple(map(cut, self.hidden[index])),),
-            (tuple(map(cut, self.cell[index])),),
-            moments,
-            None,
-        )
-
-    def columns(self, columns: Tensor) -> LSTMState:
-        """The state of some coordinates, [n], ascending; without scales."""
-        segments, hidden, cell, stop = [], [], [], 0
-        for index, segment in enumerate(self.segments):
-            size = segment.stop - segment.start
-            chosen = columns[(columns >= segment.start) & (columns < segment.stop)] - segment.start
-
-            def cut(tensor: Tensor, size: int = size, chosen: Tensor = chosen) -> Tensor:
-                return tensor.view(len(tensor), -1, size).index_select(2, chosen).view(len(tensor), -1)
-
-            start, stop = stop, stop + len(chosen)
-            segments.append(replace(segment, start=start, stop=stop))
-            hidden.append(tuple(map(cut, self.hidden[index])))
-            cell.append(tuple(map(cut, self.cell[index])))
-        moments = self.moments
-        if moments is not None:
-            moments = Moments(
-                moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
-            )
-        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None)
 
 
 class CoordinatewiseLSTM(LearnedOptimizer):
@@ -224,12 +165,13 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         """One update, with what is read of the scales, [S, B, 3]; they are already those after the gradient."""
         moments = None if state.moments is None else state.moments.updated(grad)
         inputs, base = self._inputs(grad, moments)
+        mean = moments.corrected() if read is not None and moments is not None else None
         outputs, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
             columns = slice(segment.start, segment.stop)
             rows = inputs[..., columns]
-            if read is not None and moments is not None:
-                rows = torch.cat([rows, relative(moments.corrected()[:, columns], grad[:, columns], read[index])])
+            if read is not None and mean is not None:
+                rows = torch.cat([rows, relative(mean[:, columns], grad[:, columns], read[index])])
             out, new_hidden, new_cell = self._network(segment)(
                 rows.reshape(len(rows), -1), state.hidden[index], state.cell[index], segment.features
             )

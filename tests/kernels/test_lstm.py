@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from meta_opt.kernels import Kernel, Settings, Weights
 from meta_opt.optimizers.base import map_state
-from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, LSTMState
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.lstm_state import LSTMState
 from meta_opt.params import Layout
 from meta_opt.problems import Evaluation
 

@@ -1,0 +1,70 @@
+"""What the coordinatewise LSTM remembers, and the parts of it that belong to some coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from meta_opt.params import Segment
+from meta_opt.preprocessing import Moments, Scales
+
+
+@dataclass(frozen=True)
+class LSTMState:
+    """h_t of all coordinates.
+
+    Coordinates come last, so that the gates of a layer are one matrix product with contiguous parts.
+    """
+
+    segments: tuple[Segment, ...]  # which coordinates each network works on, n of them
+    hidden: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
+    cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
+    moments: Moments | None  # only where inputs or base step need them
+    scales: Scales | None  # only where inputs need them; then there is a segment for each tensor
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of coordinates of each segment."""
+        return [segment.stop - segment.start for segment in self.segments]
+
+    def block(self, index: int, start: int, stop: int) -> LSTMState:
+        """The state of coordinates ``start:stop``, which network ``index`` works on; without scales."""
+        segment = self.segments[index]
+
+        def cut(tensor: Tensor) -> Tensor:
+            size = segment.stop - segment.start
+            rows = tensor.view(len(tensor), -1, size)[..., start - segment.start : stop - segment.start]
+            return rows.reshape(len(tensor), -1)
+
+        moments = self.moments
+        if moments is not None:
+            moments = Moments(moments.mean[:, start:stop], moments.square[:, start:stop], moments.decay)
+        return LSTMState(
+            (replace(segment, start=0, stop=stop - start),),
+            (tuple(map(cut, self.hidden[index])),),
+            (tuple(map(cut, self.cell[index])),),
+            moments,
+            None,
+        )
+
+    def columns(self, columns: Tensor) -> LSTMState:
+        """The state of some coordinates, [n], ascending; without scales."""
+        segments, hidden, cell, stop = [], [], [], 0
+        for index, segment in enumerate(self.segments):
+            size = segment.stop - segment.start
+            chosen = columns[(columns >= segment.start) & (columns < segment.stop)] - segment.start
+
+            def cut(tensor: Tensor, size: int = size, chosen: Tensor = chosen) -> Tensor:
+                return tensor.view(len(tensor), -1, size).index_select(2, chosen).view(len(tensor), -1)
+
+            start, stop = stop, stop + len(chosen)
+            segments.append(replace(segment, start=start, stop=stop))
+            hidden.append(tuple(map(cut, self.hidden[index])))
+            cell.append(tuple(map(cut, self.cell[index])))
+        moments = self.moments
+        if moments is not None:
+            moments = Moments(
+                moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
+            )
+        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None)
