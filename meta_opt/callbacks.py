@@ -163,9 +163,10 @@ class RunFolder(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no empty folder behind where nothing came of it."""
         if self.run is not None and self._claimed and not self.started:
-            with contextlib.suppress(OSError):
-                self.run.checkpoints.rmdir()
-                self.run.checkpoints.parent.rmdir()
+            folder = self.run.checkpoints
+            with contextlib.suppress(OSError):  # up to the first that holds something else
+                for empty in (folder, folder.parent, folder.parent.parent):
+                    empty.rmdir()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the settings that resuming needs."""
