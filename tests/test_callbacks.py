@@ -65,14 +65,14 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("hook", "episode", "number", "stopped"), MOMENTS)
 def test_resuming_is_exact(reference, plugins, meta_opt, hook, episode, number, stopped):
+    handlers = [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)]
     status, out, _ = meta_opt(*FIT, *send(hook, episode, number))
     assert status == 128 + number
     assert f"stopped after {stopped} episodes" in out
     assert f"--ckpt_path {RUN}/last.ckpt\n" in out
     assert meta_opt(*RESUME)[0] == 0
     same(outcome(Path()), reference)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_every_episode_interrupted(reference, plugins, meta_opt):
