@@ -44,7 +44,7 @@ struct Call {
   const void* output_weight;
   const void* output_bias;
   // State before the first step, per layer [H, B·n], and moments, m, v and β^t []: a step overwrites them with those
-  // after it. Gradients of the optimizee, one per step, and what is read of the scales, [S, B, 3], one per step.
+  // after it. Gradients of the optimizee, one per step, and what is read of the scales, [S, B, 5], one per step.
   void* const* hidden;
   void* const* cell;
   void* mean;
@@ -302,6 +302,7 @@ class FlushDenormals {
 
 // As in meta_opt/preprocessing.py.
 constexpr double kP = 10.0, kBeta = 0.95;
+constexpr int64_t kScales = 5;
 
 enum Gate { kInput, kForget, kOutput, kCandidate, kGates };
 
@@ -325,7 +326,7 @@ struct Network {
         base_step(T(call.base_step)),
         output_weight(static_cast<const T*>(call.output_weight)),
         output_bias(static_cast<const T*>(call.output_bias)) {
-    num_inputs = log_sign || moments ? 2 * log_sign + 2 * moments + 4 * scales : 1;
+    num_inputs = log_sign || moments ? 2 * log_sign + 2 * moments + (kScales + 1) * scales : 1;
     top_width = num_inputs;
     for (int64_t index = 0; index < call.num_layers; ++index) {
       layers.push_back(
@@ -877,14 +878,12 @@ void preprocess(const Call& call, const Network<T>& network, const Columns& colu
   columns.gather<T>(call.grads[step], range, scratch.grad);
   const T* const grad = scratch.grad;
   T *const inputs = scratch.inputs.at(step), *const base = scratch.base;
-  // Rows of their own, and the factor of two more.
-  T* const relative = inputs + (network.num_inputs - 4) * kBlock<T>;
-  if (network.scales) {
-    constexpr int64_t kNumbers = 3;
-    const T* const scales = static_cast<const T*>(call.scales[step]) + call.segment * call.num_problems * kNumbers;
-    columns.spread<T>(scales, kNumbers, range, relative);
-    columns.spread<T>(scales + 1, kNumbers, range, relative + kBlock<T>);
-    columns.spread<T>(scales + 2, kNumbers, range, scratch.factor);
+  T* const relative = inputs + (network.num_inputs - 2) * kBlock<T>;
+  if (network.scales) {  // rows of their own, but for the last, which is the factor of two more
+    const T* const scales = static_cast<const T*>(call.scales[step]) + call.segment * call.num_problems * kScales;
+    for (int64_t number = 0; number < kScales; ++number)
+      columns.spread<T>(scales + number, kScales, range,
+                        number == kScales - 1 ? scratch.factor : relative + (number + 1 - kScales) * kBlock<T>);
   }
   const Vector<T> smallest = all<T>(std::exp(-kP)), one = all<T>(1.0);
   moments.decay *= T(kBeta);
@@ -913,8 +912,8 @@ void preprocess(const Call& call, const Network<T>& network, const Columns& colu
       }
       if (network.scales) {
         const Vector<T> factor = load(scratch.factor + lane);
-        store<T>(relative + 2 * kBlock<T> + lane, signed_log<T>(m / correction * factor));
-        store<T>(relative + 3 * kBlock<T> + lane, signed_log<T>(g * factor));
+        store<T>(relative + lane, signed_log<T>(m / correction * factor));
+        store<T>(relative + kBlock<T> + lane, signed_log<T>(g * factor));
       }
     }
     if (!network.log_sign && !network.moments) store<T>(to, g);

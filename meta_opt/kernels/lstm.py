@@ -47,7 +47,7 @@ class Settings:
     @property
     def num_inputs(self) -> int:
         """F, the rows that a network reads."""
-        return 2 * self.log_sign + 2 * self.moments + 4 * self.scales or 1
+        return 2 * self.log_sign + 2 * self.moments + (NUM_SCALES + 1) * self.scales or 1
 
     @property
     def num_outputs(self) -> int:
@@ -210,7 +210,7 @@ class Kernel:
             hidden: h before the first step, per network and layer [H, B·n].
             cell: c before the first step, likewise.
             moments: m and v [B, N] and β^t [] before the first step, where the settings need them.
-            scales: What is read of the scales of each segment at each step, each [S, B, 3], where the settings say so.
+            scales: What is read of the scales of each segment at each step, each [S, B, 5], where the settings say so.
 
         Returns:
             The gradient of each network's weights, as new tensors.
@@ -356,7 +356,7 @@ class Rollout:
 
         Args:
             grad: ∇, [B, N].
-            scales: What is read of the scales of each segment, [S, B, 3], where the settings say so.
+            scales: What is read of the scales of each segment, [S, B, 5], where the settings say so.
 
         Returns:
             [B, N].

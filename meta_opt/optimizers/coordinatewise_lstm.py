@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -24,7 +23,7 @@ Inputs = Literal["none", "log_sign", "moments", "log_sign+moments", "log_sign+mo
 Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
-_NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4, "log_sign+moments+scales": 8}
+_NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4, "log_sign+moments+scales": 10}
 
 
 class CoordinatewiseLSTM(LearnedOptimizer):
@@ -56,8 +55,9 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             hidden_size: Width H of every layer.
             inputs: What the network reads: the gradient itself (none), the paper's logarithm and sign (log_sign),
                 gradient and its mean over the root of its second moment (moments), or both (log_sign+moments), or
-                also how large the gradients of the tensor are, gradient and mean relative to that, and the time
-                (log_sign+moments+scales; see :func:`meta_opt.preprocessing.relative`).
+                also of the tensor how large its gradients are, now and over a long time, and whether they agree with
+                their mean; gradient and mean relative to that size; and the time (log_sign+moments+scales; see
+                :class:`meta_opt.preprocessing.Scales`).
             output: Whether the output is used as it is, or bounded by tanh, or, with the base step, multiplied by e to
                 the power of a second output (magnitude; after Metz et al. 2020, arXiv:2009.11243).
             output_scale: Factor of the output.
@@ -155,11 +155,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
             rollout = _NativeRollout(self, kernel, state)
             return rollout.step(evaluation), rollout.state
-        scales = state.scales
-        if scales is None:
-            return self._step(grad, state, None)
-        scales = scales.updated(grad, state.sizes)
-        return self._step(grad, replace(state, scales=scales), scales.read())
+        state, read = state.read_scales(grad)
+        return self._step(grad, state, read)
 
     def _step(self, grad: Tensor, state: LSTMState, read: Tensor | None) -> tuple[Tensor, LSTMState]:
         """One update, with what is read of the scales, [S, B, 3]; they are already those after the gradient."""
@@ -229,11 +226,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     ) -> tuple[Tensor, ...]:
         """See :meth:`LearnedOptimizer.replay`; coordinates are independent, so it goes through them block by block."""
         grads = [evaluation.grad for evaluation in evaluations]
-        read, scales = [], state.scales
-        for grad in grads:
-            if scales is not None:
-                scales = scales.updated(grad, state.sizes)
-                read.append(scales.read())
+        read = state.read_all_scales(grads)
         if columns is not None:
             state = state.columns(columns)
             grads = [grad.index_select(1, columns) for grad in grads]
@@ -386,12 +379,8 @@ class _NativeRollout(Rollout):
         grad = evaluation.grad
         if self._native is None:  # now the number of problems is known
             self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
-        scales = self.state.scales
-        if scales is None:
-            return self._native.step(grad)
-        scales = scales.updated(grad, self.state.sizes)
-        self.state = replace(self.state, scales=scales)
-        return self._native.step(grad, scales.read())
+        self.state, read = self.state.read_scales(grad)
+        return self._native.step(grad, read)
 
 
 def _key(name: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from meta_opt.params import Segment
-from meta_opt.preprocessing import Moments, Scales
+from meta_opt.preprocessing import MOMENTS_BETA, Moments, Scales
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,24 @@ class LSTMState:
     def sizes(self) -> list[int]:
         """The number of coordinates of each segment."""
         return [segment.stop - segment.start for segment in self.segments]
+
+    def read_scales(self, grad: Tensor) -> tuple[LSTMState, Tensor | None]:
+        """The state with the scales after one more gradient, [B, N], and what is read of them, [S, B, 5], if any."""
+        if self.scales is None or self.moments is None:
+            return self, None
+        scales = self.scales.updated(grad, self.moments.mean, self.sizes)
+        return replace(self, scales=scales), scales.read()
+
+    def read_all_scales(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """What is read of the scales after each of the next gradients, if any."""
+        if self.scales is None or self.moments is None:
+            return []
+        scales, mean, read = self.scales, self.moments.mean, []
+        for grad in grads:
+            scales = scales.updated(grad, mean, self.sizes)
+            mean = torch.lerp(mean, grad, 1.0 - MOMENTS_BETA)
+            read.append(scales.read())
+        return read
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:
         """The state of coordinates ``start:stop``, which network ``index`` works on; without scales."""

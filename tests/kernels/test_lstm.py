@@ -149,11 +149,7 @@ def native_run(kernel: Kernel, run: Run) -> tuple[list[Tensor], LSTMState, list[
     settings, weights, segments = run.settings, run.weights, run.state.segments
     start, end = run.state, map_state(torch.clone, run.state)
     rollout = kernel.rollout(settings, weights, segments, run.grads[0].shape, end.hidden, end.cell, end.moments)
-    scales, read = run.state.scales, []
-    for grad in run.grads:
-        if scales is not None:
-            scales = scales.updated(grad, run.state.sizes)
-            read.append(scales.read())
+    read = run.state.read_all_scales(run.grads)
     updates = [
         rollout.step(grad, *of_step) for grad, *of_step in zip(run.grads, *([read] if read else []), strict=True)
     ]
@@ -294,14 +290,14 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
     with pytest.raises(ValueError, match="state of moments"):
         step(grad, replace(run.settings, base_step=0.1))
     with pytest.raises(ValueError, match="scales are to be given where"):
-        rollout.step(grad, torch.zeros(1, 1, 3))
+        rollout.step(grad, torch.zeros(1, 1, 5))
     reads = prepare(Case({"inputs": SCALES, "share": "tensor"}), FLOAT)
     start, of_reads = map_state(torch.clone, reads.state), (reads.settings, reads.weights, reads.state.segments)
     rollout = kernel.rollout(*of_reads, grad.shape, start.hidden, start.cell, start.moments)
     with pytest.raises(ValueError, match="scales are to be given where"):
         rollout.step(grad)
-    with pytest.raises(ValueError, match=r"scales \(3, 1, 3\)"):
-        rollout.step(grad, torch.zeros(3, 2, 3))
+    with pytest.raises(ValueError, match=r"scales \(3, 1, 5\)"):
+        rollout.step(grad, torch.zeros(3, 2, 5))
     with pytest.raises(ValueError, match="as many scales"):
         kernel.replay(*of_reads, [grad], [grad], start.hidden, start.cell, start.moments)
     with pytest.raises(ValueError, match="float16"):
