@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.params import Segment
-from meta_opt.preprocessing import NUM_SCALES, Moments
+from meta_opt.preprocessing import NUM_SCALES, Moments, Scales
 
 _DTYPES = (torch.float32, torch.float64)
 _GATES = 4
@@ -143,13 +143,18 @@ class Kernel:
             ValueError: If it is another version of the kernel than this file.
         """
         library.meta_opt_call_size.restype = ctypes.c_int64
-        if library.meta_opt_call_size() != ctypes.sizeof(_Call):
-            raise ValueError("lstm.cpp and lstm.py differ in the fields of Call")
+        library.meta_opt_scales_call_size.restype = ctypes.c_int64
+        sizes = library.meta_opt_call_size(), library.meta_opt_scales_call_size()
+        if sizes != (ctypes.sizeof(_Call), ctypes.sizeof(_ScalesCall)):
+            raise ValueError("lstm.cpp and lstm.py differ in the fields of Call or ScalesCall")
         self._step = library.meta_opt_step
         self._replay = library.meta_opt_replay
         for function in (self._step, self._replay):
             function.argtypes = [ctypes.POINTER(_Call), ctypes.c_int64]
             function.restype = ctypes.c_int
+        self._read_scales = library.meta_opt_read_scales
+        self._read_scales.argtypes = [ctypes.POINTER(_ScalesCall)]
+        self._read_scales.restype = ctypes.c_int
         self._evaluate = library.meta_opt_evaluate
         self._evaluate.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
         self._evaluate.restype = None
@@ -244,6 +249,44 @@ class Kernel:
         calls.run(self._replay)
         return results
 
+    def read_scales(
+        self, grads: Sequence[Tensor], mean: Tensor, scales: Scales, sizes: Sequence[int]
+    ) -> tuple[Scales, list[Tensor]]:
+        """:meth:`meta_opt.preprocessing.Scales.updated` and ``read`` for T gradients, without a graph.
+
+        Args:
+            grads: ∇, each [B, N].
+            mean: The mean of the gradients before them, m, [B, N].
+            scales: Those before them.
+            sizes: How many of the N coordinates each of S tensors has.
+
+        Returns:
+            The scales after the last, and what is read of them after each, [S, B, 5].
+
+        Raises:
+            ValueError: If a tensor's type, device, shape or strides are not what is asked for.
+        """
+        dtype, shape, of_tensors = mean.dtype, mean.shape, (len(mean), len(sizes))
+        grads = [grad.contiguous() for grad in grads]
+        for what, tensors in (("a gradient", grads), ("the mean", [mean])):
+            for tensor in tensors:
+                _check(tensor, dtype, shape, what)
+        if sum(sizes) != shape[1]:
+            raise ValueError(f"tensors of {list(sizes)} coordinates do not make up {shape[1]}")
+        for tensor in (scales.square, scales.slow, scales.alignment):
+            _check(tensor, dtype, of_tensors, "scales")
+        _check(scales.steps, dtype, (), "the steps")
+        after = Scales(*(tensor.clone() for tensor in (scales.square, scales.slow, scales.alignment, scales.steps)))
+        read = [mean.new_empty(len(sizes), len(mean), NUM_SCALES) for _ in grads]
+        of_sizes, of_grads, of_read = array("q", sizes), _Table(grads), _Table(read)
+        call = _ScalesCall(dtype == torch.float64, *shape, len(sizes), len(grads), of_sizes.buffer_info()[0])
+        call.grads, call.mean, call.read = of_grads.address, mean.data_ptr(), of_read.address
+        call.square, call.slow = after.square.data_ptr(), after.slow.data_ptr()
+        call.alignment, call.steps = after.alignment.data_ptr(), after.steps.data_ptr()
+        if self._read_scales(call):
+            raise MemoryError("the native kernel could not get memory for the mean of the gradients")
+        return after, read
+
     def evaluate(self, function: str, x: Tensor) -> Tensor:
         """The kernel's own sigmoid, tanh, log or exp of a contiguous vector [n]; for tests of their stated error."""
         result = torch.empty_like(x)
@@ -267,6 +310,17 @@ class _Call(ctypes.Structure):
         ("update", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in ("coefficients", "weight_grads", "bias_grads")),
         *((name, ctypes.c_void_p) for name in ("output_weight_grad", "output_bias_grad")),
+    )
+
+
+class _ScalesCall(ctypes.Structure):
+    """``struct ScalesCall`` of lstm.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("is_double", "num_problems", "num_coordinates", "num_tensors")),
+        ("num_steps", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("sizes", "grads", "mean", "square", "slow", "alignment", "steps")),
+        ("read", ctypes.c_void_p),
     )
 
 

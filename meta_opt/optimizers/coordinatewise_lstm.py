@@ -155,10 +155,10 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
             rollout = _NativeRollout(self, kernel, state)
             return rollout.step(evaluation), rollout.state
-        state, read = state.read_scales(grad)
-        return self._step(grad, state, read)
+        state, read = state.read_scales([grad])
+        return self._step(grad, state, *read)
 
-    def _step(self, grad: Tensor, state: LSTMState, read: Tensor | None) -> tuple[Tensor, LSTMState]:
+    def _step(self, grad: Tensor, state: LSTMState, read: Tensor | None = None) -> tuple[Tensor, LSTMState]:
         """One update, with what is read of the scales, [S, B, 3]; they are already those after the gradient."""
         moments = None if state.moments is None else state.moments.updated(grad)
         inputs, base = self._inputs(grad, moments)
@@ -226,11 +226,12 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     ) -> tuple[Tensor, ...]:
         """See :meth:`LearnedOptimizer.replay`; coordinates are independent, so it goes through them block by block."""
         grads = [evaluation.grad for evaluation in evaluations]
-        read = state.read_all_scales(grads)
+        kernel = self._kernel(coefficients[0])
+        _, read = state.read_scales(grads, kernel)
         if columns is not None:
             state = state.columns(columns)
             grads = [grad.index_select(1, columns) for grad in grads]
-        if kernel := self._kernel(coefficients[0]):
+        if kernel is not None:
             results = kernel.replay(
                 self._settings,
                 self._weights(state),
@@ -379,8 +380,8 @@ class _NativeRollout(Rollout):
         grad = evaluation.grad
         if self._native is None:  # now the number of problems is known
             self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
-        self.state, read = self.state.read_scales(grad)
-        return self._native.step(grad, read)
+        self.state, read = self.state.read_scales([grad], self._kernel)
+        return self._native.step(grad, *read)
 
 
 def _key(name: str) -> str:

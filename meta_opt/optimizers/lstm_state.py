@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from meta_opt import kernels
 from meta_opt.params import Segment
 from meta_opt.preprocessing import MOMENTS_BETA, Moments, Scales
 
@@ -30,23 +31,31 @@ class LSTMState:
         """The number of coordinates of each segment."""
         return [segment.stop - segment.start for segment in self.segments]
 
-    def read_scales(self, grad: Tensor) -> tuple[LSTMState, Tensor | None]:
-        """The state with the scales after one more gradient, [B, N], and what is read of them, [S, B, 5], if any."""
-        if self.scales is None or self.moments is None:
-            return self, None
-        scales = self.scales.updated(grad, self.moments.mean, self.sizes)
-        return replace(self, scales=scales), scales.read()
+    def read_scales(
+        self, grads: Sequence[Tensor], kernel: kernels.Kernel | None = None
+    ) -> tuple[LSTMState, list[Tensor]]:
+        """Go on with the scales, if there are any, but with nothing else.
 
-    def read_all_scales(self, grads: Sequence[Tensor]) -> list[Tensor]:
-        """What is read of the scales after each of the next gradients, if any."""
+        Args:
+            grads: The next T gradients, each [B, N].
+            kernel: What computes it; None for PyTorch, with a graph.
+
+        Returns:
+            The state with the scales after them, and what is read of the scales after each of them, [S, B, 5].
+        """
         if self.scales is None or self.moments is None:
-            return []
-        scales, mean, read = self.scales, self.moments.mean, []
-        for grad in grads:
+            return self, []
+        scales, mean = self.scales, self.moments.mean
+        if kernel is not None:
+            scales, read = kernel.read_scales(grads, mean, scales, self.sizes)
+            return replace(self, scales=scales), read
+        read = []
+        for number, grad in enumerate(grads):
+            if number > 0:
+                mean = torch.lerp(mean, grads[number - 1], 1.0 - MOMENTS_BETA)
             scales = scales.updated(grad, mean, self.sizes)
-            mean = torch.lerp(mean, grad, 1.0 - MOMENTS_BETA)
             read.append(scales.read())
-        return read
+        return replace(self, scales=scales), read
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:
         """The state of coordinates ``start:stop``, which network ``index`` works on; without scales."""

@@ -69,14 +69,14 @@ class SmallMlps(OptimizeeFamily):
         """Those of small classifiers; problems differ much, so that there are many for validation."""
         return {
             **RECOMMENDED_SETTINGS,
-            "model.max_num_steps": 2000,
+            "model.max_num_steps": 1000,
             "model.episodes_per_epoch": 25,
             "model.lr": 0.002,
             "model.normalize_gradient": True,
             "model.replay_fraction": 0.25,
             "optimizer.tensor_features": True,
             "model.num_validation_problems": 24,
-            "trainer.max_epochs": 64,
+            "trainer.max_epochs": 48,
         }
 
 

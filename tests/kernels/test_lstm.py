@@ -149,19 +149,20 @@ def native_run(kernel: Kernel, run: Run) -> tuple[list[Tensor], LSTMState, list[
     settings, weights, segments = run.settings, run.weights, run.state.segments
     start, end = run.state, map_state(torch.clone, run.state)
     rollout = kernel.rollout(settings, weights, segments, run.grads[0].shape, end.hidden, end.cell, end.moments)
-    read = run.state.read_all_scales(run.grads)
+    last, read = run.state.read_scales(run.grads, kernel)
     updates = [
         rollout.step(grad, *of_step) for grad, *of_step in zip(run.grads, *([read] if read else []), strict=True)
     ]
     gradients = kernel.replay(
         settings, weights, segments, run.grads, run.coefficients, start.hidden, start.cell, start.moments, read
     )
-    return updates, end, tensors(gradients)
+    return updates, replace(end, scales=last.scales), tensors(gradients)
 
 
 def state_tensors(state: LSTMState) -> list[Tensor]:
     moments = [] if state.moments is None else [state.moments.mean, state.moments.square, state.moments.decay]
-    return [tensor.detach() for tensor in (*sum(state.hidden, ()), *sum(state.cell, ()), *moments)]
+    scales = [] if state.scales is None else [*vars(state.scales).values()]
+    return [tensor.detach() for tensor in (*sum(state.hidden, ()), *sum(state.cell, ()), *moments, *scales)]
 
 
 def assert_equal_up_to_rounding(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
@@ -237,8 +238,9 @@ def test_denormal_numbers_are_back_afterwards(kernel: Kernel) -> None:
         assert (torch.full((200_000,), 1e-40) * 1.0).min() > 0
 
 
-def test_arguments_are_left_alone(kernel: Kernel) -> None:
-    run = prepare(Case({"inputs": "log_sign+moments"}), FLOAT)
+@pytest.mark.parametrize("options", [{"inputs": "log_sign+moments"}, {"inputs": SCALES, "share": "tensor"}], ids=str)
+def test_arguments_are_left_alone(kernel: Kernel, options: dict[str, object]) -> None:
+    run = prepare(Case(options), FLOAT)
     arguments = [*tensors(run.weights), *state_tensors(run.state), *run.grads, *run.coefficients]
     copies = [tensor.clone() for tensor in arguments]
     native_run(kernel, run)
@@ -300,6 +302,13 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
         rollout.step(grad, torch.zeros(3, 2, 5))
     with pytest.raises(ValueError, match="as many scales"):
         kernel.replay(*of_reads, [grad], [grad], start.hidden, start.cell, start.moments)
+    mean, scales = start.moments.mean, start.scales
+    with pytest.raises(ValueError, match=r"tensors of \[22, 22\] coordinates do not make up 67"):
+        kernel.read_scales([grad], mean, scales, [22, 22])
+    with pytest.raises(ValueError, match=r"a gradient \(1, 67\)"):
+        kernel.read_scales([grad.repeat(2, 1)], mean, scales, [22, 22, 23])
+    with pytest.raises(ValueError, match=r"scales \(1, 2\)"):
+        kernel.read_scales([grad], mean, scales, [22, 45])
     with pytest.raises(ValueError, match="float16"):
         Weights((), (), grad.new_zeros(1, 2).half(), grad.new_zeros(1, 1).half())
     with pytest.raises(ValueError, match="strides"):
