@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from meta_opt.problems import Problems
+from meta_opt_optimizees.quadratic import Quadratic
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -84,3 +87,19 @@ def test_memory_that_would_not_fit_is_left_out(monkeypatch):
     assert line["peak_mb"] == {"native": 0.01}
     assert line["skipped"] == {"plain": "would take about 0.005 GB"}
     assert line["recorded_gradients_mb"] == 5000 * 20 * 4 / 1e6
+
+
+def test_chebyshev_leaves_the_errors_that_its_polynomials_say():
+    import chebyshev
+
+    eigenvalues, errors = chebyshev.decompose("validation", 3)
+    kappa = torch.tensor(0.01, dtype=torch.float64)
+    low, high = kappa * eigenvalues[:, -1:], eigenvalues[:, -1:]
+    losses = chebyshev.curves(eigenvalues, errors, kappa, 5)
+    problems = Problems(Quadratic(), "validation", range(3), seed=0, dtype=torch.float64)
+    torch.testing.assert_close(losses[0], problems.evaluate(problems.initial_params).loss)
+    polynomial = torch.special.chebyshev_polynomial_t
+    for step in range(6):
+        left = polynomial((low + high - 2 * eigenvalues) / (high - low), step)
+        left = left / polynomial((low + high) / (high - low), step)
+        torch.testing.assert_close(losses[step], (eigenvalues * (left * errors) ** 2 / 2).sum(1))
