@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +27,11 @@ _BASELINE_STYLES: tuple[tuple[str, tuple[int, tuple[float, ...]]], ...] = (
     ("#2f9aa0", (0, (1.2, 1.2))),
     ("#a08a3c", (0, (8, 2, 1, 2, 1, 2))),
     ("#7f7fc4", (0, (3, 3))),
+)
+# What tells apart those that share a style, where there are more than styles.
+_MARKERS: tuple[dict[str, Any], ...] = (
+    {},
+    *({"marker": marker, "markevery": 0.1, "markersize": 4} for marker in "osd^v*"),
 )
 
 
@@ -101,10 +106,12 @@ def _draw(axes: Axes, comparison: Comparison) -> None:
         else:
             (color, dashes), width, order = _BASELINE_STYLES[number % len(_BASELINE_STYLES)], 1.5, 3
             label = f"{entry.name} ({run.learning_rate:.2g})"
+        styles = len(_LEARNED_COLORS) if entry.kind == "learned" else len(_BASELINE_STYLES)
+        marker = _MARKERS[number // styles % len(_MARKERS)]
         steps = range(len(mean))
         lower = (mean - half).clip(min=1e-3 * abs(mean))  # what is not positive has no place on the axis
         axes.fill_between(steps, lower, mean + half, color=color, alpha=0.16, linewidth=0, zorder=order - 2)
-        axes.plot(steps, mean, color=color, linestyle=dashes, linewidth=width, label=label, zorder=order)
+        axes.plot(steps, mean, color=color, linestyle=dashes, linewidth=width, label=label, zorder=order, **marker)
     axes.set_yscale("log")
     axes.set_xlim(0, comparison.num_steps)
     axes.set_xlabel("optimizee step")

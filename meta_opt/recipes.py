@@ -105,11 +105,14 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
     """
     if part.name is None:
         raise CheckpointError(f"the {kind} of {path} was made in Python, so that it cannot be made again")
+    if not isinstance(part.name, str):
+        raise CheckpointError(f"{path} is damaged: its {kind} is {part.name!r}")
     same = asked is not None and registry.name_of(asked) == part.name
     if "." in part.name and not same:
         raise CheckpointError(
             f"the {kind} of {path} is {part.name}, not an installed one, and a checkpoint may not say what to import; "
-            f"on the command line, name its class with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS"
+            f"on the command line, name its class with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS; in Python, "
+            "give LearnedOptimizer the optimizer_class"
         )
 
     def made(value: Any) -> Any:
@@ -121,7 +124,19 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
 
     arguments = {name: made(value) for name, value in part.init_args.items()}
     cls = asked if asked is not None and same else registry.load(kind, part.name)
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except MetaOptError:
+        raise
+    except Exception as error:  # what a class raises for arguments that it does not know is not specified
+        raise _does_not_fit(path, kind, error) from error
+
+
+def _does_not_fit(path: Path, what: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the {what} in {path} cannot be made as it says there, perhaps as another version made it "
+        f"({type(error).__name__}: {error})"
+    )
 
 
 def load_optimizer(path: Path, asked: type[Any] | None = None) -> LearnedOptimizer:
@@ -139,13 +154,15 @@ def load_optimizer(path: Path, asked: type[Any] | None = None) -> LearnedOptimiz
     """
     recipe = read_recipe(path)
     optimizer: LearnedOptimizer = make("optimizer", recipe.optimizer, path, asked)
-    optimizer.build(recipe.layout, torch.Generator())
-    state = load(path).get("state_dict", {})
-    weights = {name.removeprefix(AVERAGE): tensor for name, tensor in state.items() if name.startswith(AVERAGE)}
     try:
+        optimizer.build(recipe.layout, torch.Generator())
+        state = load(path)["state_dict"]
+        weights = {name.removeprefix(AVERAGE): tensor for name, tensor in state.items() if name.startswith(AVERAGE)}
         optimizer.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights in {path} do not fit the learned optimizer it describes") from error
+    except MetaOptError:
+        raise
+    except Exception as error:  # of a damaged file
+        raise _does_not_fit(path, "learned optimizer", error) from error
     return optimizer.requires_grad_(False)
 
 

@@ -83,7 +83,7 @@ class Report:
         return "\n\n".join(self._table(comparison) for comparison in self.comparisons)
 
     def _table(self, comparison: Comparison) -> str:
-        width = min(18, max(len("optimizer"), *(len(entry.name) for entry in comparison.entries)))
+        width = min(17, max(len("optimizer"), *(len(entry.name) for entry in comparison.entries)))
         group = f"{'mean ± std. error':<19} {'rate':>8} {'ratio':>7}"
         lines = [
             f"{self.optimizee}, {comparison.num_steps} steps, {self.num_problems} test problems",

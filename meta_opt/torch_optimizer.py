@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -35,13 +35,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
     state stays so when the parameters are in less. Parameters without a gradient are skipped, and their state waits.
     As elsewhere in ``torch.optim``, a gradient that is not finite is not looked for: it spoils its parameters.
 
-    All parameters of one network, device and type that have gradients are stepped at once; a state of few numbers per
-    coordinate (40 per LSTM layer of 20) is kept.
+    All parameters of one network, device and type that have gradients are stepped at once, or each on its own where the
+    network reads what tensor it is in (``tensor_features``) or how large its gradients are (``scales``). A state of few
+    numbers per coordinate (40 per LSTM layer of 20, and two moments) is kept.
 
     A checkpoint may hold several networks, one per group or per tensor of the optimizee it was meta-trained on. Then
     each parameter group names its own: ``[{"params": convolutions, "network": "conv"}, ...]``. (Where there is one per
     kind of tensor, each parameter has that of its kind.) Networks that read where in the model a tensor is take the
-    order of the parameters for it.
+    order of the parameters for it, or ``order``, where groups have another.
 
     ``state`` and ``state_dict`` hold copies per parameter, made when they are looked at.
     """
@@ -54,6 +55,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         checkpoint: str | Path | None = None,
         lr: float = 1.0,
         engine: base.Engine = "auto",
+        order: Iterable[Tensor] | None = None,
+        optimizer_class: type[base.LearnedOptimizer] | None = None,
     ) -> None:
         """Load the network.
 
@@ -63,6 +66,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             checkpoint: A checkpoint that ``meta-opt fit`` has written.
             lr: Factor of every update. Schedulers change it.
             engine: What computes the network: native code if it can be had (auto), native code, or PyTorch.
+            order: All parameters of the model in its order, ``model.parameters()``, for networks that read where a
+                tensor is in it, when groups bring the parameters in another.
+            optimizer_class: The class of the checkpoint's learned optimizer, where that is not an installed plugin.
 
         Raises:
             CheckpointError: If there is no such checkpoint, or it is not one of meta-opt's.
@@ -71,15 +77,16 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """
         if (pretrained is None) == (checkpoint is None):
             raise MetaOptError("give either pretrained, a name, or checkpoint, a path")
-        if not lr >= 0.0:
-            raise MetaOptError(f"lr must be at least 0, not {lr}")
+        if engine not in get_args(base.Engine):
+            raise MetaOptError(f"engine must be one of {', '.join(get_args(base.Engine))}, not {engine!r}")
         path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
-        learned = load_optimizer(path)
+        learned = load_optimizer(path, optimizer_class)
         learned.engine = engine
         layout = read_recipe(path).layout
         self._networks = list(dict.fromkeys(segment.name for segment in layout.segments(learned.share)))
         self._by_kind = learned.share == "kind"
         self._reads_depth = learned.tensor_features
+        self._order = None if order is None else list(order)
         self._states = ParameterStates(learned, self._networks[0])
         super().__init__(params, {"lr": lr, "network": None})
 
@@ -167,7 +174,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.state.update(states)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_networks", "_by_kind", "_reads_depth", "_states")
+        own = ("_networks", "_by_kind", "_reads_depth", "_order", "_states")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -176,10 +183,20 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.state = defaultdict(dict, state["state"])  # a property, which super() would hide
 
     def _check_group(self, group: dict[str, Any]) -> None:
+        if not float(group["lr"]) >= 0.0:
+            raise MetaOptError(f"lr must be at least 0, not {group['lr']}")
+        known = None if self._order is None else {id(param) for param in self._order}
         for param in group["params"]:
             if not param.is_floating_point():
                 raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
-        if self._by_kind and group["network"] is None:
+            if known is not None and id(param) not in known:
+                raise MetaOptError(f"order has all parameters but one of {tuple(param.shape)}")
+        if self._by_kind:
+            if group["network"] is not None:
+                raise MetaOptError(
+                    f"the checkpoint has a network for each kind of tensor, {', '.join(self._networks)}; "
+                    f"a parameter group cannot choose one, found {group['network']!r}"
+                )
             if missing := sorted({kind_of(param.shape) for param in group["params"]} - set(self._networks)):
                 raise MetaOptError(
                     f"the checkpoint has no network for a {missing[0]}; it has {', '.join(self._networks)}"
@@ -198,17 +215,19 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return Kind.of(param, network or kind_of(param.shape), depths.get(param, 0.0))
 
     def _depths(self) -> dict[Tensor, float]:
-        """The place of each parameter in the model, in the order of the groups; where the network reads it."""
+        """The place of each parameter in the model, where the network reads it."""
         if not self._reads_depth:
             return {}
-        params = [param for group in self.param_groups for param in group["params"]]
+        params = self._order or [param for group in self.param_groups for param in group["params"]]
         return dict(zip(params, depths_of(len(params)), strict=True))
 
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
         states = {}
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
-            network = saved.get("network")
+            if "network" not in saved:
+                raise MetaOptError("this is not the state of a learned optimizer")
+            network = saved["network"]
             if network not in self._networks and not (self._by_kind and network is None):
                 raise MetaOptError(
                     f"the state belongs to a network {network!r}; the checkpoint has {', '.join(self._networks)}"

@@ -1,6 +1,7 @@
 """The command ``meta-opt compare``, from a checkpoint to the files it leaves."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -286,6 +287,28 @@ def test_nothing_is_overwritten(trained, meta_opt):
     assert not list(Path("mine").glob(".*"))
 
 
+def test_the_command_does_it_again(trained, meta_opt, monkeypatch):
+    few = " ".join(FEW)
+    for options, again in (
+        (f"--ckpt_path best --optimizee bowl {few} --out mine", f"--ckpt_path {BOWL} --optimizee bowl {few}"),
+        (f"--ckpt_path=best --optimizee=bowl --out=other {few}", f"--ckpt_path={BOWL} --optimizee=bowl {few}"),
+    ):
+        assert meta_opt("compare", *options.split(), "--baselines", "SGD")[0] == 0
+        out = "mine" if "mine" in options else "other"
+        assert results(out)["command"] == f"meta-opt compare {again} --baselines SGD"
+
+
+def test_the_table_is_there_even_if_nothing_can_be_written(trained, meta_opt, monkeypatch):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("meta_opt.reports.Report._write_curves", full)
+    status, out, err = meta_opt("compare", "--ckpt_path", BOWL, *FEW, "--baselines", "SGD")
+    assert status == 2
+    assert "\nSGD " in out
+    assert err == "meta-opt: error: cannot write to comparisons/bowl: No space left on device\n"
+
+
 def test_an_interruption_leaves_nothing(trained, meta_opt, monkeypatch):
     def interrupt(self, path):
         assert path.parent.joinpath("results.json").exists()
@@ -330,6 +353,8 @@ WRONG = {
     f"--ckpt_path {BOWL} --baselines Adm": "no baseline is called 'Adm'; did you mean 'Adam'?",
     f"--ckpt_path {BOWL} --baselines LBFGS": "LBFGS cannot be a baseline: it evaluates the loss itself",
     f"--ckpt_path {BOWL} --device nothing": "--device nothing cannot be used",
+    f"--ckpt_path {BOWL} --device meta": "--device meta cannot be used: it computes nothing",
+    f"--ckpt_path {BOWL} --optimizer meta_opt.baselines.Baseline": "Baseline: no checkpoint holds one",
     f"--ckpt_path {BOWL} --optimizee infinite_loss": "InfiniteLoss.loss is not finite at θ_0",
     f"--ckpt_path {BOWL} {DIGIT}": (
         f"{BOWL} and {DIGIT} were trained on different problems (bowl dimension=2 steepness=1.0; digits_mlp "
@@ -348,6 +373,24 @@ def test_a_checkpoint_with_nonsense_in_it(trained, meta_opt, value):
     content["meta_opt"]["model"] |= {"num_steps": value, "seed": value, "num_validation_problems": value}
     torch.save(content, "changed.ckpt")
     fails(meta_opt, "--ckpt_path", "changed.ckpt", *FEW)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content["meta_opt"]["optimizer"]["init_args"].update(unheard_of=1),
+        lambda content: content["meta_opt"]["optimizer"].update(class_path=1),
+        lambda content: content["meta_opt"]["layout"].update(names=[]),
+        lambda content: content.update(state_dict=None),
+        lambda content: content.update(state_dict={1: 2}),
+        lambda content: content.pop("state_dict"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used(trained, meta_opt, damage):
+    content = torch.load(DIGIT, weights_only=True)
+    damage(content)
+    torch.save(content, "changed.ckpt")
+    fails(meta_opt, "--ckpt_path", "changed.ckpt", "--optimizee", "bowl", *FEW)
 
 
 def test_help_of_an_optimizee(trained, meta_opt):

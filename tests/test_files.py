@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from meta_opt import registry
+from meta_opt import LearnedOptimizer, registry
+from meta_opt.errors import CheckpointError
 
 QUIET = ("--trainer.enable_progress_bar", "false")
 DELL = '''
@@ -104,6 +106,15 @@ def test_from_file_to_comparison(run: Any) -> None:
     few = ("--num_problems", "2", "--num_validation_problems", "2", "--baselines", "SGD")
     succeeds(run, "compare", "--ckpt_path", f"{folder}/best.ckpt", *both, *few, "--out", "out")
     assert OPTIMIZEE in Path("out/results.json").read_text()
+
+    params = [torch.ones(2, requires_grad=True)]
+    with pytest.raises(CheckpointError, match="in Python, give LearnedOptimizer the optimizer_class"):
+        LearnedOptimizer(params, checkpoint=folder / "best.ckpt")
+    scaled = sys.modules["scaled_in_a_file"].Scaled
+    optimizer = LearnedOptimizer(params, checkpoint=folder / "best.ckpt", optimizer_class=scaled)
+    params[0].grad = torch.ones(2)
+    optimizer.step()
+    assert params[0].detach().tolist() < [1.0, 1.0]
 
 
 def test_in_a_mixture_with_an_installed_one(run: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,27 @@ def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: 
     assert_equal(first.param_groups[0]["params"], second.param_groups[0]["params"])
 
 
+def test_groups_leave_tensors_in_their_places(tmp_path: Path) -> None:
+    optimizee = DigitsMlp([7])
+    path = checkpoint(tmp_path, optimizee, tensor_features=True, **MOMENTS)
+
+    def make(tensors: dict[str, Tensor], *, order: bool = True) -> LearnedOptimizer:
+        groups = [{"params": [tensors[name] for name in tensors if end in name]} for end in ("weight", "bias")]
+        return LearnedOptimizer(groups, checkpoint=path, order=tensors.values() if order else None)
+
+    expected = unrolled(optimizee, path, 20, "auto")
+    torch.testing.assert_close(plain_loop(optimizee, make, 20), expected, rtol=1e-6, atol=1e-6)
+    elsewhere = plain_loop(optimizee, partial(make, order=False), 20)
+    assert (elsewhere - expected).abs().max() > 1e-4
+    some = params()
+    with pytest.raises(MetaOptError, match=r"order has all parameters but one of \(4,\)"):
+        LearnedOptimizer(some, checkpoint=path, order=[each for each in some if each.shape != (4,)])
+
+
 def test_a_kind_without_a_network(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, DigitsMlp([7]), share="kind")
+    with pytest.raises(MetaOptError, match="network for each kind of tensor, matrix, vector; a parameter group cannot"):
+        LearnedOptimizer([{"params": params(), "network": "matrix"}], checkpoint=path)
     with pytest.raises(MetaOptError, match="the checkpoint has no network for a filter; it has matrix, vector"):
         LearnedOptimizer([torch.zeros(3, 3, 2, 2, requires_grad=True)], checkpoint=path)
 
@@ -262,6 +282,14 @@ def test_refuses_the_state_of_another(tmp_path: Path) -> None:
     other = LearnedOptimizer([{"params": params(), "network": "first"}], checkpoint=grouped)
     with pytest.raises(MetaOptError, match="belongs to a network 'all'; the checkpoint has first, second"):
         other.load_state_dict(small.state_dict())
+    adam = torch.optim.Adam(params()).state_dict()
+    by_kind = LearnedOptimizer(params()[:1], checkpoint=checkpoint(tmp_path, share="kind"))
+    for ours in (small, by_kind):
+        groups = copy.deepcopy(ours.param_groups)
+        adam["param_groups"][0]["params"] = [*range(len(groups[0]["params"]))]
+        with pytest.raises(MetaOptError, match="not the state of a learned optimizer"):
+            ours.load_state_dict(adam)
+        assert ours.param_groups[0].keys() == groups[0].keys()
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
@@ -364,6 +392,10 @@ def test_arguments_are_checked(path: Path) -> None:
             LearnedOptimizer(params(), **both)
     with pytest.raises(MetaOptError, match="lr must be at least 0, not -1"):
         LearnedOptimizer(params(), checkpoint=path, lr=-1)
+    with pytest.raises(MetaOptError, match="lr must be at least 0, not -2"):
+        LearnedOptimizer([{"params": params(), "lr": -2}], checkpoint=path)
+    with pytest.raises(MetaOptError, match="engine must be one of auto, native, torch, not 'nativ'"):
+        LearnedOptimizer(params(), checkpoint=path, engine="nativ")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="no pretrained optimizer is called 'nobody'"):
         LearnedOptimizer(params(), pretrained="nobody")
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
@@ -419,7 +451,7 @@ class LossReader(base.LearnedOptimizer):
 
 
 def test_a_closure_tells_the_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_optimizer, "load_optimizer", lambda _: LossReader())
+    monkeypatch.setattr(torch_optimizer, "load_optimizer", lambda *_: LossReader())
     param = nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer = LearnedOptimizer([param], checkpoint=path)
 

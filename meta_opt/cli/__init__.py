@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import signal
 import sys
 
 from meta_opt import __version__
@@ -49,12 +51,17 @@ def main(args: list[str] | None = None) -> int:
     """
     args = sys.argv[1:] if args is None else list(args)
     try:
-        return _run(args)
+        status = _run(args)
+        sys.stdout.flush()
+        return status
     except MetaOptError as error:
         print("meta-opt: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who reads the output has enough; what is left in the buffer has no place to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def _run(args: list[str]) -> int:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from meta_opt import __version__, registry
 from meta_opt.baselines import BASELINES, baseline
-from meta_opt.cli.defaults import checkpoint_path, find_comparison_defaults, set_defaults
+from meta_opt.cli.defaults import NEWEST, checkpoint_path, find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
@@ -31,10 +31,11 @@ from meta_opt.runs import Run, relative
 def run(options: list[str]) -> int:
     """Compare; returns the exit status."""
     torch.set_flush_denormal(True)  # as in training, or the same problems would not give the very same losses
-    command = f"meta-opt compare {shlex.join(options)}"
-    options = with_dotted_paths(options)
+    said, options = options, with_dotted_paths(options)
     paths = _checkpoints(options)
+    command = f"meta-opt compare {shlex.join(_again(said, _asked(options, 'optimizee')))}"
     recipes = {path: read_recipe(path) for path in paths.values()}
+    asked = _asked_optimizer(options, recipes.values())
     try:
         config, optimizee = _parse(options, recipes)
     except SystemExit as end:  # --optimizee.help
@@ -49,7 +50,7 @@ def run(options: list[str]) -> int:
     optimizee.to(device)
     learned = {}
     for label, path in paths.items():
-        optimizer = load_optimizer(path, _asked(options, "optimizer"))
+        optimizer = load_optimizer(path, asked)
         optimizer.engine = recipes[path].model.get("engine", "auto")
         optimizer.network_for = config.network_for
         learned[label] = Contestant(optimizer.to(device), _validation(recipes[path], optimizee))
@@ -80,9 +81,9 @@ def run(options: list[str]) -> int:
         {label: _place(path) for label, path in paths.items()},
         command,
     )
+    print(report.table())  # first: it is there even where nothing can be written
+    print(_LEGEND, flush=True)
     folder = report.save(out, default)
-    print(report.table())
-    print(_LEGEND)
     print(f"\nresults.json, curves.csv and curves.png are in {relative(folder)}")
     print(f"  tensorboard --logdir {shlex.quote(relative(folder))}")
     return 0
@@ -110,6 +111,34 @@ def _checkpoints(options: list[str]) -> dict[str, Path]:
 def _place(path: Path) -> str:
     """Where a checkpoint is; of those that come with meta-opt, not where that is installed."""
     return f"pretrained/{path.name}" if path in pretrained().values() else relative(path)
+
+
+def _again(options: list[str], optimizee: type[Any] | None) -> list[str]:
+    """The options that do the same again: of the newest run its path, and no folder that now exists."""
+    again: list[str] = []
+    current = ""
+    for option in options:
+        name, equals, value = option.partition("=")
+        if option.startswith("-"):
+            current = name
+        if current == "--out":
+            continue
+        if current == "--ckpt_path":
+            text = value if equals else option
+            path = relative(checkpoint_path(text, Path(), optimizee)) if text in NEWEST else text
+            option = f"{name}={path}" if equals else path
+        again.append(option)
+    return again
+
+
+def _asked_optimizer(options: list[str], recipes: Iterable[Recipe]) -> type[Any] | None:
+    """The class of learned optimizer that is asked for, which one of the checkpoints must hold."""
+    asked = _asked(options, "optimizer")
+    names = [recipe.optimizer.name for recipe in recipes]
+    if asked is not None and names and registry.name_of(asked) not in names:
+        held = ", ".join(dict.fromkeys(map(str, names)))
+        raise MetaOptError(f"--optimizer {registry.name_of(asked)}: no checkpoint holds one, they hold {held}")
+    return asked
 
 
 def _asked(options: list[str], kind: registry.Kind) -> type[Any] | None:
@@ -187,16 +216,21 @@ def _device(text: str) -> torch.device:
     if text == "auto":
         text = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=text).device
+        device = torch.empty(0, device=text).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise MetaOptError(f"--device {text} cannot be used: {str(error).splitlines()[0]}") from error
+    if device.type == "meta":
+        raise MetaOptError("--device meta cannot be used: it computes nothing")
+    return device
 
 
 def _validation(recipe: Recipe, optimizee: Optimizee) -> Validation | None:
     """How training validated, if that was on this very optimizee."""
     if recipe.optimizee.name != registry.name_of(type(optimizee)):
         return None
-    if recipe.optimizee.init_args != optimizee.plain_init_args(registry.name_of):
+    asked = optimizee.plain_init_args(registry.name_of)
+    anywhere = {"data_dir": None}  # wherever the data lie
+    if asked is None or {**recipe.optimizee.init_args, **anywhere} != {**asked, **anywhere}:
         return None
     model = recipe.model
     return Validation(model["num_steps"], model["num_validation_problems"], model["seed"])
