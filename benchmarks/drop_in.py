@@ -5,7 +5,8 @@
 
 All sides move the same parameters (784-20-10) by the same fixed gradients, in turn; figures are medians over the
 repetitions. Sides: LearnedOptimizer with its native kernel (native) and in PyTorch (torch), the same network from
-``nn.LSTMCell`` in a ``torch.optim.Optimizer`` (plain), and torch.optim.Adam (adam). In a line:
+``nn.LSTMCell`` in a ``torch.optim.Optimizer`` (plain), LearnedOptimizer with general_mlp, which reads and writes more
+(general_mlp), and torch.optim.Adam (adam). In a line:
 
     ms_per_step             of optimizer.step()
     times_as_fast_as_plain  plain's over each side's
@@ -88,10 +89,11 @@ def make_sides(hidden_sizes: list[int], folder: Path) -> dict[str, torch.optim.O
         "native": lambda params: LearnedOptimizer(params, checkpoint=path, engine="native"),
         "torch": lambda params: LearnedOptimizer(params, checkpoint=path, engine="torch"),
         "plain": lambda params: PlainOptimizer(params, plain_lstm(network, "all")),
+        "general_mlp": lambda params: LearnedOptimizer(params, pretrained="general_mlp"),
         "adam": lambda params: torch.optim.Adam(params, lr=1e-3),
     }
     sides = (name for name in side_names() if name in makers)
-    return {name: makers[name](make_params(hidden_sizes)) for name in [*sides, "adam"]}
+    return {name: makers[name](make_params(hidden_sizes)) for name in [*sides, "general_mlp", "adam"]}
 
 
 def seconds(optimizer: torch.optim.Optimizer, num_steps: int) -> float:

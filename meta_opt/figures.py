@@ -86,7 +86,7 @@ def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_prob
         f"Bands: 95 % confidence of the mean over {num_problems} problems. "
         "In brackets: learning rate, tuned for the final loss."
     )
-    width = int(22 * figure.get_figwidth())  # letters
+    width = int(19 * figure.get_figwidth())  # letters
     lines = [*textwrap.wrap(caption, width), *textwrap.wrap(command, width)]
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="0.4")
     return figure
