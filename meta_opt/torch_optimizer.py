@@ -166,12 +166,16 @@ class LearnedOptimizer(torch.optim.Optimizer):
             states.update(self._fitting(incoming))
             incoming["state"] = {}
 
-        handle = self.register_load_state_dict_pre_hook(take)  # the last one: it sees what the others made
+        def put(_: torch.optim.Optimizer) -> None:
+            self.state.update(states)
+
+        # Last before loading, where it sees what other hooks made, and first after it, so that they see what it did.
+        hooks = self.register_load_state_dict_pre_hook(take), self.register_load_state_dict_post_hook(put, prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
-            handle.remove()
-        self.state.update(states)
+            for hook in hooks:
+                hook.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_networks", "_by_kind", "_reads_depth", "_order", "_states")

@@ -265,6 +265,15 @@ def test_a_saved_state_stays_as_it_was(path: Path) -> None:
     assert not torch.equal(optimizer.state_dict()["state"][0]["hidden.0.0"], before["hidden.0.0"])
 
 
+def test_hooks_after_loading_see_the_state(path: Path) -> None:
+    one, other = LearnedOptimizer(params(), checkpoint=path), LearnedOptimizer(params(), checkpoint=path)
+    step(one, 0)
+    seen = []
+    other.register_load_state_dict_post_hook(lambda optimizer: seen.append(len(optimizer.state)))
+    other.load_state_dict(one.state_dict())
+    assert seen == [4]
+
+
 def test_refuses_the_state_of_another(tmp_path: Path) -> None:
     large = LearnedOptimizer(params(), checkpoint=checkpoint(tmp_path, hidden_size=8))
     small = LearnedOptimizer(params(), checkpoint=checkpoint(tmp_path, hidden_size=4))
