@@ -11,8 +11,7 @@ from torch import Tensor
 
 LOG_SIGN_P = 10.0
 MOMENTS_BETA = 0.95
-SLOW_BETA = 0.999
-NUM_SCALES = 5  # what Scales says of a tensor
+NUM_SCALES = 3  # what Scales says of a tensor
 LAST_STEP = 1000.0  # time stands still from here on: what it would be later, hardly any meta-training has seen
 _EPSILON = 1e-8
 
@@ -75,69 +74,45 @@ class Moments:
 
 @dataclass(frozen=True)
 class Scales:
-    """How large the gradients of each of S tensors are, whether they agree, and for how many steps it has been.
+    """How large the gradients of each of S tensors are, and for how many steps it has been.
 
-    s ← β s + (1-β) mean ∇² over the tensor, with β = 0.95, and the same with β = 0.999, r; their roots s̄ = √ŝ and
-    r̄ = √r̂ have the hat of :class:`Moments`. a = cos(∇, m), where m is the mean of the gradients before: about 0 where
-    they are mostly noise, negative where steps overshoot.
+    s ← β s + (1-β) mean ∇² over the tensor, with β = 0.95; its root s̄ = √ŝ has the hat of :class:`Moments`.
     """
 
     square: Tensor  # [B, S], s
-    slow: Tensor  # [B, S], r
-    alignment: Tensor  # [B, S], a
     steps: Tensor  # [], t
 
     @classmethod
     def zeros(cls, like: Tensor, num_problems: int, num_tensors: int) -> Scales:
         """The scales before the first gradient, of the type and on the device of ``like``."""
-        zeros = like.new_zeros(num_problems, num_tensors)
-        return cls(zeros, zeros, zeros, like.new_zeros(()))
+        return cls(like.new_zeros(num_problems, num_tensors), like.new_zeros(()))
 
-    def updated(self, grad: Tensor, mean: Tensor, sizes: Sequence[int]) -> Scales:
-        """The scales after one more gradient.
-
-        Args:
-            grad: ∇, [B, N].
-            mean: The mean of the gradients before it, m, [B, N].
-            sizes: How many of the N coordinates each tensor has.
-        """
-        products = torch.stack([grad * grad, grad * mean, mean * mean])
-        square, product, mean_square = torch.stack([part.mean(-1) for part in products.split(sizes, dim=-1)], dim=-1)
-        # (x + 1e-30) keeps the square roots differentiable, and the cosine 0 where there is no direction.
-        roots = (square + 1e-30).sqrt() * (mean_square + 1e-30).sqrt()
-        return Scales(
-            torch.lerp(self.square, square, 1.0 - MOMENTS_BETA),
-            torch.lerp(self.slow, square, 1.0 - SLOW_BETA),
-            product / roots,
-            self.steps + 1.0,
-        )
+    def updated(self, grad: Tensor, sizes: Sequence[int]) -> Scales:
+        """The scales after one more gradient, [B, N], of tensors of these sizes."""
+        squares = [torch.linalg.vector_norm(part, dim=1).square() / part.shape[1] for part in grad.split(sizes, dim=1)]
+        return Scales(torch.lerp(self.square, torch.stack(squares, dim=1), 1.0 - MOMENTS_BETA), self.steps + 1.0)
 
     def read(self) -> Tensor:
-        """Four inputs and a factor for each tensor, [S, B, 5].
-
-        ln min(t, 1000) / 4 - 1, ln s̄ / 5 + 1, a and ln(s̄ / r̄) / 2; and 1 / s̄.
-        """
+        """Of each tensor ln min(t, 1000) / 4 - 1, ln s̄ / 5 + 1 and 1 / s̄, [S, B, 3]: two inputs and a factor."""
         root = (self.square / (1.0 - MOMENTS_BETA**self.steps) + 1e-20).sqrt()
-        slow = (self.slow / (1.0 - SLOW_BETA**self.steps) + 1e-20).sqrt()
-        size = root.log()
         time = (self.steps.clamp_max(LAST_STEP).log() / 4.0 - 1.0).expand_as(root)
-        numbers = [time, size / 5.0 + 1.0, self.alignment, (size - slow.log()) / 2.0, 1.0 / root]
-        return torch.stack(numbers, dim=-1).transpose(0, 1).contiguous()
+        return torch.stack([time, root.log() / 5.0 + 1.0, 1.0 / root], dim=-1).transpose(0, 1).contiguous()
 
 
 def relative(mean: Tensor, grad: Tensor, scales: Tensor) -> Tensor:
-    """What a network reads of coordinates of one tensor by its :class:`Scales`, [6, B, n].
+    """What a network reads of coordinates of one tensor by its :class:`Scales`, [4, B, n].
 
-    Four numbers of the tensor, the same for all coordinates, see :meth:`Scales.read`; then m̂/s̄ and ∇/s̄, each as
-    sgn(x) ln(1 + |x|).
+    Time ln min(t, 1000) / 4 - 1 and size ln s̄ / 5 + 1 of the tensor, the same for all coordinates; then m̂/s̄ and ∇/s̄,
+    each as sgn(x) ln(1 + |x|).
 
     Args:
         mean: m̂, [B, n].
         grad: ∇, [B, n].
-        scales: Of this tensor, [B, 5], see :meth:`Scales.read`.
+        scales: Of this tensor, [B, 3], see :meth:`Scales.read`.
     """
-    *same, factor = (column.unsqueeze(1) for column in scales.unbind(1))
+    time, size, factor = (column.unsqueeze(1) for column in scales.unbind(1))
     parts = torch.stack([mean, grad]) * factor
     negative = parts < 0.0  # not by sign and size, whose derivatives at zero are zero: here it is 1 there too
     logs = torch.where(negative, -parts, parts).log1p()
-    return torch.cat([torch.stack(same).expand(-1, -1, grad.shape[1]), torch.where(negative, -logs, logs)])
+    same = torch.stack([time, size]).expand(-1, -1, grad.shape[1])
+    return torch.cat([same, torch.where(negative, -logs, logs)])

@@ -69,7 +69,7 @@ class PaperUnroll:
         self.evaluation = problems.evaluate(self.theta)
         self.mean = torch.zeros_like(self.theta)
         self.square = torch.zeros_like(self.theta)
-        self.sizes: dict[int, list[Tensor]] = {}
+        self.sizes: dict[int, Tensor] = {}
         self.count = 0
         self.states: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
@@ -95,7 +95,6 @@ class PaperUnroll:
         options = self.optimizer
         beta, p = 0.95, 10.0
         self.count += 1
-        mean_before = self.mean
         self.mean = beta * self.mean + (1 - beta) * grad
         self.square = beta * self.square + (1 - beta) * grad**2
         root = ((self.square + 1e-30) / (1 - beta**self.count)).sqrt() + 1e-8
@@ -119,20 +118,14 @@ class PaperUnroll:
             x = inputs[:, columns_of]
             if "scales" in options.inputs:
                 part = grad[:, columns_of]
-                sizes = self.sizes.get(segment.start, [torch.zeros_like(part[:, :1])] * 2)
-                size, slow = (
-                    decay * before + (1 - decay) * (part**2).mean(1, keepdim=True)
-                    for decay, before in zip((beta, 0.999), sizes, strict=True)
-                )
-                self.sizes[segment.start] = [size, slow]
+                size = self.sizes.get(segment.start, torch.zeros_like(part[:, :1]))
+                size = beta * size + (1 - beta) * (part**2).mean(1, keepdim=True)
+                self.sizes[segment.start] = size
                 size = (size / (1 - beta**self.count) + 1e-20).sqrt()
-                slow = (slow / (1 - 0.999**self.count) + 1e-20).sqrt()
                 ratios = torch.stack([self.mean[:, columns_of] / (1 - beta**self.count), part]) / size
-                alignment = torch.cosine_similarity(part, mean_before[:, columns_of], dim=1, eps=1e-30)[:, None]
                 squashed = ratios.sign() * (1 + ratios.abs()).log()
                 time = torch.full_like(part, math.log(min(self.count, 1000)) / 4 - 1)
-                same = [size.log() / 5 + 1, alignment, (size / slow).log() / 2]
-                more = [time, *(number.expand_as(part) for number in same), *squashed]
+                more = [time, (size.log() / 5 + 1).expand_as(part), *squashed]
                 x = torch.cat([x, torch.stack(more, dim=-1)], dim=-1)
             x = x.reshape(-1, x.shape[-1])
             zero = x.new_zeros(len(x), options.hidden_size)

@@ -44,7 +44,7 @@ struct Call {
   const void* output_weight;
   const void* output_bias;
   // State before the first step, per layer [H, B·n], and moments, m, v and β^t []: a step overwrites them with those
-  // after it. Gradients of the optimizee, one per step, and what is read of the scales, [S, B, 5], one per step.
+  // after it. Gradients of the optimizee, one per step, and what is read of the scales, [S, B, 3], one per step.
   void* const* hidden;
   void* const* cell;
   void* mean;
@@ -64,17 +64,13 @@ struct Call {
 
 // What scales are read from; see Scales of meta_opt/preprocessing.py. Mirrored in kernels/lstm.py.
 struct ScalesCall {
-  int64_t is_double, num_problems, num_coordinates, num_tensors, num_steps;
+  int64_t is_double, num_problems, num_tensors, num_steps;
   const int64_t* sizes;  // of the tensors, which lie one after the other in [B, N]
-  // Gradients, one per step, and the mean before the first, m.
-  const void* const* grads;
-  const void* mean;
-  // Before the first step, and then after the last: s, r and a, [B, S], and t [].
+  const void* const* grads;  // one per step
+  // Before the first step, and then after the last: s [B, S] and t [].
   void* square;
-  void* slow;
-  void* alignment;
   void* steps;
-  // Out, one per step: what is read, [S, B, 5].
+  // Out, one per step: what is read, [S, B, 3].
   void* const* read;
 };
 
@@ -317,8 +313,8 @@ class FlushDenormals {
 // ---------------------------------------------------------------------------------------------------------------------
 
 // As in meta_opt/preprocessing.py.
-constexpr double kP = 10.0, kBeta = 0.95, kSlowBeta = 0.999, kLastStep = 1000.0;
-constexpr int64_t kScales = 5;
+constexpr double kP = 10.0, kBeta = 0.95, kLastStep = 1000.0;
+constexpr int64_t kScales = 3;
 
 enum Gate { kInput, kForget, kOutput, kCandidate, kGates };
 
@@ -1199,71 +1195,47 @@ void replay(const Call* calls, int64_t num_calls) {
   for (int64_t index = 0; index < num_calls; ++index) gradients.write(totals.data() + index * num_sums, calls[index]);
 }
 
-// Σ ∇², Σ ∇ m and Σ m² over n coordinates; m becomes the mean after ∇.
+// Σ x² over n numbers, those of a few in T, the sums of these in double.
 template <typename T>
-void add_products(const T* grad, T* mean, int64_t n, double* sums) {
-  constexpr int64_t kAtOnce = 64 * kLanes<T>;  // as many are summed in T, their sums in double
+double sum_of_squares(const T* x, int64_t n) {
+  constexpr int64_t kAtOnce = 64 * kLanes<T>;
+  double sum = 0.0;
   for (int64_t first = 0; first < n; first += kAtOnce) {
-    alignas(kCacheLine) T products[3][kLanes<T>] = {};
-    const int64_t stop = std::min(first + kAtOnce, n);
-    for (int64_t start = first; start < stop; start += kLanes<T>) {
-      const int64_t count = std::min<int64_t>(kLanes<T>, stop - start);
-      const auto add = [&](int64_t lane) {
-        const T g = grad[start + lane], m = mean[start + lane];
-        products[0][lane] += g * g;
-        products[1][lane] += g * m;
-        products[2][lane] += m * m;
-        mean[start + lane] = m + T(1.0 - kBeta) * (g - m);
-      };
-      if (count == kLanes<T>) {
-        for (int64_t lane = 0; lane < kLanes<T>; ++lane) add(lane);
-      } else {
-        for (int64_t lane = 0; lane < count; ++lane) add(lane);
-      }
+    T squares[kLanes<T>] = {};
+    const int64_t stop = std::min(first + kAtOnce, n), whole = stop - (stop - first) % kLanes<T>;
+    for (int64_t start = first; start < whole; start += kLanes<T>) {
+      for (int lane = 0; lane < kLanes<T>; ++lane) squares[lane] += x[start + lane] * x[start + lane];
     }
-    for (int which = 0; which < 3; ++which) {
-      for (const T product : products[which]) sums[which] += double(product);
-    }
+    for (int64_t index = whole; index < stop; ++index) squares[index - whole] += x[index] * x[index];
+    for (const T square : squares) sum += double(square);
   }
+  return sum;
 }
 
 template <typename T>
 void read_scales(const ScalesCall& call) {
   const FlushDenormals flush;
-  T *const squares = static_cast<T*>(call.square), *const slows = static_cast<T*>(call.slow);
-  T* const alignments = static_cast<T*>(call.alignment);
+  T* const squares = static_cast<T*>(call.square);
   T& steps = *static_cast<T*>(call.steps);
-  std::vector<T> mean(call.num_coordinates);
-  for (int64_t problem = 0; problem < call.num_problems; ++problem) {
-    const int64_t row = problem * call.num_coordinates;
-    std::copy_n(static_cast<const T*>(call.mean) + row, call.num_coordinates, mean.data());
-    for (int64_t step = 0; step < call.num_steps; ++step) {
-      const double time = double(steps) + double(step + 1);
-      const auto corrected_root = [time](double square, double beta) {
-        return std::sqrt(square / (1.0 - std::pow(beta, time)) + 1e-20);
-      };
-      const T* grad = static_cast<const T*>(call.grads[step]) + row;
-      T *before = mean.data(), *read = static_cast<T*>(call.read[step]) + problem * kScales;
+  for (int64_t step = 0; step < call.num_steps; ++step) {
+    steps += T(1);
+    const T time = T(std::log(std::min(double(steps), kLastStep)) / 4.0 - 1.0);
+    const double correction = 1.0 - std::pow(kBeta, double(steps));
+    const T* grad = static_cast<const T*>(call.grads[step]);
+    for (int64_t problem = 0; problem < call.num_problems; ++problem) {
       for (int64_t tensor = 0; tensor < call.num_tensors; ++tensor) {
-        const int64_t size = call.sizes[tensor], index = problem * call.num_tensors + tensor;
-        double sums[3] = {};
-        add_products(grad, before, size, sums);
-        for (double& sum : sums) sum /= double(size);
-        T &square = squares[index], &slow = slows[index], &alignment = alignments[index];
-        square += T(1.0 - kBeta) * (T(sums[0]) - square);
-        slow += T(1.0 - kSlowBeta) * (T(sums[0]) - slow);
-        alignment = T(sums[1] / (std::sqrt(sums[0] + 1e-30) * std::sqrt(sums[2] + 1e-30)));
-        const double root = corrected_root(square, kBeta), slow_root = corrected_root(slow, kSlowBeta);
-        read[0] = T(std::log(std::min(time, kLastStep)) / 4.0 - 1.0);
+        const int64_t size = call.sizes[tensor];
+        T& square = squares[problem * call.num_tensors + tensor];
+        square += T(1.0 - kBeta) * (T(sum_of_squares(grad, size) / double(size)) - square);
+        const double root = std::sqrt(double(square) / correction + 1e-20);
+        T* const read = static_cast<T*>(call.read[step]) + (tensor * call.num_problems + problem) * kScales;
+        read[0] = time;
         read[1] = T(std::log(root) / 5.0 + 1.0);
-        read[2] = alignment;
-        read[3] = T(std::log(root / slow_root) / 2.0);
-        read[4] = T(1.0 / root);
-        grad += size, before += size, read += call.num_problems * kScales;
+        read[2] = T(1.0 / root);
+        grad += size;
       }
     }
   }
-  steps += T(call.num_steps);
 }
 
 // 0, or 1 where memory ran out.
@@ -1307,8 +1279,8 @@ int meta_opt_replay(const Call* calls, int64_t num_calls) {
   return guarded([&] { calls->is_double ? replay<double>(calls, num_calls) : replay<float>(calls, num_calls); });
 }
 
-int meta_opt_read_scales(const ScalesCall* call) {
-  return guarded([&] { call->is_double ? read_scales<double>(*call) : read_scales<float>(*call); });
+void meta_opt_read_scales(const ScalesCall* call) {
+  call->is_double ? read_scales<double>(*call) : read_scales<float>(*call);
 }
 
 // which: 0 sigmoid, 1 tanh, 2 natural logarithm, 3 exponential.

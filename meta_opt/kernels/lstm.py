@@ -154,7 +154,7 @@ class Kernel:
             function.restype = ctypes.c_int
         self._read_scales = library.meta_opt_read_scales
         self._read_scales.argtypes = [ctypes.POINTER(_ScalesCall)]
-        self._read_scales.restype = ctypes.c_int
+        self._read_scales.restype = None
         self._evaluate = library.meta_opt_evaluate
         self._evaluate.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
         self._evaluate.restype = None
@@ -215,7 +215,7 @@ class Kernel:
             hidden: h before the first step, per network and layer [H, B·n].
             cell: c before the first step, likewise.
             moments: m and v [B, N] and β^t [] before the first step, where the settings need them.
-            scales: What is read of the scales of each segment at each step, each [S, B, 5], where the settings say so.
+            scales: What is read of the scales of each segment at each step, each [S, B, 3], where the settings say so.
 
         Returns:
             The gradient of each network's weights, as new tensors.
@@ -249,42 +249,43 @@ class Kernel:
         calls.run(self._replay)
         return results
 
-    def read_scales(
-        self, grads: Sequence[Tensor], mean: Tensor, scales: Scales, sizes: Sequence[int]
-    ) -> tuple[Scales, list[Tensor]]:
+    def read_scales(self, grads: Sequence[Tensor], scales: Scales, sizes: Sequence[int]) -> tuple[Scales, list[Tensor]]:
         """:meth:`meta_opt.preprocessing.Scales.updated` and ``read`` for T gradients, without a graph.
 
         Args:
             grads: ∇, each [B, N].
-            mean: The mean of the gradients before them, m, [B, N].
             scales: Those before them.
             sizes: How many of the N coordinates each of S tensors has.
 
         Returns:
-            The scales after the last, and what is read of them after each, [S, B, 5].
+            The scales after the last, and what is read of them after each, [S, B, 3].
 
         Raises:
             ValueError: If a tensor's type, device, shape or strides are not what is asked for.
         """
-        dtype, shape, of_tensors = mean.dtype, mean.shape, (len(mean), len(sizes))
+        dtype, num_problems = scales.square.dtype, len(scales.square)
+        shape = (num_problems, sum(sizes))
         grads = [grad.contiguous() for grad in grads]
-        for what, tensors in (("a gradient", grads), ("the mean", [mean])):
-            for tensor in tensors:
-                _check(tensor, dtype, shape, what)
-        if sum(sizes) != shape[1]:
-            raise ValueError(f"tensors of {list(sizes)} coordinates do not make up {shape[1]}")
-        for tensor in (scales.square, scales.slow, scales.alignment):
-            _check(tensor, dtype, of_tensors, "scales")
+        for grad in grads:
+            _check(grad, dtype, shape, "a gradient")
+        _check(scales.square, dtype, (num_problems, len(sizes)), "scales")
         _check(scales.steps, dtype, (), "the steps")
-        after = Scales(*(tensor.clone() for tensor in (scales.square, scales.slow, scales.alignment, scales.steps)))
-        read = [mean.new_empty(len(sizes), len(mean), NUM_SCALES) for _ in grads]
+        after = Scales(scales.square.clone(), scales.steps.clone())
+        read = [after.square.new_empty(len(sizes), num_problems, NUM_SCALES) for _ in grads]
         of_sizes, of_grads, of_read = array("q", sizes), _Table(grads), _Table(read)
-        call = _ScalesCall(dtype == torch.float64, *shape, len(sizes), len(grads), of_sizes.buffer_info()[0])
-        call.grads, call.mean, call.read = of_grads.address, mean.data_ptr(), of_read.address
-        call.square, call.slow = after.square.data_ptr(), after.slow.data_ptr()
-        call.alignment, call.steps = after.alignment.data_ptr(), after.steps.data_ptr()
-        if self._read_scales(call):
-            raise MemoryError("the native kernel could not get memory for the mean of the gradients")
+        self._read_scales(
+            _ScalesCall(
+                dtype == torch.float64,
+                num_problems,
+                len(sizes),
+                len(grads),
+                of_sizes.buffer_info()[0],
+                of_grads.address,
+                after.square.data_ptr(),
+                after.steps.data_ptr(),
+                of_read.address,
+            )
+        )
         return after, read
 
     def evaluate(self, function: str, x: Tensor) -> Tensor:
@@ -317,10 +318,8 @@ class _ScalesCall(ctypes.Structure):
     """``struct ScalesCall`` of lstm.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("is_double", "num_problems", "num_coordinates", "num_tensors")),
-        ("num_steps", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("sizes", "grads", "mean", "square", "slow", "alignment", "steps")),
-        ("read", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("is_double", "num_problems", "num_tensors", "num_steps")),
+        *((name, ctypes.c_void_p) for name in ("sizes", "grads", "square", "steps", "read")),
     )
 
 
@@ -410,7 +409,7 @@ class Rollout:
 
         Args:
             grad: ∇, [B, N].
-            scales: What is read of the scales of each segment, [S, B, 5], where the settings say so.
+            scales: What is read of the scales of each segment, [S, B, 3], where the settings say so.
 
         Returns:
             [B, N].

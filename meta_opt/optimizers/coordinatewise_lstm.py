@@ -23,7 +23,7 @@ Inputs = Literal["none", "log_sign", "moments", "log_sign+moments", "log_sign+mo
 Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
-_NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4, "log_sign+moments+scales": 10}
+_NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4, "log_sign+moments+scales": 8}
 
 
 class CoordinatewiseLSTM(LearnedOptimizer):
@@ -55,9 +55,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             hidden_size: Width H of every layer.
             inputs: What the network reads: the gradient itself (none), the paper's logarithm and sign (log_sign),
                 gradient and its mean over the root of its second moment (moments), or both (log_sign+moments), or
-                also of the tensor how large its gradients are, now and over a long time, and whether they agree with
-                their mean; gradient and mean relative to that size; and the time (log_sign+moments+scales; see
-                :class:`meta_opt.preprocessing.Scales`).
+                also how large the gradients of the tensor are, gradient and mean relative to that, and the time
+                (log_sign+moments+scales; see :func:`meta_opt.preprocessing.relative`).
             output: Whether the output is used as it is, or bounded by tanh, or, with the base step, multiplied by e to
                 the power of a second output (magnitude; after Metz et al. 2020, arXiv:2009.11243).
             output_scale: Factor of the output.

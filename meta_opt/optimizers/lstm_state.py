@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from meta_opt import kernels
 from meta_opt.params import Segment
-from meta_opt.preprocessing import MOMENTS_BETA, Moments, Scales
+from meta_opt.preprocessing import Moments, Scales
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,17 @@ class LSTMState:
             kernel: What computes it; None for PyTorch, with a graph.
 
         Returns:
-            The state with the scales after them, and what is read of the scales after each of them, [S, B, 5].
+            The state with the scales after them, and what is read of the scales after each of them, [S, B, 3].
         """
-        if self.scales is None or self.moments is None:
+        scales = self.scales
+        if scales is None:
             return self, []
-        scales, mean = self.scales, self.moments.mean
         if kernel is not None:
-            scales, read = kernel.read_scales(grads, mean, scales, self.sizes)
+            scales, read = kernel.read_scales(grads, scales, self.sizes)
             return replace(self, scales=scales), read
         read = []
-        for number, grad in enumerate(grads):
-            if number > 0:
-                mean = torch.lerp(mean, grads[number - 1], 1.0 - MOMENTS_BETA)
-            scales = scales.updated(grad, mean, self.sizes)
+        for grad in grads:
+            scales = scales.updated(grad, self.sizes)
             read.append(scales.read())
         return replace(self, scales=scales), read
 

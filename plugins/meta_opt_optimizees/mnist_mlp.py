@@ -63,14 +63,14 @@ class MnistMlp(ModuleOptimizee):
         """Those of small classifiers, and how long to meta-train."""
         return {
             **RECOMMENDED_SETTINGS,
-            "model.max_num_steps": 1000,
+            "model.max_num_steps": 400,
             "model.lr": 0.002,
             "model.clip_relative": 2.0,
             "model.replay_fraction": 0.25,
             "model.average_decay": 0.99,
             "optimizer.share": "kind",
             "optimizer.tensor_features": True,
-            "trainer.max_epochs": 28,
+            "trainer.max_epochs": 36,
         }
 
 

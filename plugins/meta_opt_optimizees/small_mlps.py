@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -15,12 +14,8 @@ from meta_opt_optimizees.digits_mlp import DigitsMlp
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
 from meta_opt_optimizees.mnist_mlp import MnistMlp, unit
 
-Name = TypeVar("Name", bound=str)
-
 _DATA_SETS = {"mnist": 0.3, "pooled": 0.5, "digits": 0.2}  # name: probability; small images are cheap
-# Networks of rectified units, and deeper ones, are the harder to learn.
-_ACTIVATIONS: dict[Activation, float] = {"sigmoid": 0.2, "tanh": 0.2, "relu": 0.35, "leaky_relu": 0.25}
-_TWO_LAYERS = 0.4
+_TWO_LAYERS = 0.3
 _HIDDEN_SIZES = (10, 64)
 _INIT_STD = (0.01, 0.2)
 _MODULE_INIT = 0.2  # probability of PyTorch's own initialization
@@ -49,13 +44,15 @@ class SmallMlps(OptimizeeFamily):
 
     def variant(self, generator: Generator) -> Optimizee:
         """Draw data set, architecture and scale of θ_0."""
-        data_set = _choice(_DATA_SETS, generator)
-        activation = _choice(_ACTIVATIONS, generator)
+        names = list(_DATA_SETS)
+        index = int(torch.multinomial(torch.tensor([*_DATA_SETS.values()]), 1, generator=generator))
+        activations = get_args(Activation)
+        activation = activations[int(torch.randint(len(activations), (), generator=generator))]
         num_layers = 1 + int(_uniform(0.0, 1.0, generator) < _TWO_LAYERS)
         sizes = [round(_log_uniform(*_HIDDEN_SIZES, generator)) for _ in range(num_layers)]
         std = _log_uniform(*_INIT_STD, generator)
         init_std = None if _uniform(0.0, 1.0, generator) < _MODULE_INIT else std
-        member = self._members[data_set]
+        member = self._members[names[index]]
         return member.with_module(partial(mlp, member.inputs.shape[1], sizes, 10, activation), init_std)
 
     def to(self, device: torch.device | str) -> Optimizee:
@@ -76,7 +73,7 @@ class SmallMlps(OptimizeeFamily):
             "model.replay_fraction": 0.25,
             "optimizer.tensor_features": True,
             "model.num_validation_problems": 24,
-            "trainer.max_epochs": 48,
+            "trainer.max_epochs": 40,
         }
 
 
@@ -94,11 +91,6 @@ def _pooled(optimizee: ModuleOptimizee, batch_size: int) -> ModuleOptimizee:
         test=examples("test"),
         batch_size=batch_size,
     )
-
-
-def _choice(probabilities: Mapping[Name, float], generator: Generator) -> Name:
-    index = int(torch.multinomial(torch.tensor([*probabilities.values()]), 1, generator=generator))
-    return [*probabilities][index]
 
 
 def _uniform(low: float, high: float, generator: Generator) -> float:
