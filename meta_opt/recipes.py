@@ -111,8 +111,8 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
     if "." in part.name and not same:
         raise CheckpointError(
             f"the {kind} of {path} is {part.name}, not an installed one, and a checkpoint may not say what to import; "
-            f"on the command line, name its class with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS; in Python, "
-            "give LearnedOptimizer the optimizer_class"
+            f"on the command line, name its class with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS"
+            + ("; in Python, give LearnedOptimizer the optimizer_class" if kind == "optimizer" else "")
         )
 
     def made(value: Any) -> Any:

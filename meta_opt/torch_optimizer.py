@@ -227,7 +227,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
-        states = {}
+        states, depths = {}, self._depths()
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
             if "network" not in saved:
                 raise MetaOptError("this is not the state of a learned optimizer")
@@ -238,7 +238,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 )
             for param, number in zip(group["params"], saved["params"], strict=False):
                 if state := incoming["state"].get(number):
-                    expected = self._states.initial(param, self._kind(param, network, self._depths()))
+                    expected = self._states.initial(param, self._kind(param, network, depths))
                     shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
                     if next(shapes) != next(shapes):
                         raise MetaOptError(

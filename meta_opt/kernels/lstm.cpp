@@ -62,7 +62,7 @@ struct Call {
   void* output_bias_grad;
 };
 
-// What scales are read from; see Scales of meta_opt/preprocessing.py. Mirrored in kernels/lstm.py.
+// What scales are read from; see Scales of meta_opt/preprocessing.py. Mirrored in kernels/scales.py.
 struct ScalesCall {
   int64_t is_double, num_problems, num_tensors, num_steps;
   const int64_t* sizes;  // of the tensors, which lie one after the other in [B, N]

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from meta_opt.kernels.memory import DTYPES, Table, check
+from meta_opt.kernels.scales import ReadScales
 from meta_opt.params import Segment
-from meta_opt.preprocessing import NUM_SCALES, Moments, Scales
+from meta_opt.preprocessing import NUM_SCALES, Moments
 
-_DTYPES = (torch.float32, torch.float64)
 _GATES = 4
 LayerStates = tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
 
@@ -79,25 +80,25 @@ class Weights:
     biases: tuple[Tensor, ...]
     output_weight: Tensor
     output_bias: Tensor
-    _tables: tuple[_Table, _Table] = field(init=False, repr=False, compare=False)
+    _tables: tuple[Table, Table] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         dtype = self.output_weight.dtype
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             raise ValueError(f"the native kernel works in float32 and float64, not in {dtype}")
         if len(self.weights) != len(self.biases):
             raise ValueError(f"{len(self.weights)} weights need as many biases, not {len(self.biases)}")
         size = self.hidden_size
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            _check(weight, dtype, (_GATES * size, weight.shape[-1]), "a weight")
-            _check(bias, dtype, (_GATES * size, 1), "a bias")
+            check(weight, dtype, (_GATES * size, weight.shape[-1]), "a weight")
+            check(bias, dtype, (_GATES * size, 1), "a bias")
         for above, below in zip(self.weights[1:], self.weights[:-1], strict=True):
             if above.shape[1] != 2 * size:
                 raise ValueError(f"a layer above one of {tuple(below.shape)} cannot be {tuple(above.shape)}")
         width = size if self.weights else self.output_weight.shape[-1]
-        _check(self.output_weight, dtype, (self.num_outputs, width), "the output weight")
-        _check(self.output_bias, dtype, (self.num_outputs, 1), "the output bias")
-        object.__setattr__(self, "_tables", (_Table(self.weights), _Table(self.biases)))
+        check(self.output_weight, dtype, (self.num_outputs, width), "the output weight")
+        check(self.output_bias, dtype, (self.num_outputs, 1), "the output bias")
+        object.__setattr__(self, "_tables", (Table(self.weights), Table(self.biases)))
 
     @property
     def pointers(self) -> tuple[int, int, int, int]:
@@ -143,18 +144,14 @@ class Kernel:
             ValueError: If it is another version of the kernel than this file.
         """
         library.meta_opt_call_size.restype = ctypes.c_int64
-        library.meta_opt_scales_call_size.restype = ctypes.c_int64
-        sizes = library.meta_opt_call_size(), library.meta_opt_scales_call_size()
-        if sizes != (ctypes.sizeof(_Call), ctypes.sizeof(_ScalesCall)):
-            raise ValueError("lstm.cpp and lstm.py differ in the fields of Call or ScalesCall")
+        if library.meta_opt_call_size() != ctypes.sizeof(_Call):
+            raise ValueError("lstm.cpp and lstm.py differ in the fields of Call")
         self._step = library.meta_opt_step
         self._replay = library.meta_opt_replay
         for function in (self._step, self._replay):
             function.argtypes = [ctypes.POINTER(_Call), ctypes.c_int64]
             function.restype = ctypes.c_int
-        self._read_scales = library.meta_opt_read_scales
-        self._read_scales.argtypes = [ctypes.POINTER(_ScalesCall)]
-        self._read_scales.restype = None
+        self.read_scales = ReadScales(library)
         self._evaluate = library.meta_opt_evaluate
         self._evaluate.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
         self._evaluate.restype = None
@@ -162,7 +159,7 @@ class Kernel:
     @staticmethod
     def supports(tensor: Tensor) -> bool:
         """Whether tensors of this type and on this device can be handed over."""
-        return tensor.dtype in _DTYPES and tensor.device.type == "cpu"
+        return tensor.dtype in DTYPES and tensor.device.type == "cpu"
 
     def rollout(
         self,
@@ -232,14 +229,14 @@ class Kernel:
         for what, tensors in (("a gradient", grads), ("a coefficient", coefficients)):
             recorded.append([tensor.contiguous() for tensor in tensors])
             for tensor in recorded[-1]:
-                _check(tensor, dtype, shape, what)
+                check(tensor, dtype, shape, what)
         calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
-        of_grads, of_coefficients = map(_Table, recorded)
+        of_grads, of_coefficients = map(Table, recorded)
         if len(scales) != len(grads) * settings.scales:
             raise ValueError(f"{len(grads)} recorded gradients need as many scales, if any, not {len(scales)}")
         for tensor in scales:
-            _check(tensor, dtype, (len(segments), shape[0], NUM_SCALES), "scales")
-        of_scales = _Table(scales)
+            check(tensor, dtype, (len(segments), shape[0], NUM_SCALES), "scales")
+        of_scales = Table(scales)
         results = [weights.like() for weights in networks]
         for call, result in zip(calls.array, results, strict=True):
             call.num_steps = len(grads)
@@ -248,45 +245,6 @@ class Kernel:
             call.weight_grads, call.bias_grads, call.output_weight_grad, call.output_bias_grad = result.pointers
         calls.run(self._replay)
         return results
-
-    def read_scales(self, grads: Sequence[Tensor], scales: Scales, sizes: Sequence[int]) -> tuple[Scales, list[Tensor]]:
-        """:meth:`meta_opt.preprocessing.Scales.updated` and ``read`` for T gradients, without a graph.
-
-        Args:
-            grads: ∇, each [B, N].
-            scales: Those before them.
-            sizes: How many of the N coordinates each of S tensors has.
-
-        Returns:
-            The scales after the last, and what is read of them after each, [S, B, 3].
-
-        Raises:
-            ValueError: If a tensor's type, device, shape or strides are not what is asked for.
-        """
-        dtype, num_problems = scales.square.dtype, len(scales.square)
-        shape = (num_problems, sum(sizes))
-        grads = [grad.contiguous() for grad in grads]
-        for grad in grads:
-            _check(grad, dtype, shape, "a gradient")
-        _check(scales.square, dtype, (num_problems, len(sizes)), "scales")
-        _check(scales.steps, dtype, (), "the steps")
-        after = Scales(scales.square.clone(), scales.steps.clone())
-        read = [after.square.new_empty(len(sizes), num_problems, NUM_SCALES) for _ in grads]
-        of_sizes, of_grads, of_read = array("q", sizes), _Table(grads), _Table(read)
-        self._read_scales(
-            _ScalesCall(
-                dtype == torch.float64,
-                num_problems,
-                len(sizes),
-                len(grads),
-                of_sizes.buffer_info()[0],
-                of_grads.address,
-                after.square.data_ptr(),
-                after.steps.data_ptr(),
-                of_read.address,
-            )
-        )
-        return after, read
 
     def evaluate(self, function: str, x: Tensor) -> Tensor:
         """The kernel's own sigmoid, tanh, log or exp of a contiguous vector [n]; for tests of their stated error."""
@@ -311,15 +269,6 @@ class _Call(ctypes.Structure):
         ("update", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in ("coefficients", "weight_grads", "bias_grads")),
         *((name, ctypes.c_void_p) for name in ("output_weight_grad", "output_bias_grad")),
-    )
-
-
-class _ScalesCall(ctypes.Structure):
-    """``struct ScalesCall`` of lstm.cpp."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("is_double", "num_problems", "num_tensors", "num_steps")),
-        *((name, ctypes.c_void_p) for name in ("sizes", "grads", "square", "steps", "read")),
     )
 
 
@@ -361,8 +310,8 @@ class _Calls:
             if not len(weights.weights) == len(h) == len(c) == layers:
                 raise ValueError(f"{layers} layers need as many states, not {len(h)} and {len(c)}")
             for state in (*h, *c):
-                _check(state, dtype, (size, shape[0] * (segment.stop - segment.start)), "a state")
-            tables = _Table(h), _Table(c)
+                check(state, dtype, (size, shape[0] * (segment.stop - segment.start)), "a state")
+            tables = Table(h), Table(c)
             self._kept += tables
             call.is_double, call.num_layers, call.hidden_size = dtype == torch.float64, layers, size
             call.reads_log_sign, call.reads_moments = settings.log_sign, settings.moments
@@ -377,9 +326,9 @@ class _Calls:
         if settings.tracks_moments:
             if moments is None:
                 raise ValueError("moments as inputs or a base step need a state of moments, found none")
-            _check(moments.mean, dtype, shape, "the mean")
-            _check(moments.square, dtype, shape, "the square")
-            _check(moments.decay, dtype, (), "the decay")
+            check(moments.mean, dtype, shape, "the mean")
+            check(moments.square, dtype, shape, "the square")
+            check(moments.decay, dtype, (), "the decay")
             for call in self.array:
                 call.mean, call.square = moments.mean.data_ptr(), moments.square.data_ptr()
                 call.decay = moments.decay.data_ptr()
@@ -418,11 +367,11 @@ class Rollout:
             ValueError: If a tensor is not what was announced.
         """
         grad = grad.contiguous()
-        _check(grad, self._dtype, self._shape, "a gradient")
+        check(grad, self._dtype, self._shape, "a gradient")
         if (scales is not None) != bool(self._shape_of_scales[0]):
             raise ValueError("scales are to be given where the settings say so, and only there")
         if scales is not None:
-            _check(scales, self._dtype, self._shape_of_scales, "scales")
+            check(scales, self._dtype, self._shape_of_scales, "scales")
             self._read[1] = scales.data_ptr()
         update = torch.empty_like(grad)
         self._read[0], address = grad.data_ptr(), update.data_ptr()
@@ -430,21 +379,3 @@ class Rollout:
             call.update = address
         self._calls.run(self._step)
         return update
-
-
-class _Table:
-    """The addresses of tensors, in memory that lives as long as this object."""
-
-    __slots__ = ("_table", "address")
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._table = array("Q", [tensor.data_ptr() for tensor in tensors])
-        self.address, _ = self._table.buffer_info()
-
-
-def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> None:
-    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_cpu or not tensor.is_contiguous():
-        raise ValueError(
-            f"the native kernel needs {what} {tuple(shape)}, {dtype}, contiguous and on the CPU, found "
-            f"{tuple(tensor.shape)}, {tensor.dtype}, strides {tensor.stride()} on {tensor.device}"
-        )
