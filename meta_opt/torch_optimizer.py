@@ -194,7 +194,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if not param.is_floating_point():
                 raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
             if known is not None and id(param) not in known:
-                raise MetaOptError(f"order has all parameters but one of {tuple(param.shape)}")
+                raise MetaOptError(f"order must be all parameters of the model, one of {tuple(param.shape)} is missing")
         if self._by_kind:
             if group["network"] is not None:
                 raise MetaOptError(
