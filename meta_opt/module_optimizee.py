@@ -85,6 +85,17 @@ class ModuleOptimizee(Optimizee):
         other._use(module, init_std)
         return other
 
+    def with_examples(self, num_examples: int, generator: Generator) -> ModuleOptimizee:
+        """The same on ``num_examples`` neighbouring examples of each split, or all if it has fewer; nothing is copied.
+
+        Args:
+            num_examples: At least 1.
+            generator: Draws where they begin.
+        """
+        other = copy.copy(self)
+        other._ranges = {split: _part_of(indices, num_examples, generator) for split, indices in self._ranges.items()}
+        return other
+
     def _use(self, module: Callable[[], nn.Module], init_std: float | None) -> None:
         self._module = module
         self._init_std = init_std
@@ -148,6 +159,13 @@ def _ranges(splits: dict[Split, Examples]) -> dict[Split, range]:
         ranges[split] = range(start, start + len(inputs))
         start += len(inputs)
     return ranges
+
+
+def _part_of(indices: range, length: int, generator: Generator) -> range:
+    """A range of this length within ``indices``, beginning anywhere."""
+    length = min(length, len(indices))
+    start = indices.start + int(torch.randint(len(indices) - length + 1, (), generator=generator))
+    return range(start, start + length)
 
 
 def _check_pure(module: nn.Module) -> None:

@@ -25,6 +25,7 @@ from meta_opt_optimizees.mnist_mlp import MnistMlp
 from meta_opt_optimizees.omniglot import Omniglot
 from meta_opt_optimizees.quadratic import Quadratic
 from meta_opt_optimizees.small_mlps import SmallMlps
+from meta_opt_optimizees.subsets import Subsets
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -63,6 +64,7 @@ CASES = {
 FAMILIES: dict[str, Callable[[], Optimizee]] = {
     "mixture": lambda: Mixture([Quadratic(3), DigitsMlp()]),
     "small_mlps": lambda: SmallMlps(batch_size=16),
+    "subsets": lambda: Subsets(DigitsMlp(), (50, 1000)),
 }
 NEEDS_FILES = {"small_mlps", *(name for name, case in CASES.items() if case.needs_files)}
 OPTIMIZERS: dict[str, Callable[[], LearnedOptimizer]] = {
@@ -120,7 +122,7 @@ def classes() -> set[type]:
 
 
 def test_the_table_holds_every_optimizee() -> None:
-    assert classes() == {Quadratic, DigitsMlp, MnistMlp, CifarCnn, Omniglot, Mixture, SmallMlps}
+    assert classes() == {Quadratic, DigitsMlp, MnistMlp, CifarCnn, Omniglot, Mixture, SmallMlps, Subsets}
 
 
 @pytest.mark.parametrize("name", [*CASES, *FAMILIES], indirect=True)
