@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Generator
 
 from meta_opt.api import ModuleOptimizee, Optimizee, OptimizeeError, OptimizeeFamily
+from meta_opt_optimizees.small_mlps import SmallMlps
 
 
 class Subsets(OptimizeeFamily):
@@ -51,3 +53,8 @@ class Subsets(OptimizeeFamily):
         """Move the examples to ``device``."""
         self._part.to(device)
         return self
+
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        """Those of small_mlps, where losses vanish in some of the episodes as well."""
+        return SmallMlps.recommended_settings()
