@@ -87,7 +87,8 @@ class MetaLearner(LightningModule):
             update_every: Optimizee steps between two meta-updates, a divisor of T. Less than T, each of them looks at
                 the last T losses, a window that slides; null for T, one unroll after the other.
             num_problems: B, problems per episode and process.
-            meta_loss: Σ w_t f_t (sum) or Σ w_t ln f_t (log_sum, for losses that are not negative).
+            meta_loss: Σ w_t f_t (sum), or for losses that are not negative Σ w_t ln f_t (log_sum), or the logarithm of
+                the mean of f_t over an unroll, times its length (log_mean).
             step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
             second_derivatives: Differentiate the optimizee's gradients too, through the whole graph of the unroll.
             replay_fraction: Part of the coordinates of each large tensor, drawn anew for each meta-update, that the

@@ -12,41 +12,59 @@ from meta_opt.errors import MetaOptError
 
 _LEAST = 1e-12  # loss that the logarithm is taken of
 
-MetaLossName = Literal["sum", "log_sum"]
+MetaLossName = Literal["sum", "log_sum", "log_mean"]
 
 
 class MetaLoss:
-    """L = mean over problems of Σ_t w_t f_t(θ_t), or of Σ_t w_t ln f_t(θ_t).
+    """How good an unroll with losses f_t, weighted with w_t, is: L is the mean over problems of one of these.
 
-    The logarithm weighs a late, small loss as much as an early, large one (Wichrowska et al. 2017,
-    arXiv:1703.04813, section 4.2). It needs losses that are not negative: at others the meta-loss is not finite. Losses
-    below 1e-12, such as the zero that a cross entropy rounds to, count as that, and have no slope.
+        sum        Σ_t w_t f_t
+        log_sum    Σ_t w_t ln f_t
+        log_mean   W ln(Σ_t w_t f_t / W)        W = Σ_t w_t
+
+    Logarithms weigh a late, small loss as much as an early, large one (Wichrowska et al. 2017, arXiv:1703.04813,
+    section 4.2). With mini-batches, the logarithm of each loss cares about the usual one more than about the mean: an
+    optimizer gains by being surer of most examples, however wrong it is on a few, which most mini-batches do not hold.
+    The logarithm of an unroll's mean does not, as long as the unroll meets those few.
+
+    They need losses that are not negative: at others the meta-loss is not finite. What is below 1e-12 where the
+    logarithm is taken, such as the zero that a cross entropy rounds to, counts as that, and has no slope.
     """
 
     def __init__(self, name: MetaLossName, step_weights: str) -> None:
         """Choose the meta-loss.
 
         Args:
-            name: ``"sum"`` or ``"log_sum"``.
+            name: ``"sum"``, ``"log_sum"`` or ``"log_mean"``.
             step_weights: See :func:`parse_step_weights`.
 
         Raises:
             MetaOptError: If ``step_weights`` is not understood.
         """
-        self._log = name == "log_sum"
+        self._name = name
         self._weights = parse_step_weights(step_weights)
 
     def value(self, losses: Tensor) -> Tensor:
         """L, [], of losses [T, B]."""
-        terms = torch.where(losses < 0, torch.nan, losses.clamp_min(_LEAST)).log() if self._log else losses
-        return (self._weights(len(losses)).to(losses) @ terms).mean()
+        weights = self._weights(len(losses)).to(losses)
+        if self._name == "sum":
+            return (weights @ losses).mean()
+        losses = torch.where(losses < 0, torch.nan, losses)
+        if self._name == "log_sum":
+            return (weights @ losses.clamp_min(_LEAST).log()).mean()
+        total = weights.sum()
+        return (total * (weights @ losses / total).clamp_min(_LEAST).log()).mean()
 
     def slopes(self, losses: Tensor) -> Tensor:
         """∂L/∂f_t of every problem, [T, B]."""
         weights = (self._weights(len(losses)).to(losses) / losses.shape[1]).unsqueeze(1)
-        if self._log:
+        if self._name == "sum":
+            return weights.expand_as(losses)
+        if self._name == "log_sum":
             return torch.where(losses > _LEAST, weights / losses, 0.0)
-        return weights.expand_as(losses)
+        shares = weights / weights.sum()
+        mean = (shares * losses).sum(0)
+        return torch.where(mean > _LEAST, weights / mean, 0.0)
 
 
 def parse_step_weights(text: str) -> Callable[[int], Tensor]:

@@ -73,20 +73,26 @@ class PaperUnroll:
         self.count = 0
         self.states: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def run(self, num_steps: int, weights: Tensor, *, log: bool = False) -> tuple[Tensor, list[Tensor]]:
+    def run(self, num_steps: int, weights: Tensor, meta_loss: str = "sum") -> tuple[Tensor, list[Tensor]]:
         """Meta-loss and meta-gradient of the next ``num_steps`` steps, gradients of f held constant."""
         networks = {s.name: PaperNetwork(self.optimizer, s.name.replace(".", "/")) for s in self.segments}
-        theta, total = self.theta.detach(), torch.zeros((), dtype=self.theta.dtype)
+        theta, values = self.theta.detach(), []
         self.states = {k: [(h.detach(), c.detach()) for h, c in v] for k, v in self.states.items()}
-        for t in range(num_steps):
+        for _ in range(num_steps):
             grad = self.evaluation.grad.detach()
             update = self._update(networks, grad)
             theta = theta + update
             with torch.no_grad():
                 self.evaluation = self.problems.evaluate(theta.detach())
             # f_t as a function of φ through θ_t: its value, and its gradient as computed at θ_t
-            value = self.evaluation.loss + ((theta - theta.detach()) * self.evaluation.grad).sum(1)
-            total = total + weights[t] * (value.log() if log else value).mean()
+            values.append(self.evaluation.loss + ((theta - theta.detach()) * self.evaluation.grad).sum(1))
+        f = torch.stack(values)  # [T, B]
+        parts = {
+            "sum": lambda: weights @ f,
+            "log_sum": lambda: weights @ f.log(),
+            "log_mean": lambda: weights.sum() * (weights @ f / weights.sum()).log(),
+        }
+        total = parts[meta_loss]().mean()
         total.backward()
         self.theta = theta.detach()
         return total.detach(), [grad for network in networks.values() for grad in network.grads()]

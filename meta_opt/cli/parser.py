@@ -117,7 +117,8 @@ def _readable(types: str) -> str:
     """``<class 'int'>, <class 'NoneType'>`` as ``int or null``, and a literal type as its values."""
     types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", types).replace("NoneType", "null").replace("typing.", "")
     types = re.sub(r"Literal\[([^]]*)\]", lambda literal: literal[1].replace("'", ""), types)
-    return types if "[" in types else types.replace(", ", " or ")
+    first, _, last = types.rpartition(", ")
+    return f"{first} or {last}" if first and "[" not in types else types
 
 
 def _joined(text: str) -> str:

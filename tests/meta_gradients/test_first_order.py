@@ -90,13 +90,13 @@ def test_equals_backpropagation_through_the_unroll(
 
 
 @pytest.mark.parametrize("step_weights", ["constant", "linear:0.5", "exponential:0.8", "last"])
-@pytest.mark.parametrize("meta_loss", ["sum", "log_sum"])
+@pytest.mark.parametrize("meta_loss", ["sum", "log_sum", "log_mean"])
 def test_step_weights_and_meta_losses(step_weights: str, meta_loss: str, engine: Engine) -> None:
     problems = draw(Regression())
     optimizer = built(problems, engine)
     estimate = estimate_of(problems, optimizer, 6, meta_loss, step_weights)
     weights = parse_step_weights(step_weights)(6).double()
-    loss, grads = PaperUnroll(draw(Regression()), optimizer).run(6, weights, log=meta_loss == "log_sum")
+    loss, grads = PaperUnroll(draw(Regression()), optimizer).run(6, weights, meta_loss)
     torch.testing.assert_close(estimate.loss, loss, rtol=1e-12, atol=0)
     for ours, theirs in zip(estimate.grads, grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * float(theirs.abs().max()))

@@ -38,7 +38,9 @@ def rollout(
         {"inputs": "log_sign+moments", "base_step": 0.03},
     ],
 )
-@pytest.mark.parametrize("meta_loss", [MetaLoss("sum", "constant"), MetaLoss("log_sum", "linear:0.3")])
+@pytest.mark.parametrize(
+    "meta_loss", [MetaLoss("sum", "constant"), MetaLoss("log_sum", "linear:0.3"), MetaLoss("log_mean", "constant")]
+)
 def test_gradcheck(options: dict[str, object], meta_loss: MetaLoss) -> None:
     optimizer = setup(**options)
     parameters = list(optimizer.parameters())
