@@ -96,6 +96,7 @@ class CifarCnn(ModuleOptimizee):
         return {
             **RECOMMENDED_SETTINGS,
             "model.warm_start": "general_mlp",
+            "model.meta_loss": "log_sum",
             "model.max_num_steps": 1000,
             "model.lr": 0.002,
             "model.normalize_gradient": True,

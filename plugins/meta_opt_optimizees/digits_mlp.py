@@ -52,7 +52,7 @@ class DigitsMlp(ModuleOptimizee):
         """Those of small classifiers, and how long to meta-train."""
         return {
             **RECOMMENDED_SETTINGS,
-            "model.lr": 0.0005,
+            "model.lr": 0.001,
             "model.normalize_gradient": True,
             "optimizer.tensor_features": True,
             "trainer.max_epochs": 16,
