@@ -13,8 +13,8 @@ from meta_opt.api import OptimizeeError
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu"]
 
 # Seen to meta-train stably; the paper's own settings saturate the sigmoids within a hundred episodes. The network
-# starts as a working optimizer (base_step), a long unroll keeps it from greed, and the logarithm of its mean weighs late
-# losses as much as early ones, and rare mini-batches as much as others.
+# starts as a working optimizer (base_step), a long unroll keeps it from greed, and the logarithm of its mean loss
+# weighs late losses as much as early ones, without forgetting rare mini-batches.
 RECOMMENDED_SETTINGS: dict[str, Any] = {
     "model.num_steps": 100,
     "model.unroll_length": 50,
