@@ -16,7 +16,7 @@ MetaLossName = Literal["sum", "log_sum", "log_mean"]
 
 
 class MetaLoss:
-    """How good an unroll with losses f_t, weighted with w_t, is: L is the mean over problems of one of these.
+    """What an unroll with losses f_t and weights w_t costs: L is the mean over problems of one of these.
 
         sum        Σ_t w_t f_t
         log_sum    Σ_t w_t ln f_t

@@ -106,6 +106,8 @@ def _wrong_value(option: str, details: str) -> str:
     for line in lines:
         if line.startswith(("--", f"{_UNKNOWN}--")):  # from the parser of a class's arguments
             return line.replace("--", f"{option}.")
+    if missing := re.search(r"the following arguments are required: (.*)", details):
+        return f"{' and '.join(f'{option}.{name}' for name in missing[1].split(', '))} must be given"
     expected = re.search(r"Subtypes: \[(.*)\]|Expected an? (.*)\. Got value", details)
     value = re.search(r"Given value: (.*)|Got value: (.*)", details)
     if expected and value:

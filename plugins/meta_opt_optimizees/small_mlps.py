@@ -49,8 +49,8 @@ class SmallMlps(OptimizeeFamily):
         activations = get_args(Activation)
         activation = activations[int(torch.randint(len(activations), (), generator=generator))]
         num_layers = 1 + int(_uniform(0.0, 1.0, generator) < _TWO_LAYERS)
-        sizes = [round(_log_uniform(*_HIDDEN_SIZES, generator)) for _ in range(num_layers)]
-        std = _log_uniform(*_INIT_STD, generator)
+        sizes = [round(log_uniform(*_HIDDEN_SIZES, generator)) for _ in range(num_layers)]
+        std = log_uniform(*_INIT_STD, generator)
         init_std = None if _uniform(0.0, 1.0, generator) < _MODULE_INIT else std
         member = self._members[names[index]]
         return member.with_module(partial(mlp, member.inputs.shape[1], sizes, 10, activation), init_std)
@@ -97,5 +97,6 @@ def _uniform(low: float, high: float, generator: Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
-def _log_uniform(low: float, high: float, generator: Generator) -> float:
+def log_uniform(low: float, high: float, generator: Generator) -> float:
+    """A number between the two whose logarithm is uniform."""
     return math.exp(_uniform(math.log(low), math.log(high), generator))

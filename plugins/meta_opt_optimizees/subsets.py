@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Generator
 
 from meta_opt.api import ModuleOptimizee, Optimizee, OptimizeeError, OptimizeeFamily
-from meta_opt_optimizees.small_mlps import SmallMlps
+from meta_opt_optimizees.small_mlps import SmallMlps, log_uniform
 
 
 class Subsets(OptimizeeFamily):
@@ -34,16 +33,13 @@ class Subsets(OptimizeeFamily):
             raise OptimizeeError(
                 f"optimizee.num_examples must be two numbers of at least 1, the first not larger, not {low}, {high}"
             )
-        variant = part.variant(Generator().manual_seed(0))
-        if not isinstance(variant, ModuleOptimizee):
-            raise OptimizeeError(f"optimizee.part must learn from examples, which {type(variant).__name__} does not")
         self._part = part
         self._low, self._high = low, high
+        self.variant(Generator().manual_seed(0))  # which sees whether there are examples
 
     def variant(self, generator: Generator) -> Optimizee:
         """Draw which examples, and of a family which variant."""
-        low, high = math.log(self._low), math.log(self._high)
-        num = round(math.exp(low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))))
+        num = round(log_uniform(self._low, self._high, generator))
         part = self._part.variant(generator)
         if not isinstance(part, ModuleOptimizee):
             raise OptimizeeError(f"optimizee.part must learn from examples, which {type(part).__name__} does not")
