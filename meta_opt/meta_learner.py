@@ -52,6 +52,7 @@ class MetaLearner(LightningModule):
         optimizer: LearnedOptimizer,
         num_steps: int = 100,
         max_num_steps: int | None = None,
+        num_validation_steps: int | None = None,
         unroll_length: int = 20,
         update_every: int | None = None,
         num_problems: int = 1,
@@ -82,6 +83,8 @@ class MetaLearner(LightningModule):
             num_steps: Optimizee steps per episode.
             max_num_steps: Let training episodes be longer than that: of a length drawn log-uniformly from num_steps to
                 this. Null: none is.
+            num_validation_steps: Optimizee steps of an episode in validation and test; where training episodes are
+                much longer than num_steps, so many that validation chooses for those. Null: num_steps.
             unroll_length: T, optimizee steps whose losses a meta-update looks at; the last unroll of an episode may be
                 shorter.
             update_every: Optimizee steps between two meta-updates, a divisor of T. Less than T, each of them looks at
@@ -131,6 +134,8 @@ class MetaLearner(LightningModule):
             raise MetaOptError(
                 f"model.max_num_steps must be at least model.num_steps, {num_steps}, not {max_num_steps}"
             )
+        if num_validation_steps is not None and num_validation_steps < 1:
+            raise MetaOptError(f"model.num_validation_steps must be at least 1, not {num_validation_steps}")
         every = unroll_length if update_every is None else update_every
         if every < 1 or unroll_length % every:
             raise MetaOptError(
@@ -151,6 +156,7 @@ class MetaLearner(LightningModule):
         self.optimizer.engine = engine
         self.num_steps = num_steps
         self.max_num_steps = max_num_steps or num_steps
+        self.num_validation_steps = num_validation_steps or num_steps
         self.unroll_length = unroll_length
         self.update_every = every
         self.num_problems = num_problems
@@ -343,14 +349,14 @@ class MetaLearner(LightningModule):
         self._log_curves("test", self.curves(self.trained, "test", self.num_test_problems))
 
     def curves(self, optimizer: LearnedOptimizer, split: Split, num_problems: int) -> Curves:
-        """Loss curves of ``optimizer`` over ``num_steps`` steps, on the device and with the seed of this module."""
+        """Loss curves of ``optimizer`` over ``num_validation_steps`` steps, with the device and seed of this module."""
         with torch.inference_mode(False):
             return run_episodes(
                 self.optimizee,
                 optimizer,
                 split,
                 num_problems,
-                self.num_steps,
+                self.num_validation_steps,
                 seed=self.seed,
                 device=self.device,
                 dtype=self._float,

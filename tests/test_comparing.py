@@ -38,6 +38,7 @@ RUNS = {  # as fit is told
         "--optimizee.batch_size",
         "8",
         "--model.num_validation_problems=3",
+        "--model.num_validation_steps=15",
     ),
 }
 DIGITS = ("--model.num_steps", "12", "--model.episodes_per_epoch", "2", "--trainer.max_epochs", "1")
@@ -373,6 +374,25 @@ def test_a_checkpoint_with_nonsense_in_it(trained, meta_opt, value):
     content["meta_opt"]["model"] |= {"num_steps": value, "seed": value, "num_validation_problems": value}
     torch.save(content, "changed.ckpt")
     fails(meta_opt, "--ckpt_path", "changed.ckpt", *FEW)
+
+
+@pytest.mark.parametrize("value", ["x", -3, {"a": 1}, 0])
+def test_a_checkpoint_with_nonsense_for_the_steps_of_validation(trained, meta_opt, value):
+    content = torch.load(BOWL, weights_only=True)
+    content["meta_opt"]["model"]["num_validation_steps"] = value
+    torch.save(content, "changed.ckpt")
+    assert "its model.num_validation_steps is" in fails(meta_opt, "--ckpt_path", "changed.ckpt", *FEW)
+
+
+def test_a_checkpoint_from_before_there_were_steps_of_validation(trained, meta_opt):
+    content = torch.load(BOWL, weights_only=True)
+    del content["meta_opt"]["model"]["num_validation_steps"]
+    torch.save(content, "before.ckpt")
+    status, _, err = meta_opt("compare", "--ckpt_path", "before.ckpt", BOWL, *FEW, "--baselines", "SGD")
+    assert status == 0, err
+    (found,) = (results(folder) for folder in Path("comparisons").glob("*/0"))
+    first, second = (entry["validation"] for entry in found["optimizers"].values() if entry["kind"] == "learned")
+    assert first == second
 
 
 @pytest.mark.parametrize(

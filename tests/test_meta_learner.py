@@ -304,6 +304,7 @@ def test_engines_learn_alike() -> None:
         ("num_steps", 0, "model.num_steps must be at least 1, not 0"),
         ("unroll_length", 0, "model.unroll_length must be at least 1, not 0"),
         ("max_num_steps", 9, "model.max_num_steps must be at least model.num_steps, 10, not 9"),
+        ("num_validation_steps", 0, "model.num_validation_steps must be at least 1, not 0"),
         ("update_every", 0, "model.update_every must divide model.unroll_length, 5, and 0 does not"),
         ("update_every", 2, "model.update_every must divide model.unroll_length, 5, and 2 does not"),
         ("update_every", 10, "model.update_every must divide model.unroll_length, 5, and 10 does not"),
@@ -333,6 +334,14 @@ def test_episodes_of_random_length() -> None:
     assert max(lengths) <= 20
     assert 0.3 < sum(length < 10 for length in lengths) / 30 < 0.7  # the logarithm is uniform
     assert module.curves(module.trained, "validation", 2).losses.shape == (6, 2)
+
+
+def test_validation_may_be_longer() -> None:
+    short, longer = learner(num_steps=5), learner(num_steps=5, num_validation_steps=9)
+    curves = [module.curves(module.trained, "validation", 2) for module in (short, longer)]
+    assert [len(each.losses) for each in curves] == [6, 10]
+    assert torch.equal(curves[0].losses, curves[1].until(5).losses)
+    assert longer._draw_num_steps() == 5
 
 
 def test_a_part_of_the_coordinates_is_drawn_anew_and_reproducibly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,7 +233,8 @@ def _validation(recipe: Recipe, optimizee: Optimizee) -> Validation | None:
     if asked is None or {**recipe.optimizee.init_args, **anywhere} != {**asked, **anywhere}:
         return None
     model = recipe.model
-    return Validation(model["num_steps"], model["num_validation_problems"], model["seed"])
+    num_steps = model.get("num_validation_steps") or model["num_steps"]
+    return Validation(num_steps, model["num_validation_problems"], model["seed"])
 
 
 # ----------------------------------------------------------------------------------------------------------- progress

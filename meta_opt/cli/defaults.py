@@ -107,8 +107,15 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     asked = None if text is None else registry.resolve("optimizee", text)
     defaults = Defaults(Path())
     for path, recipe in recipes.items():
-        for name, least in (("num_steps", 1), ("num_validation_problems", 1), ("seed", None)):
+        for name, least in (
+            ("num_steps", 1),
+            ("num_validation_steps", 1),
+            ("num_validation_problems", 1),
+            ("seed", None),
+        ):
             value = recipe.model.get(name)
+            if name == "num_validation_steps" and value is None:  # as many as num_steps
+                continue
             if not isinstance(value, int) or (least is not None and value < least):
                 raise CheckpointError(f"{relative(path)} is damaged: its model.{name} is {value}")
     if not recipes:
