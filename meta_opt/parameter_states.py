@@ -214,7 +214,7 @@ class ParameterStates:
 
 def _shape(network: str, size: int) -> torch.Size:
     """The shape of a tensor of ``size`` numbers that this network works on, where networks are told apart by kind."""
-    return torch.Size([size, *[1] * {"matrix": 1, "filter": 3}.get(network, 0)])
+    return torch.Size([size, 1] if network == "matrix" else [size])
 
 
 def _named(state: Any, path: str = "") -> NamedState:

@@ -18,8 +18,8 @@ Sharing = Literal["all", "kind", "group", "tensor"]
 
 
 def kind_of(shape: torch.Size) -> str:
-    """What a tensor of this shape is in most networks: vector (a bias or scale), matrix, or filter."""
-    return ("vector", "vector", "matrix", "filter")[min(len(shape), 3)]
+    """What a tensor of this shape is in most networks: vector, a bias or scale, or matrix, weights or a filter."""
+    return "vector" if len(shape) < 2 else "matrix"
 
 
 NUM_FEATURES = 5
@@ -31,10 +31,10 @@ def features_of(shape: torch.Size, depth: float) -> tuple[float, ...]:
     Whether it is a vector, and whether a filter; its place among the parameters, from 0, the first, to 1, the last; and
     the logarithms of its fan-in and fan-out.
     """
-    kind = kind_of(shape)
     fan_out = max(shape[0], 1) if shape else 1
     fan_in = max(math.prod(shape) / fan_out, 1.0)
-    return (float(kind == "vector"), float(kind == "filter"), depth, math.log(fan_in) / 5.0, math.log(fan_out) / 5.0)
+    is_vector, is_filter = len(shape) < 2, len(shape) > 2
+    return (float(is_vector), float(is_filter), depth, math.log(fan_in) / 5.0, math.log(fan_out) / 5.0)
 
 
 @dataclass(frozen=True)

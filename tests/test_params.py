@@ -82,7 +82,7 @@ def test_segments_by_kind_need_not_be_neighbours() -> None:
         {"w1": torch.zeros(2, 3), "b1": torch.zeros(3), "k": torch.zeros(1, 1, 2, 2), "b2": torch.zeros(())}
     )
     assert [(s.name, s.start, s.stop) for s in layout.segments("kind")] == [
-        ("matrix", 0, 6), ("vector", 6, 9), ("filter", 9, 13), ("vector", 13, 14),
+        ("matrix", 0, 6), ("vector", 6, 9), ("matrix", 9, 13), ("vector", 13, 14),
     ]  # fmt: skip
 
 

@@ -170,8 +170,28 @@ def test_a_kind_without_a_network(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, DigitsMlp([7]), share="kind")
     with pytest.raises(MetaOptError, match="network for each kind of tensor, matrix, vector; a parameter group cannot"):
         LearnedOptimizer([{"params": params(), "network": "matrix"}], checkpoint=path)
-    with pytest.raises(MetaOptError, match="the checkpoint has no network for a filter; it has matrix, vector"):
+    path = checkpoint(tmp_path, Quadratic(), share="kind")
+    with pytest.raises(MetaOptError, match="the checkpoint has no network for a matrix; it has vector"):
         LearnedOptimizer([torch.zeros(3, 3, 2, 2, requires_grad=True)], checkpoint=path)
+
+
+def test_a_filter_is_a_matrix(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, DigitsMlp([7]), share="kind", inputs="log_sign+moments+scales")
+    start = torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(0))
+    as_filter, as_matrix, as_vector = (
+        LearnedOptimizer([nn.Parameter(start.reshape(shape).clone())], checkpoint=path)
+        for shape in (start.shape, (3, 20), (60,))
+    )
+    for number in range(3):
+        generator = torch.Generator().manual_seed(number)
+        grad = torch.randn(60, generator=generator)
+        for optimizer in (as_filter, as_matrix, as_vector):
+            param = optimizer.param_groups[0]["params"][0]
+            param.grad = grad.view(param.shape)
+            optimizer.step()
+    filtered, matrix, vector = (values(optimizer)[0].flatten() for optimizer in (as_filter, as_matrix, as_vector))
+    assert torch.equal(filtered, matrix)
+    assert not torch.equal(filtered, vector)
 
 
 def test_a_parameter_steps_as_if_it_were_alone(path: Path) -> None:

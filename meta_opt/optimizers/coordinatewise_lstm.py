@@ -63,8 +63,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             initial_output: Factor of the output layer's initial weights; 0 makes the first update the base step alone.
             base_step: α of the step -α·m̂/√v̂ that the output is added to, so that an untrained network already
                 optimizes; 0 leaves it out, as the paper does.
-            share: One network for all coordinates, or one per kind of tensor (vector, matrix, filter), or one per
-                group of parameters, or one per tensor.
+            share: One network for all coordinates, or one per kind of tensor (vector, or matrix, which
+                filters are, too), or one per group of parameters, or one per tensor.
             tensor_features: Let a network know of each coordinate what tensor it is in, by what adds to its biases:
                 kind, place in the model, fan-in and fan-out (see :func:`meta_opt.params.features_of`).
 
