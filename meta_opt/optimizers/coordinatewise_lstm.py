@@ -105,12 +105,18 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             )
 
     def start_from(self, other: LearnedOptimizer) -> None:
-        """See :meth:`LearnedOptimizer.start_from`; networks of the same name, or all from the only one of ``other``."""
+        """See :meth:`LearnedOptimizer.start_from`.
+
+        Networks start from those of the same name, or all from the only one of ``other``, or, where it has one for each
+        kind of tensor, from that of matrices, which most coordinates are in.
+        """
         if not isinstance(other, CoordinatewiseLSTM) or other.inputs != self.inputs:
             raise MetaOptError("the two learned optimizers do not read the same inputs")
         sources = dict(other.networks)
         if len(sources) == 1:
             sources = dict.fromkeys(self.networks, *sources.values())
+        elif other.share == "kind" and self.share != "kind":
+            sources = dict.fromkeys(self.networks, sources["matrix"])
         if missing := [key for key in self.networks if key not in sources]:
             raise MetaOptError(f"there is no network {', '.join(missing)} to start from, only {', '.join(sources)}")
         try:

@@ -117,7 +117,7 @@ def test_another_network_stands_in_for_a_group_without_one() -> None:
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
 
 
-def test_starts_from_the_network_of_the_same_name_or_the_only_one() -> None:
+def test_starts_from_the_network_of_the_same_name_or_the_only_one_or_that_of_matrices() -> None:
     layout = Problems(Regression(), "train", [0], seed=0).layout
     names: tuple[Sharing, ...] = ("all", "group")
     one, groups = (CoordinatewiseLSTM(share=share) for share in names)
@@ -128,6 +128,12 @@ def test_starts_from_the_network_of_the_same_name_or_the_only_one() -> None:
     assert all(map(torch.equal, other.parameters(), groups.parameters()))
     other.start_from(one)
     assert all(map(torch.equal, other.parameters(), [*one.parameters(), *one.parameters()]))
+    kinds = CoordinatewiseLSTM(share="kind")
+    kinds.build(layout, problem_generator(3, "phi"))
+    assert {*kinds.networks} == {"matrix", "vector"}
+    other.start_from(kinds)
+    matrix = [*kinds.networks["matrix"].parameters()]
+    assert all(map(torch.equal, other.parameters(), [*matrix, *matrix]))
     for source, message in (
         (CoordinatewiseLSTM(hidden_size=5), "differ in num_layers, hidden_size, output or tensor_features"),
         (CoordinatewiseLSTM(inputs="moments"), "do not read the same inputs"),
