@@ -71,6 +71,7 @@ class SmallMlps(OptimizeeFamily):
             "model.lr": 0.002,
             "model.normalize_gradient": True,
             "model.replay_fraction": 0.25,
+            "optimizer.share": "kind",
             "optimizer.tensor_features": True,
             "model.num_validation_problems": 24,
             "trainer.max_epochs": 40,
