@@ -120,6 +120,7 @@ class MetaLearner(LightningModule):
         self.automatic_optimization = False
         for name, value, least in (
             ("num_steps", num_steps, 1),
+            ("num_validation_steps", num_steps if num_validation_steps is None else num_validation_steps, 1),
             ("unroll_length", unroll_length, 1),
             ("num_problems", num_problems, 1),
             ("episodes_per_epoch", episodes_per_epoch, 1),
@@ -134,8 +135,6 @@ class MetaLearner(LightningModule):
             raise MetaOptError(
                 f"model.max_num_steps must be at least model.num_steps, {num_steps}, not {max_num_steps}"
             )
-        if num_validation_steps is not None and num_validation_steps < 1:
-            raise MetaOptError(f"model.num_validation_steps must be at least 1, not {num_validation_steps}")
         every = unroll_length if update_every is None else update_every
         if every < 1 or unroll_length % every:
             raise MetaOptError(
