@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import torch
 
 from meta_opt.meta_learner import MetaLearner
 from meta_opt.optimizee import Optimizee
+from meta_opt.optimizers.base import LearnedOptimizer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 
-def save_untrained(path: Path, optimizee: Optimizee, **options: Any) -> Path:
-    """The checkpoint of a coordinatewise LSTM with these options, as it was built."""
-    module = MetaLearner(optimizee, CoordinatewiseLSTM(**options))
+def save_untrained(
+    path: Path, optimizee: Optimizee, make: Callable[..., LearnedOptimizer] = CoordinatewiseLSTM, **options: Any
+) -> Path:
+    """The checkpoint of a learned optimizer with these options, as it was built."""
+    module = MetaLearner(optimizee, make(**options))
     content: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(content)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -90,12 +90,12 @@ def test_memory_that_would_not_fit_is_left_out(monkeypatch):
 
 
 def test_chebyshev_leaves_the_errors_that_its_polynomials_say():
-    import chebyshev
+    import quadratics
 
-    eigenvalues, errors = chebyshev.decompose("validation", 3)
+    eigenvalues, errors = quadratics.decompose("validation", 3)
     kappa = torch.tensor(0.01, dtype=torch.float64)
     low, high = kappa * eigenvalues[:, -1:], eigenvalues[:, -1:]
-    losses = chebyshev.curves(eigenvalues, errors, kappa, 5)
+    losses = quadratics.chebyshev(eigenvalues, errors, kappa, 5)
     problems = Problems(Quadratic(), "validation", range(3), seed=0, dtype=torch.float64)
     torch.testing.assert_close(losses[0], problems.evaluate(problems.initial_params).loss)
     polynomial = torch.special.chebyshev_polynomial_t
@@ -103,3 +103,16 @@ def test_chebyshev_leaves_the_errors_that_its_polynomials_say():
         left = polynomial((low + high - 2 * eigenvalues) / (high - low), step)
         left = left / polynomial((low + high) / (high - low), step)
         torch.testing.assert_close(losses[step], (eigenvalues * (left * errors) ** 2 / 2).sum(1))
+
+
+def test_lbfgs_takes_one_gradient_a_step():
+    import quadratics
+
+    losses = quadratics.lbfgs("validation", 3, 0.5, 2)
+    problems = Problems(Quadratic(), "validation", range(3), seed=0, dtype=torch.float64)
+    start = problems.evaluate(problems.initial_params)
+    torch.testing.assert_close(losses[0], start.loss)
+    step = 0.5 * start.grad / start.grad.abs().sum(1, keepdim=True)  # PyTorch's first step
+    torch.testing.assert_close(losses[1], problems.evaluate(start.params - step).loss)
+    assert losses.shape == (3, 3)
+    assert (losses[2] < losses[1]).all()

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 import meta_opt_optimizees
 from meta_opt.api import LearnedOptimizer, Optimizee, Split, TensorDict
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 from meta_opt.problems import Problems
 from meta_opt.testing import optimizee_checks, optimizer_checks
 from meta_opt_optimizees.cifar_cnn import CifarCnn
@@ -75,6 +76,7 @@ OPTIMIZERS: dict[str, Callable[[], LearnedOptimizer]] = {
     "no layers": partial(CoordinatewiseLSTM, 0, inputs="moments"),
     "tensor features": partial(CoordinatewiseLSTM, 1, 5, share="kind", tensor_features=True),
     "scales": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales", output="magnitude", base_step=0.03),
+    "subspace": partial(SubspaceLSTM, 2, 5),
 }
 
 made = functools.cache(lambda name: FAMILIES[name]() if name in FAMILIES else CASES[name].optimizee())

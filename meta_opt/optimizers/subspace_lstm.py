@@ -1,0 +1,161 @@
+"""An LSTM that combines whole gradients: coordinates are tied together by inner products.
+
+A coordinatewise network sees one direction at a time and cannot do what conjugate gradients and quasi-Newton methods
+do, which is to learn of the curvature in one direction from a step in another. Andrychowicz et al. 2016 (appendix B)
+let coordinates share averages, or a memory after BFGS. Here, as in subspace optimization (Choukroun and Katz 2021,
+arXiv:2110.14920), the update is a combination of a few vectors of the length of θ, and a network that reads nothing but
+their inner products writes its coefficients. So it knows no axes (a rotated problem is solved by rotated steps), and no
+scale of the loss; its cost per coordinate does not depend on the network's width. One of the vectors is the direction
+of limited-memory BFGS, itself such a combination.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from meta_opt.errors import MetaOptError
+from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.optimizers.lbfgs import lbfgs_direction
+from meta_opt.optimizers.lstm_network import LSTMNetwork
+from meta_opt.params import Layout
+from meta_opt.problems import Evaluation
+
+_TINY = 1e-30  # a vector whose largest entry is not larger is taken for zero
+_MAX_COEFFICIENT = 2.0
+_MAX_CHANGE = 10.0  # of the unit, from one step to the next
+
+
+@dataclass(frozen=True)
+class SubspaceState:
+    """What the last k steps were, and what they did to the gradient; newest first, zeros where there is none yet."""
+
+    grad: Tensor  # [B, N], the last gradient
+    steps: Tensor  # [B, k, N], s_i
+    changes: Tensor  # [B, k, N], y_i, by how much s_i changed the gradient
+    hidden: Tensor  # [B, H]
+    cell: Tensor  # [B, H]
+    unit: Tensor  # [B, 1], η; 0 before the first gradient that is not zero
+
+
+class SubspaceLSTM(LearnedOptimizer):
+    """LSTM that writes how to combine the gradient, the last steps and the direction of L-BFGS; one state per problem.
+
+    update = -a·η∇ + Σ_i b_i s_i - Σ_i c_i·η y_i - q·d        a, b, c, q = 2·tanh(out(LSTM(inputs, h)))
+
+    of the gradient, the last k steps s_i, the changes y_i of the gradient in them, and the direction d of
+    limited-memory BFGS with these k pairs. The unit of length per gradient is that of the last step, η = ‖s_1‖/‖y_1‖
+    (after Barzilai and Borwein 1988), which changes by no more than a factor of 10 from step to step: where a step is
+    lost in rounding it tells nothing. Inputs are the cosines between all these vectors, and the logarithms of their
+    lengths, ∇ and y times η, relative to that of the last step (of η∇ where there is none).
+    """
+
+    reads_params = False
+
+    def __init__(self, history: int = 5, hidden_size: int = 32, base_step: float = 0.3) -> None:
+        """Choose the architecture; :meth:`build` makes the weights.
+
+        Args:
+            history: k, how many of the last steps, and of the changes of the gradient, are kept and combined.
+            hidden_size: Width H of the LSTM layer.
+            base_step: Root mean square, over coordinates, of η∇ at the first step, when no curvature is known.
+
+        Raises:
+            MetaOptError: If a value is out of range.
+        """
+        super().__init__()
+        for name, value in (("history", history), ("hidden_size", hidden_size)):
+            if value < 1:
+                raise MetaOptError(f"optimizer.{name} must be 1 or more, not {value}")
+        if not base_step > 0.0:
+            raise MetaOptError(f"optimizer.base_step must be more than 0, not {base_step}")
+        self.history = history
+        self.hidden_size = hidden_size
+        self.base_step = base_step
+
+    def build(self, layout: Layout, generator: Generator) -> None:
+        """Make one network, whatever the layout; at first it writes little but q = 1, the step of BFGS."""
+        num_vectors = 2 * self.history + 1
+        num_inputs = num_vectors * (num_vectors + 1) // 2 + num_vectors + 1
+        self.network = LSTMNetwork(num_inputs, 1, self.hidden_size, num_vectors + 1, 0.01, 0, generator)
+        with torch.no_grad():
+            self.network.output_bias[-1] = math.atanh(1.0 / _MAX_COEFFICIENT)
+
+    def init_state(self, layout: Layout, num_problems: int) -> SubspaceState:
+        """All zeros."""
+        zeros = self.network.output_bias.new_zeros
+        size, history = layout.num_coordinates, self.history
+        return SubspaceState(
+            grad=zeros(num_problems, size),
+            steps=zeros(num_problems, history, size),
+            changes=zeros(num_problems, history, size),
+            hidden=zeros(num_problems, self.hidden_size),
+            cell=zeros(num_problems, self.hidden_size),
+            unit=zeros(num_problems, 1),
+        )
+
+    def step(self, evaluation: Evaluation, state: SubspaceState) -> tuple[Tensor, SubspaceState]:
+        """See :meth:`LearnedOptimizer.step`."""
+        grad, steps, begun = evaluation.grad, state.steps, state.unit > 0.0
+        newest = torch.where(begun, grad - state.grad, 0.0)
+        changes = torch.cat([newest.unsqueeze(1), state.changes[:, :-1]], dim=1)
+        vectors = torch.cat([grad.unsqueeze(1), steps, changes], dim=1)  # [B, V, N]
+        # To first order gradients are constant, and then so is all that is read, of steps as well: that a step twice
+        # as long changes the gradient twice as much would else be lost, and the derivative of their ratio wrong.
+        read = vectors if grad.requires_grad else vectors.detach()
+        lengths, directions = _polar(read)
+        unit = self._unit(lengths, state.unit, grad.shape[1])
+        scales = torch.cat([unit, torch.ones_like(lengths[:, 1 : self.history + 1]), unit.expand_as(steps[..., 0])], 1)
+        lengths = lengths * scales
+        lengths = lengths / torch.where(lengths[:, 1:2] > 0.0, lengths[:, 1:2], lengths[:, :1]).clamp_min(_TINY)
+        cosines = directions @ directions.mT
+        direction = lbfgs_direction(lengths, cosines)
+        lengths = torch.cat([lengths, direction.length], dim=1)
+        inputs = torch.cat([_pairs(cosines), direction.cosines, _logs(lengths)], dim=1)
+        outputs, (hidden,), (cell,) = self.network(inputs.T, (state.hidden.T,), (state.cell.T,), ())
+        written = _MAX_COEFFICIENT * torch.tanh(outputs.T)
+        coefficients = written[:, :-1] * self._signs(grad) - written[:, -1:] * direction.coefficients
+        update = ((coefficients * scales).unsqueeze(1) @ vectors).squeeze(1)
+        steps = torch.cat([update.unsqueeze(1), steps[:, :-1]], dim=1)
+        return update, SubspaceState(grad, steps, changes, hidden.T, cell.T, unit)
+
+    def _unit(self, lengths: Tensor, last: Tensor, num_coordinates: int) -> Tensor:
+        """η, [B, 1]."""
+        grad, step, change = lengths[:, :1], lengths[:, 1:2], lengths[:, self.history + 1 : self.history + 2]
+        first = self.base_step * math.sqrt(num_coordinates) / grad.clamp_min(_TINY)
+        secant = step / change.clamp_min(_TINY)
+        unit = torch.where(last > 0.0, secant.clamp(last / _MAX_CHANGE, last * _MAX_CHANGE), first)
+        return torch.where((last > 0.0) | (grad > 0.0), unit, 0.0)
+
+    def _signs(self, like: Tensor) -> Tensor:
+        """-1 for the gradient and its changes, 1 for steps, [V]."""
+        signs = -torch.ones(2 * self.history + 1, dtype=like.dtype, device=like.device)
+        signs[1 : self.history + 1] = 1.0
+        return signs
+
+
+def _polar(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths [B, V] and directions [B, V, N] of vectors [B, V, N]; 0 and zeros of those that are as good as zero.
+
+    Divided by the largest entry first, squares neither overflow nor vanish.
+    """
+    largest = vectors.detach().abs().amax(-1, keepdim=True)
+    usable = largest > _TINY
+    scaled = torch.where(usable, vectors / largest.clamp_min(_TINY), 1.0)
+    lengths = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    directions = torch.where(usable, scaled / lengths, 0.0)
+    return torch.where(usable, lengths * largest, 0.0).squeeze(-1), directions
+
+
+def _pairs(cosines: Tensor) -> Tensor:
+    """Those of [B, V, V] above the diagonal, [B, V(V-1)/2]."""
+    first, second = torch.triu_indices(cosines.shape[1], cosines.shape[1], 1, device=cosines.device)
+    return cosines[:, first, second]
+
+
+def _logs(lengths: Tensor) -> Tensor:
+    """A third of the logarithm of lengths, within ±3; 0 of those that are 0."""
+    return torch.where(lengths > 0.0, lengths, 1.0).log().div(3.0).clamp(-3.0, 3.0)
