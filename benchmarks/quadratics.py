@@ -1,4 +1,4 @@
-"""How far could one get on the quadratics? Two methods that `meta-opt compare` cannot run, on its test problems.
+"""How far could one get on the quadratics? Methods that `meta-opt compare` cannot run, on its test problems.
 
     python benchmarks/quadratics.py
 
@@ -8,6 +8,8 @@ that interval. Here it is [κ λ_max, λ_max], with each problem's own λ_max, w
 problems, tuned on validation problems for each figure.
 
 PyTorch's limited-memory BFGS, one gradient a step and no line search, its learning rate tuned in the same way.
+
+And subspace_lstm before meta-training, which takes very nearly the steps of L-BFGS, no longer than twice the last ones.
 
 The test problems are those of `meta-opt compare --pretrained quadratic --num_problems 256`.
 """
@@ -21,12 +23,14 @@ import torch
 from torch import Tensor
 
 from meta_opt import registry
+from meta_opt.episodes import Curves, run_episodes
 from meta_opt.optimizee import Split
-from meta_opt.problems import Problems
+from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
+from meta_opt.problems import Problems, layout_of, problem_generator
 
 
 def main() -> None:
-    """Tune both and print what they give."""
+    """Tune what there is to tune, and print what they give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_steps", type=int, default=100)
     parser.add_argument("--num_problems", type=int, default=256)
@@ -44,6 +48,9 @@ def main() -> None:
         torch.logspace(-1, 0.5, 7, dtype=torch.float64),
         lambda split, lr: lbfgs(split, sizes[split], float(lr), arguments.num_steps),
     )
+    curves = untrained(arguments.num_problems, arguments.num_steps)
+    for figure, values in (("sum", curves.sum), ("final", curves.final)):
+        print(f"subspace_lstm, untrained: {show(figure, values)}")
 
 
 def tune(name: str, candidates: Tensor, losses: Callable[[Split, Tensor], Tensor]) -> None:
@@ -52,7 +59,12 @@ def tune(name: str, candidates: Tensor, losses: Callable[[Split, Tensor], Tensor
     for figure, read in (("sum", lambda curves: curves[1:].sum(0)), ("final", lambda curves: curves[-1])):
         best = candidates[torch.stack([read(curves).mean() for curves in tried]).nan_to_num(torch.inf).argmin()]
         values = read(losses("test", best))
-        print(f"{name} {best:.2g}: {figure} {values.mean():.4g} ± {values.std() / len(values) ** 0.5:.2g}")
+        print(f"{name} {best:.2g}: {show(figure, values)}")
+
+
+def show(figure: str, values: Tensor) -> str:
+    """Mean and standard error."""
+    return f"{figure} {values.mean():.4g} ± {values.std() / len(values) ** 0.5:.2g}"
 
 
 def decompose(split: Split, num_problems: int) -> tuple[Tensor, Tensor]:
@@ -99,6 +111,14 @@ def lbfgs(split: Split, num_problems: int, lr: float, num_steps: int) -> Tensor:
             param.grad = grad
             optimizer.step(lambda loss=loss: loss)
     return torch.stack(losses)
+
+
+def untrained(num_problems: int, num_steps: int) -> Curves:
+    """Loss curves of the learned optimizer as it is built."""
+    optimizee = registry.load("optimizee", "quadratic")()
+    optimizer = SubspaceLSTM()
+    optimizer.build(layout_of(optimizee), problem_generator(0, "phi"))
+    return run_episodes(optimizee, optimizer.requires_grad_(False), "test", num_problems, num_steps, seed=0)
 
 
 if __name__ == "__main__":

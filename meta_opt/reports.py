@@ -99,7 +99,7 @@ class Report:
                 rate = entry.runs[merit].learning_rate
                 rate_text = "" if rate is None else f"{rate:.2g}"
                 ratio = comparison.ratio(entry, merit)
-                ratio_text = f"{ratio:.3f}" if ratio < 999 else f"{ratio:.1g}"
+                ratio_text = f"{ratio:.3f}" if 0.01 <= ratio < 999 else f"{ratio:.1g}"
                 groups.append(f"{_shown(entry.merit(merit)):<19} {rate_text:>8} {ratio_text:>7}")
             steps = comparison.steps_to_best_baseline_final(entry)
             lines.append(f"{name:{width}}  {'  '.join(groups)} {'never' if steps is None else steps:>6}")
