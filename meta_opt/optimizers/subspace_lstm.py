@@ -108,7 +108,7 @@ class SubspaceLSTM(LearnedOptimizer):
         read = vectors if grad.requires_grad else vectors.detach()
         lengths, directions = _polar(read)
         unit = self._unit(lengths, state.unit, grad.shape[1])
-        scales = torch.cat([unit, torch.ones_like(lengths[:, 1 : self.history + 1]), unit.expand_as(steps[..., 0])], 1)
+        scales = torch.cat([unit, steps.new_ones(steps.shape[:2]), unit.expand(steps.shape[:2])], dim=1)  # [B, V]
         lengths = lengths * scales
         lengths = lengths / torch.where(lengths[:, 1:2] > 0.0, lengths[:, 1:2], lengths[:, :1]).clamp_min(_TINY)
         cosines = directions @ directions.mT
