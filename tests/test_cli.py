@@ -180,6 +180,16 @@ def test_recommended_weights_are_for_the_default_optimizer(meta_opt, plugins):
     assert config["model"]["max_num_steps"] == 1000
 
 
+def test_what_the_optimizer_recommends_is_above_what_the_optimizee_does(meta_opt, plugins):
+    config = settings(meta_opt, "fit", "--optimizee", "quadratic")
+    assert (config["model"]["lr"], config["model"]["meta_loss"]) == (0.005, "sum")
+    config = settings(meta_opt, "fit", "--optimizee", "quadratic", "--optimizer", "subspace_lstm")
+    assert (config["model"]["lr"], config["model"]["meta_loss"]) == (0.0005, "log_mean")
+    assert config["model"]["num_steps"] == 100  # recommended by the optimizee
+    config = settings(meta_opt, "fit", "--optimizee", "quadratic", "--optimizer", "subspace_lstm", "--model.lr", 0.1)
+    assert config["model"]["lr"] == 0.1
+
+
 def test_a_warm_start_that_cannot_be_leaves_nothing(meta_opt, plugins):
     status, out, err = meta_opt("fit", "--optimizee", "bowl", "--model.warm_start", "nobody")
     assert (status, out) == (2, "")

@@ -327,6 +327,12 @@ class ObjectInside(Momentum):
         super().__init__()
 
 
+class AdviceToTheOptimizer(Momentum):
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        return {"optimizer.lr": 0.1}
+
+
 BROKEN_OPTIMIZERS: list[tuple[Callable[[], LearnedOptimizer], str, str]] = [
     (RandomBuild, "weights_from_the_generator", "RandomBuild.build makes another weights from the same generator"),
     (TransposedUpdate, "update_shape", "must return an update [B, N], [3, 17], not [17, 3]"),
@@ -349,6 +355,7 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], LearnedOptimizer], str, str]] = [
     (ReplaysOtherColumns, "replay_of_some_coordinates", "of some columns gives another gradient of weights than they"),
     (KnowsNoColumns, "replay_of_some_coordinates", "KnowsNoColumns.replay must take columns"),
     (FixedType, "state_follows_the_weights", "makes state.mean in torch.float64 on cpu, but the weights are in"),
+    (AdviceToTheOptimizer, "recommended_settings", "AdviceToTheOptimizer recommends a setting optimizer.lr, but there"),
     (lambda: ObjectInside(object()), "plain_arguments", "an argument that is no plain value"),
 ]
 

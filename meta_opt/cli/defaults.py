@@ -1,8 +1,9 @@
 """The defaults of a command: what the user says overrides them, in whatever way it is said.
 
-From the lowest to the highest: defaults of the classes, the optimizee's recommended settings, the checkpoint's
-settings; above them config files and options. Which defaults these are hangs on a few options (``--optimizee``,
-``--ckpt_path``), which are therefore read before the others.
+From the lowest to the highest: defaults of the classes, the settings that the optimizee recommends, those that the
+learned optimizer recommends in a new run, the checkpoint's settings; above them config files and options. Which
+defaults these are hangs on a few options (``--optimizee``, ``--ckpt_path``), which are therefore read before the
+others.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ def _use_class(defaults: Defaults, kind: Kind, cls: type[Any], init_args: dict[s
 
 
 def _recommend(defaults: Defaults, *, with_optimizer: bool) -> None:
-    """Add the optimizee's recommended settings; those of the optimizer where it has such an argument.
+    """Add the optimizee's recommended settings; those of the optimizer where it has such an argument, and its own.
 
     Weights to start from are those of the default optimizer, and nothing to another.
     """
@@ -214,6 +215,8 @@ def _recommend(defaults: Defaults, *, with_optimizer: bool) -> None:
                 defaults.options["optimizer"]["init_args"][argument] = value
             elif not other:
                 defaults.options[name] = value  # which is no option, as set_defaults will say
+    if with_optimizer:
+        defaults.options |= defaults.classes["optimizer"].recommended_settings()
 
 
 def argument_names(cls: type[Any]) -> list[str]:
@@ -240,15 +243,15 @@ def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = 
     Raises:
         MetaOptError: If there is no such option.
     """
-    recommended = defaults.classes["optimizee"].recommended_settings() if "optimizee" in defaults.classes else {}
+    advice = {kind: cls.recommended_settings() for kind, cls in defaults.classes.items()}
     for name, value in defaults.options.items():
         if name.partition(".")[0] in without:
             continue
         try:
             parser.set_defaults({name: value})
         except KeyError as error:
-            if name in recommended:
-                whose = f"optimizee {registry.name_of(defaults.classes['optimizee'])} recommends"
+            if kind := next((kind for kind, settings in advice.items() if name in settings), None):
+                whose = f"{kind} {registry.name_of(defaults.classes[kind])} recommends"
             else:
                 whose = f"{relative(defaults.checkpoint or Path())} has"
             raise MetaOptError(f"{whose} a setting {name}, but there is no such option") from error

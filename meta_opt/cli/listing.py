@@ -65,8 +65,8 @@ def _show(plugin: Plugin) -> None:
     """A plugin with what it recommends, as options."""
     cls = registry.load(plugin.kind, plugin.name)
     print(f"{plugin.kind} {plugin.name}  {plugin.distribution} {plugin.version}  {describe(plugin)}".rstrip())
-    settings = cls.recommended_settings() if plugin.kind == "optimizee" else {}
-    options = " ".join(f"--{name}{_TOGETHER}{_value(value)}" for name, value in settings.items())
+    settings = cls.recommended_settings().items()
+    options = " ".join(f"--{name}{_TOGETHER}{_value(value)}" for name, value in settings)
     if options:
         text = textwrap.fill(options, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
         print(text.replace(_TOGETHER, " "))

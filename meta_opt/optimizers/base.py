@@ -68,6 +68,14 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
                 "the weights of the two learned optimizers do not have the same names and shapes"
             ) from error
 
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        """Options ``model.NAME`` and values that suit this architecture, above those that the optimizee recommends.
+
+        Used as defaults of a new meta-training, below whatever the user says.
+        """
+        return {}
+
     @abstractmethod
     def init_state(self, layout: Layout, num_problems: int) -> Any:
         """h_0 for B = ``num_problems`` problems, on the device and of the type of φ."""

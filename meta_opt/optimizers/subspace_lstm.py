@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -121,6 +122,11 @@ class SubspaceLSTM(LearnedOptimizer):
         update = ((coefficients * scales).unsqueeze(1) @ vectors).squeeze(1)
         steps = torch.cat([update.unsqueeze(1), steps[:, :-1]], dim=1)
         return update, SubspaceState(grad, steps, changes, hidden.T, cell.T, unit)
+
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        """Small steps: errors in the coefficients spoil what BFGS does well. All coordinates are replayed."""
+        return {"model.lr": 0.0005, "model.meta_loss": "log_mean", "model.replay_fraction": 1.0}
 
     def _unit(self, lengths: Tensor, last: Tensor, num_coordinates: int) -> Tensor:
         """η, [B, 1]."""

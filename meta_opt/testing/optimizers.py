@@ -54,6 +54,7 @@ def optimizer_checks() -> tuple[OptimizerCheck, ...]:
         replay_is_backpropagation,
         replay_of_some_coordinates,
         state_follows_the_weights,
+        recommended_settings,
         plain_arguments,
     )
 
@@ -238,6 +239,17 @@ def state_follows_the_weights(optimizer: LearnedOptimizer) -> None:
                     f"{name}.init_state makes {key} in {value.dtype} on {value.device}, but the weights are in "
                     f"{weight.dtype} on {weight.device}"
                 )
+
+
+def recommended_settings(optimizer: LearnedOptimizer) -> None:
+    """What is recommended are options of meta-training that there are."""
+    from meta_opt.meta_learner import MetaLearner  # which takes seconds
+
+    name, parameters = type(optimizer).__name__, inspect.signature(MetaLearner.__init__).parameters
+    for option in optimizer.recommended_settings():
+        part, _, argument = option.partition(".")
+        known = part == "model" and argument in parameters
+        assert known, f"{name} recommends a setting {option}, but there is no such option"
 
 
 def plain_arguments(optimizer: LearnedOptimizer) -> None:
