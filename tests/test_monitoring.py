@@ -87,7 +87,7 @@ def test_validation_curves_over_optimizee_steps_lie_over_each_other(log_dir: Pat
 def test_hyperparameters(log_dir: Path) -> None:
     text = (log_dir / "hparams.yaml").read_text()
     assert "optimizer.hidden_size: 4" in text or "unroll_length: 5" in text
-    assert "_hparams_/session_start_info" in events(log_dir).PluginTagToContent("hparams")
+    assert "_hparams_/experiment" in events(log_dir).PluginTagToContent("hparams")
 
 
 def test_figure_shows_both_curves() -> None:

@@ -25,7 +25,7 @@ class Direction(NamedTuple):
 
 
 def lbfgs_direction(lengths: Tensor, cosines: Tensor) -> Direction:
-    """The gradient times the inverse Hessian that V = 2k + 1 vectors tell of; where it leads uphill.
+    """The gradient times the inverse Hessian that V = 2k + 1 vectors tell of; the step is minus that.
 
     A pair whose step and change do not point the same way, or which is not there yet, is left out. The direction is
     made no longer than twice the longest step: without a line search this is what keeps it from going astray.
@@ -45,8 +45,8 @@ def lbfgs_direction(lengths: Tensor, cosines: Tensor) -> Direction:
     for index, (step, change) in enumerate(pairs):
         first.append(inverse[index] * along[:, step : step + 1])
         along = along - first[index] * products[:, change]
-    squared = products[:, history + 1, history + 1]
-    scale = torch.where(usable[0], curvatures[0] / torch.where(usable[0], squared, 1.0), 1.0).unsqueeze(1)
+    newest = torch.where(usable[0], products[:, history + 1, history + 1], 1.0)
+    scale = torch.where(usable[0], curvatures[0] / newest, 1.0).unsqueeze(1)
     along = scale * along
     second = []
     for index, (step, change) in reversed([*enumerate(pairs)]):
