@@ -39,12 +39,18 @@ def features_of(shape: torch.Size, depth: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Segment:
-    """A named range ``start:stop`` of coordinates; where asked for with the features of the tensor it is."""
+    """A named range ``start:stop`` of coordinates; where it is one tensor that is asked for, with what is known of it.
+
+    Attributes:
+        features: See :func:`features_of`; only where asked for.
+        num_rows: Rows of the matrix, or output channels of the filter, that the tensor is; 0 for others.
+    """
 
     name: str
     start: int
     stop: int
     features: tuple[float, ...] = ()
+    num_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,8 +157,10 @@ class Layout:
         start = 0
         for index, (key, size) in enumerate(zip(keys, self.sizes, strict=True)):
             if tensors or features:
-                of_tensor = features_of(self.shapes[index], self.depths[index]) if features else ()
-                segments.append(Segment(key, start, start + size, of_tensor))
+                shape = self.shapes[index]
+                of_tensor = features_of(shape, self.depths[index]) if features else ()
+                num_rows = shape[0] if size and kind_of(shape) == "matrix" else 0
+                segments.append(Segment(key, start, start + size, of_tensor, num_rows))
             elif segments and segments[-1].name == key:
                 segments[-1] = Segment(key, segments[-1].start, start + size)
             else:

@@ -117,7 +117,7 @@ class PaperUnroll:
         if "moments" in options.inputs:
             features += [adam, grad / root]
         inputs = torch.stack(features, dim=-1)  # [B, N, F]
-        columns = []
+        columns, directions = [], []
         for segment in self.segments:
             network = networks[segment.name]
             columns_of = slice(segment.start, segment.stop)
@@ -133,6 +133,13 @@ class PaperUnroll:
                 time = torch.full_like(part, math.log(min(self.count, 1000)) / 4 - 1)
                 more = [time, (size.log() / 5 + 1).expand_as(part), *squashed]
                 x = torch.cat([x, torch.stack(more, dim=-1)], dim=-1)
+            directions.append(adam[:, columns_of])
+            if "orthogonal" in options.inputs:
+                if segment.num_rows:
+                    matrices = (self.mean / (1 - beta**self.count) + grad)[:, columns_of]
+                    matrices = matrices.unflatten(1, (segment.num_rows, -1))
+                    directions[-1] = torch.stack([muon(matrix).flatten() for matrix in matrices])
+                x = torch.cat([x, directions[-1].unsqueeze(-1)], dim=-1)
             x = x.reshape(-1, x.shape[-1])
             zero = x.new_zeros(len(x), options.hidden_size)
             states = self.states.get(segment.start, [(zero, zero)] * options.num_layers)
@@ -147,5 +154,16 @@ class PaperUnroll:
         output = outputs[..., 0]
         if options.output == "tanh":
             output = output.tanh()
-        update = options.output_scale * output - options.base_step * adam
+        update = options.output_scale * output - options.base_step * torch.cat(directions, dim=1)
         return update * outputs[..., 1].exp() if options.output == "magnitude" else update
+
+
+def muon(matrix: Tensor) -> Tensor:
+    """M [r, c] orthogonalized as Muon does it (Jordan et al. 2024), scaled to a root mean square of 1."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-12)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    x = x * x.shape[1] ** 0.5
+    return x.T if matrix.shape[0] > matrix.shape[1] else x

@@ -15,7 +15,7 @@ PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 ORDER = [
     ["errors", "configurable"],
     ["params"],
-    ["optimizee", "module_optimizee", "preprocessing"],
+    ["optimizee", "module_optimizee", "preprocessing", "orthogonal"],
     ["problems"],
     ["kernels"],
     ["optimizers"],

@@ -127,8 +127,13 @@ def test_groups_name_their_networks(tmp_path: Path, share: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"share": "kind"}, {"tensor_features": True}, {"inputs": "log_sign+moments+scales", "output": "magnitude"}],
-    ids=["kind", "tensor_features", "scales"],
+    [
+        {"share": "kind"},
+        {"tensor_features": True},
+        {"inputs": "log_sign+moments+scales", "output": "magnitude"},
+        {"inputs": "log_sign+moments+scales+orthogonal"},
+    ],
+    ids=["kind", "tensor_features", "scales", "orthogonal"],
 )
 def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: dict[str, Any]) -> None:
     optimizee = DigitsMlp([7])

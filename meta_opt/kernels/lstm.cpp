@@ -33,7 +33,7 @@
 // these is one for each segment, which differ in their columns, weights and states, but not in sizes and numbers.
 struct Call {
   int64_t is_double, num_layers, hidden_size;
-  int64_t reads_log_sign, reads_moments, reads_scales;
+  int64_t reads_log_sign, reads_moments, reads_scales, reads_directions, is_matrix;
   int64_t bounds_output, has_magnitude, segment;
   double output_scale, base_step;
   int64_t num_problems, num_coordinates, start, stop;
@@ -44,7 +44,8 @@ struct Call {
   const void* output_weight;
   const void* output_bias;
   // State before the first step, per layer [H, B·n], and moments, m, v and β^t []: a step overwrites them with those
-  // after it. Gradients of the optimizee, one per step, and what is read of the scales, [S, B, 3], one per step.
+  // after it. Gradients of the optimizee, what is read of the scales, [S, B, 3], and the orthogonalized directions of
+  // matrices, [B, N], all one per step.
   void* const* hidden;
   void* const* cell;
   void* mean;
@@ -52,6 +53,7 @@ struct Call {
   void* decay;
   const void* const* grads;
   const void* const* scales;
+  const void* const* directions;
   // Out of a step: the update [B, N].
   void* update;
   // Into the replay, c_τ per step, and out of it, gradients shaped as the weights.
@@ -332,13 +334,15 @@ struct Network {
         log_sign(call.reads_log_sign),
         moments(call.reads_moments),
         scales(call.reads_scales),
+        directions(call.reads_directions),
+        has_direction(call.reads_directions && call.is_matrix),
         bounded(call.bounds_output),
         magnitude(call.has_magnitude),
         output_scale(T(call.output_scale)),
         base_step(T(call.base_step)),
         output_weight(static_cast<const T*>(call.output_weight)),
         output_bias(static_cast<const T*>(call.output_bias)) {
-    num_inputs = log_sign || moments ? 2 * log_sign + 2 * moments + (kScales + 1) * scales : 1;
+    num_inputs = log_sign || moments ? 2 * log_sign + 2 * moments + (kScales + 1) * scales + directions : 1;
     top_width = num_inputs;
     for (int64_t index = 0; index < call.num_layers; ++index) {
       layers.push_back(
@@ -352,7 +356,7 @@ struct Network {
   int64_t num_outputs() const { return magnitude ? 2 : 1; }
 
   int64_t size, num_inputs, top_width;
-  bool log_sign, moments, scales, bounded, magnitude;
+  bool log_sign, moments, scales, directions, has_direction, bounded, magnitude;
   T output_scale, base_step;
   const T *output_weight, *output_bias;
   std::vector<Layer<T>> layers;
@@ -883,14 +887,16 @@ INLINE Vector<T> signed_log(Vector<T> x) {
   return x < T(0) ? -size : size;
 }
 
-// The gradient of a block to the network's inputs [F][kBlock], and to m̂/√v̂ in base; see meta_opt/preprocessing.py.
+// The gradient of a block to the network's inputs [F][kBlock], and to the direction of the base step in base; see meta_opt/preprocessing.py.
 template <typename T>
 void preprocess(const Call& call, const Network<T>& network, const Columns& columns, int64_t step, Range range,
                 Moments<T>& moments, Scratch<T>& scratch) {
   columns.gather<T>(call.grads[step], range, scratch.grad);
   const T* const grad = scratch.grad;
   T *const inputs = scratch.inputs.at(step), *const base = scratch.base;
-  T* const relative = inputs + (network.num_inputs - 2) * kBlock<T>;
+  T* const last = inputs + (network.num_inputs - 1) * kBlock<T>;
+  T* const relative = last - (network.directions ? 2 : 1) * kBlock<T>;
+  if (network.has_direction) columns.gather<T>(call.directions[step], range, last);
   if (network.scales) {  // rows of their own, but for the last, which is the factor of two more
     const T* const scales = static_cast<const T*>(call.scales[step]) + call.segment * call.num_problems * kScales;
     for (int64_t number = 0; number < kScales; ++number)
@@ -916,10 +922,12 @@ void preprocess(const Call& call, const Network<T>& network, const Columns& colu
       store<T>(moments.mean + lane, m);
       store<T>(moments.square + lane, v);
       const Vector<T> scale = T(1) / (sqrt<T>((v + T(1e-30)) / correction) + T(1e-8));
-      const Vector<T> direction = m * (scale / correction);
+      const Vector<T> normalized = m * (scale / correction);
+      const Vector<T> direction = network.has_direction ? load(last + lane) : normalized;
       store<T>(base + lane, direction);
+      if (network.directions) store<T>(last + lane, direction);
       if (network.moments) {
-        store<T>(to, direction);
+        store<T>(to, normalized);
         store<T>(to + kBlock<T>, g * scale);
       }
       if (network.scales) {

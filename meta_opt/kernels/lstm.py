@@ -31,15 +31,19 @@ class Settings:
         moments: Whether they read the gradient and its mean, normalized by the second moment (behind the former).
             With neither they read the gradient itself.
         scales: Whether, with moments, they also read what :func:`meta_opt.preprocessing.relative` gives.
+        directions: Whether, with moments, they also read the direction of the base step, of matrices the orthogonalized
+            one (see :func:`meta_opt.orthogonal.directions`) instead of m̂/√v̂.
         bounded: Whether the output goes through tanh.
         magnitude: Whether the update is multiplied by e to the power of a second output.
         output_scale: Factor of the output.
-        base_step: α of the step -α·m̂/√v̂ that the output is added to.
+        base_step: α of the step -α·d that the output is added to, where the direction d is m̂/√v̂, but for matrices where
+            directions are read.
     """
 
     log_sign: bool
     moments: bool
     scales: bool
+    directions: bool
     bounded: bool
     magnitude: bool
     output_scale: float
@@ -48,7 +52,8 @@ class Settings:
     @property
     def num_inputs(self) -> int:
         """F, the rows that a network reads."""
-        return 2 * self.log_sign + 2 * self.moments + (NUM_SCALES + 1) * self.scales or 1
+        scales = (NUM_SCALES + 1) * self.scales
+        return 2 * self.log_sign + 2 * self.moments + scales + self.directions or 1
 
     @property
     def num_outputs(self) -> int:
@@ -187,7 +192,7 @@ class Kernel:
         """
         dtype = networks[0].output_weight.dtype
         calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
-        return Rollout(self._step, calls, dtype, shape, len(segments) * settings.scales)
+        return Rollout(self._step, calls, dtype, shape, len(segments) * settings.scales, settings.directions)
 
     def replay(
         self,
@@ -200,6 +205,7 @@ class Kernel:
         cell: LayerStates,
         moments: Moments | None,
         scales: Sequence[Tensor] = (),
+        directions: Sequence[Tensor] = (),
     ) -> list[Weights]:
         """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ over T recorded steps.
 
@@ -213,6 +219,7 @@ class Kernel:
             cell: c before the first step, likewise.
             moments: m and v [B, N] and β^t [] before the first step, where the settings need them.
             scales: What is read of the scales of each segment at each step, each [S, B, 3], where the settings say so.
+            directions: The orthogonalized directions of matrices at each step, each [B, N], where the settings say so.
 
         Returns:
             The gradient of each network's weights, as new tensors.
@@ -226,21 +233,25 @@ class Kernel:
             raise ValueError("the replay needs at least one recorded gradient")
         dtype, shape = networks[0].output_weight.dtype, grads[0].shape
         recorded = []
-        for what, tensors in (("a gradient", grads), ("a coefficient", coefficients)):
+        for what, tensors in (("a gradient", grads), ("a coefficient", coefficients), ("directions", directions)):
             recorded.append([tensor.contiguous() for tensor in tensors])
             for tensor in recorded[-1]:
                 check(tensor, dtype, shape, what)
         calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
-        of_grads, of_coefficients = map(Table, recorded)
-        if len(scales) != len(grads) * settings.scales:
-            raise ValueError(f"{len(grads)} recorded gradients need as many scales, if any, not {len(scales)}")
+        of_grads, of_coefficients, of_directions = map(Table, recorded)
+        for what, given, wanted in (
+            ("scales", scales, settings.scales),
+            ("directions", directions, settings.directions),
+        ):
+            if len(given) != len(grads) * wanted:
+                raise ValueError(f"{len(grads)} recorded gradients need as many {what}, if any, not {len(given)}")
         for tensor in scales:
             check(tensor, dtype, (len(segments), shape[0], NUM_SCALES), "scales")
         of_scales = Table(scales)
         results = [weights.like() for weights in networks]
         for call, result in zip(calls.array, results, strict=True):
             call.num_steps = len(grads)
-            call.scales = of_scales.address
+            call.scales, call.directions = of_scales.address, of_directions.address
             call.grads, call.coefficients = of_grads.address, of_coefficients.address
             call.weight_grads, call.bias_grads, call.output_weight_grad, call.output_bias_grad = result.pointers
         calls.run(self._replay)
@@ -260,13 +271,14 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("is_double", "num_layers", "hidden_size")),
         *((name, ctypes.c_int64) for name in ("reads_log_sign", "reads_moments", "reads_scales")),
+        *((name, ctypes.c_int64) for name in ("reads_directions", "is_matrix")),
         *((name, ctypes.c_int64) for name in ("bounds_output", "has_magnitude", "segment")),
         *((name, ctypes.c_double) for name in ("output_scale", "base_step")),
         *((name, ctypes.c_int64) for name in ("num_problems", "num_coordinates", "start", "stop")),
         *((name, ctypes.c_int64) for name in ("num_steps", "num_threads")),
         *((name, ctypes.c_void_p) for name in ("weights", "biases", "output_weight", "output_bias")),
-        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "mean", "square", "decay", "grads", "scales")),
-        ("update", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "mean", "square", "decay")),
+        *((name, ctypes.c_void_p) for name in ("grads", "scales", "directions", "update")),
         *((name, ctypes.c_void_p) for name in ("coefficients", "weight_grads", "bias_grads")),
         *((name, ctypes.c_void_p) for name in ("output_weight_grad", "output_bias_grad")),
     )
@@ -289,8 +301,8 @@ class _Calls:
         layers, size = len(networks[0].weights), networks[0].hidden_size
         self.array = (_Call * len(segments))()
         self._kept: list[object] = [networks, hidden, cell, moments]  # what the pointers point to, and their tables
-        if settings.scales and not settings.moments:
-            raise ValueError("scales are read together with moments only")
+        if (settings.scales or settings.directions) and not settings.moments:
+            raise ValueError("scales and directions are read together with moments only")
         for index, (weights, segment, h, c) in enumerate(zip(networks, segments, hidden, cell, strict=True)):
             call = self.array[index]
             if len(shape) != 2 or not 0 <= segment.start <= segment.stop <= shape[1]:
@@ -316,6 +328,7 @@ class _Calls:
             call.is_double, call.num_layers, call.hidden_size = dtype == torch.float64, layers, size
             call.reads_log_sign, call.reads_moments = settings.log_sign, settings.moments
             call.reads_scales, call.segment = settings.scales, index
+            call.reads_directions, call.is_matrix = settings.directions, segment.num_rows > 0
             call.bounds_output, call.has_magnitude = settings.bounded, settings.magnitude
             call.output_scale = settings.output_scale
             call.base_step = settings.base_step
@@ -344,21 +357,29 @@ class Rollout:
     """Steps one after the other, each of which overwrites the state; :meth:`Kernel.rollout` gives it."""
 
     def __init__(
-        self, step: ctypes._FuncPointer, calls: _Calls, dtype: torch.dtype, shape: torch.Size, num_scales: int
+        self,
+        step: ctypes._FuncPointer,
+        calls: _Calls,
+        dtype: torch.dtype,
+        shape: torch.Size,
+        num_scales: int,
+        directions: bool,
     ) -> None:
         self._step, self._calls, self._dtype, self._shape = step, calls, dtype, shape
         self._shape_of_scales = (num_scales, shape[0], NUM_SCALES)
-        self._read = array("Q", [0, 0])  # where the gradient and the scales lie
+        self._directions = directions
+        self._read = array("Q", [0, 0, 0])  # where the gradient, the scales and the directions lie
         address, _ = self._read.buffer_info()
         for call in calls.array:
-            call.grads, call.scales = address, address + self._read.itemsize
+            call.grads, call.scales, call.directions = (address + index * self._read.itemsize for index in range(3))
 
-    def step(self, grad: Tensor, scales: Tensor | None = None) -> Tensor:
+    def step(self, grad: Tensor, scales: Tensor | None = None, directions: Tensor | None = None) -> Tensor:
         """The update for a gradient.
 
         Args:
             grad: ∇, [B, N].
             scales: What is read of the scales of each segment, [S, B, 3], where the settings say so.
+            directions: The orthogonalized directions of matrices, [B, N], where the settings say so.
 
         Returns:
             [B, N].
@@ -373,6 +394,11 @@ class Rollout:
         if scales is not None:
             check(scales, self._dtype, self._shape_of_scales, "scales")
             self._read[1] = scales.data_ptr()
+        if (directions is not None) != self._directions:
+            raise ValueError("directions are to be given where the settings say so, and only there")
+        if directions is not None:
+            check(directions, self._dtype, self._shape, "directions")
+            self._read[2] = directions.data_ptr()
         update = torch.empty_like(grad)
         self._read[0], address = grad.data_ptr(), update.data_ptr()
         for call in self._calls.array:

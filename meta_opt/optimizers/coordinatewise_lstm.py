@@ -15,21 +15,33 @@ from meta_opt.optimizers.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
 from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
 from meta_opt.optimizers.lstm_state import LSTMState
+from meta_opt.orthogonal import directions
 from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.preprocessing import Moments, Scales, log_sign, relative
 from meta_opt.problems import Evaluation
 
-Inputs = Literal["none", "log_sign", "moments", "log_sign+moments", "log_sign+moments+scales"]
+Inputs = Literal[
+    "none", "log_sign", "moments", "log_sign+moments", "log_sign+moments+scales", "log_sign+moments+scales+orthogonal"
+]
 Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
-_NUM_INPUTS = {"none": 1, "log_sign": 2, "moments": 2, "log_sign+moments": 4, "log_sign+moments+scales": 8}
+_NUM_INPUTS = {
+    "none": 1,
+    "log_sign": 2,
+    "moments": 2,
+    "log_sign+moments": 4,
+    "log_sign+moments+scales": 8,
+    "log_sign+moments+scales+orthogonal": 9,
+}
 
 
 class CoordinatewiseLSTM(LearnedOptimizer):
     """LSTM with shared weights and a separate state for every coordinate.
 
-    update = output_scale · out(LSTM(inputs(∇), h)) - base_step · m̂/√v̂
+    update = output_scale · out(LSTM(inputs(∇), h)) - base_step · d
+
+    where d is m̂/√v̂, or what m̂ + ∇ is as an orthogonalized matrix,
 
     or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network.
     """
@@ -56,12 +68,15 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             inputs: What the network reads: the gradient itself (none), the paper's logarithm and sign (log_sign),
                 gradient and its mean over the root of its second moment (moments), or both (log_sign+moments), or
                 also how large the gradients of the tensor are, gradient and mean relative to that, and the time
-                (log_sign+moments+scales; see :func:`meta_opt.preprocessing.relative`).
+                (log_sign+moments+scales; see :func:`meta_opt.preprocessing.relative`), or also the direction d of the
+                base step, which then for matrices and filters is the orthogonalized one
+                (log_sign+moments+scales+orthogonal; see :func:`meta_opt.orthogonal.directions`). With it coordinates
+                of a matrix are not on their own any more.
             output: Whether the output is used as it is, or bounded by tanh, or, with the base step, multiplied by e to
                 the power of a second output (magnitude; after Metz et al. 2020, arXiv:2009.11243).
             output_scale: Factor of the output.
             initial_output: Factor of the output layer's initial weights; 0 makes the first update the base step alone.
-            base_step: α of the step -α·m̂/√v̂ that the output is added to, so that an untrained network already
+            base_step: α of the step -α·d that the output is added to, so that an untrained network already
                 optimizes; 0 leaves it out, as the paper does.
             share: One network for all coordinates, or one per kind of tensor (vector, or matrix, which
                 filters are, too), or one per group of parameters, or one per tensor.
@@ -88,6 +103,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self.networks = nn.ModuleDict()
         self._uses_moments = "moments" in inputs or base_step != 0.0
         self._uses_scales = "scales" in inputs
+        self._uses_directions = "orthogonal" in inputs
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network per segment of ``layout``, with weights drawn from ``generator``."""
@@ -160,13 +176,33 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
             rollout = _NativeRollout(self, kernel, state)
             return rollout.step(evaluation), rollout.state
+        of_matrices = self.read_directions([grad], state)
         state, read = state.read_scales([grad])
-        return self._step(grad, state, *read)
+        return self._step(grad, state, *read, *of_matrices)
 
-    def _step(self, grad: Tensor, state: LSTMState, read: Tensor | None = None) -> tuple[Tensor, LSTMState]:
-        """One update, with what is read of the scales, [S, B, 3]; they are already those after the gradient."""
+    def read_directions(self, grads: Sequence[Tensor], state: LSTMState) -> list[Tensor]:
+        """After each gradient, [B, N], the orthogonalized directions of matrices, [B, N], if they are read."""
+        if not self._uses_directions or state.moments is None:
+            return []
+        return directions(grads, state.moments, state.segments)
+
+    def _step(
+        self, grad: Tensor, state: LSTMState, read: Tensor | None = None, of_matrices: Tensor | None = None
+    ) -> tuple[Tensor, LSTMState]:
+        """One update, with what is read of the scales, [S, B, 3], and the directions of matrices, [B, N].
+
+        The scales of the state are already those after the gradient.
+        """
         moments = None if state.moments is None else state.moments.updated(grad)
         inputs, base = self._inputs(grad, moments)
+        if of_matrices is not None:
+            base = torch.cat(
+                [
+                    (of_matrices if segment.num_rows else base)[:, segment.start : segment.stop]
+                    for segment in state.segments
+                ],
+                dim=1,
+            )
         mean = moments.corrected() if read is not None and moments is not None else None
         outputs, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
@@ -174,6 +210,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             rows = inputs[..., columns]
             if read is not None and mean is not None:
                 rows = torch.cat([rows, relative(mean[:, columns], grad[:, columns], read[index])])
+            if of_matrices is not None:
+                rows = torch.cat([rows, base[:, columns].unsqueeze(0)])
             out, new_hidden, new_cell = self._network(segment)(
                 rows.reshape(len(rows), -1), state.hidden[index], state.cell[index], segment.features
             )
@@ -184,7 +222,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         return self._update(output, base), LSTMState(state.segments, tuple(hidden), tuple(cell), moments, state.scales)
 
     def _update(self, outputs: Tensor, base: Tensor) -> Tensor:
-        """The update from the networks' outputs, [R, ...], and m̂/√v̂ [...]."""
+        """The update from the networks' outputs, [R, ...], and the direction of the base step, [...]."""
         update = torch.tanh(outputs[0]) if self.output == "tanh" else outputs[0]
         update = self.output_scale * update
         if self.base_step != 0.0:
@@ -192,7 +230,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         return update * outputs[1].exp() if self.output == "magnitude" else update
 
     def _inputs(self, grad: Tensor, moments: Moments | None) -> tuple[Tensor, Tensor]:
-        """The networks' inputs [F, B, N] but for scales, and m̂/√v̂ [B, N] (or ∇, without moments).
+        """The networks' inputs [F, B, N] but for scales and direction, and m̂/√v̂ [B, N] (or ∇, without moments).
 
         Args:
             grad: ∇, [B, N].
@@ -233,9 +271,10 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         grads = [evaluation.grad for evaluation in evaluations]
         kernel = self._kernel(coefficients[0])
         _, read = state.read_scales(grads, kernel)
+        of_matrices = self.read_directions(grads, state)
         if columns is not None:
             state = state.columns(columns)
-            grads = [grad.index_select(1, columns) for grad in grads]
+            grads, of_matrices = ([each.index_select(1, columns) for each in one] for one in (grads, of_matrices))
         if kernel is not None:
             results = kernel.replay(
                 self._settings,
@@ -247,6 +286,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 state.cell,
                 state.moments,
                 read,
+                of_matrices,
             )
             return self._in_order(
                 state,
@@ -266,6 +306,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 sums = (self._fused_replay if fuses else self._replay)(
                     [grad[:, block] for grad in grads],
                     [scales[index : index + 1] for scales in read] or [None] * num_steps,
+                    [each[:, block] for each in of_matrices] or [None] * num_steps,
                     state.block(index, block.start, block.stop),
                     [coefficient[:, block] for coefficient in coefficients],
                 )
@@ -276,14 +317,15 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self,
         grads: Sequence[Tensor],
         scales: Sequence[Tensor | None],
+        of_matrices: Sequence[Tensor | None],
         state: LSTMState,
         coefficients: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
         """The replay of a block of coordinates of one segment, by a graph of its steps."""
         inner = torch.zeros_like(coefficients[0][0, 0])
         with torch.enable_grad():
-            for grad, read, coefficient in zip(grads, scales, coefficients, strict=True):
-                update, state = self._step(grad, state, read)
+            for grad, read, direction, coefficient in zip(grads, scales, of_matrices, coefficients, strict=True):
+                update, state = self._step(grad, state, read, direction)
                 inner = inner + torch.dot(coefficient.flatten(), update.flatten())
             return torch.autograd.grad(inner, self.trained_parameters(), materialize_grads=True)
 
@@ -301,16 +343,20 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self,
         grads: Sequence[Tensor],
         scales: Sequence[Tensor | None],
+        of_matrices: Sequence[Tensor | None],
         state: LSTMState,
         coefficients: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
         """The replay of a block of coordinates of one segment, through ``nn.LSTM``."""
         (segment,), moments, rows, bases = state.segments, state.moments, [], []
-        for grad, read in zip(grads, scales, strict=True):
+        for grad, read, direction in zip(grads, scales, of_matrices, strict=True):
             moments = None if moments is None else moments.updated(grad)
             inputs, base = self._inputs(grad, moments)
             if read is not None and moments is not None:
                 inputs = torch.cat([inputs, relative(moments.corrected(), grad, read[0])])
+            if direction is not None:
+                base = direction if segment.num_rows else base
+                inputs = torch.cat([inputs, base.unsqueeze(0)])
             rows.append(inputs.flatten(1).T)
             bases.append(base.flatten())
         network, base = self._network(segment), torch.stack(bases)
@@ -349,6 +395,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             "log_sign" in self.inputs,
             "moments" in self.inputs,
             self._uses_scales,
+            self._uses_directions,
             self.output == "tanh",
             self.output == "magnitude",
             self.output_scale,
@@ -385,8 +432,9 @@ class _NativeRollout(Rollout):
         grad = evaluation.grad
         if self._native is None:  # now the number of problems is known
             self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
+        of_matrices = self._lstm.read_directions([grad], self.state)
         self.state, read = self.state.read_scales([grad], self._kernel)
-        return self._native.step(grad, *read)
+        return self._native.step(grad, *read, *of_matrices)
 
 
 def _key(name: str) -> str:

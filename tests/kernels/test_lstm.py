@@ -36,6 +36,7 @@ class Case:
 
 
 SCALES = "log_sign+moments+scales"
+ORTHOGONAL = "log_sign+moments+scales+orthogonal"
 # Every pair of values of two options occurs, and each of T = 1, 5, 20, 50.
 CASES = [
     *(
@@ -66,6 +67,9 @@ CASES = [
     Case({"inputs": SCALES, "output": "magnitude", "base_step": 0.03, "share": "tensor"}, problems=3, steps=20),
     Case({"inputs": SCALES, "output": "linear", "share": "tensor", "num_layers": 0}, problems=2),
     Case({"inputs": SCALES, "output": "tanh", "share": "tensor", "hidden_size": 5}, coordinates=200),
+    Case({"inputs": ORTHOGONAL, "output": "magnitude", "base_step": 0.03, "share": "tensor"}, problems=3, steps=20),
+    Case({"inputs": ORTHOGONAL, "output": "tanh", "hidden_size": 5, "share": "tensor"}, problems=2, coordinates=200),
+    Case({"inputs": ORTHOGONAL, "base_step": 0.1, "num_layers": 0, "share": "tensor"}),
     Case({"output": "magnitude", "num_layers": 0, "base_step": 0.03}, problems=3),
     Case({"output": "magnitude", "num_layers": 1, "hidden_size": 5, "inputs": "none"}, coordinates=200),
 ]
@@ -87,6 +91,7 @@ class Run:
             log_sign="log_sign" in inputs,
             moments="moments" in inputs,
             scales="scales" in inputs,
+            directions="orthogonal" in inputs,
             bounded=self.optimizer.output == "tanh",
             magnitude=self.optimizer.output == "magnitude",
             output_scale=self.optimizer.output_scale,
@@ -109,8 +114,9 @@ def prepare(case: Case, dtype: torch.dtype, grads: list[Tensor] | None = None) -
     """The same numbers for any dtype; gradients of many magnitudes unless they are given."""
     generator = Generator().manual_seed(0)
     third = case.coordinates // 3
+    second = torch.zeros(third).view(2 - third % 2, -1)  # a matrix
     layout = Layout.of(
-        {"first": torch.zeros(third), "second": torch.zeros(third), "third": torch.zeros(case.coordinates - 2 * third)},
+        {"first": torch.zeros(third), "second": second, "third": torch.zeros(case.coordinates - 2 * third)},
         {"first": "a", "second": "b", "third": "b"},
     )
     optimizer = CoordinatewiseLSTM(**{**DEFAULT, **case.options})  # type: ignore[arg-type]
@@ -150,12 +156,11 @@ def native_run(kernel: Kernel, run: Run) -> tuple[list[Tensor], LSTMState, list[
     start, end = run.state, map_state(torch.clone, run.state)
     rollout = kernel.rollout(settings, weights, segments, run.grads[0].shape, end.hidden, end.cell, end.moments)
     last, read = run.state.read_scales(run.grads, kernel)
-    updates = [
-        rollout.step(grad, *of_step) for grad, *of_step in zip(run.grads, *([read] if read else []), strict=True)
-    ]
-    gradients = kernel.replay(
-        settings, weights, segments, run.grads, run.coefficients, start.hidden, start.cell, start.moments, read
-    )
+    of_matrices = run.optimizer.read_directions(run.grads, start)
+    of_steps = zip(run.grads, *filter(None, (read, of_matrices)), strict=True)
+    updates = [rollout.step(grad, *of_step) for grad, *of_step in of_steps]
+    states = start.hidden, start.cell, start.moments
+    gradients = kernel.replay(settings, weights, segments, run.grads, run.coefficients, *states, read, of_matrices)
     return updates, replace(end, scales=last.scales), tensors(gradients)
 
 
@@ -194,7 +199,7 @@ def test_kernel_equals_torch(kernel: Kernel, case: Case, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, DOUBLE], ids=["float32", "float64"])
-@pytest.mark.parametrize("inputs", ["none", "log_sign", "moments", "log_sign+moments", SCALES])
+@pytest.mark.parametrize("inputs", ["none", "log_sign", "moments", "log_sign+moments", SCALES, ORTHOGONAL])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1e15])
 def test_gradients_of_any_size(kernel: Kernel, inputs: str, size: float, dtype: torch.dtype) -> None:
     case = Case({"inputs": inputs, "base_step": 0.03, "share": "tensor"})
@@ -287,12 +292,15 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
         step(grad, replace(run.settings, moments=True))
     with pytest.raises(ValueError, match="has 1 outputs, but the settings want 2"):
         step(grad, replace(run.settings, magnitude=True))
-    with pytest.raises(ValueError, match="together with moments"):
-        step(grad, replace(run.settings, scales=True))
+    for what in ("scales", "directions"):
+        with pytest.raises(ValueError, match="together with moments"):
+            step(grad, replace(run.settings, **{what: True}))
     with pytest.raises(ValueError, match="state of moments"):
         step(grad, replace(run.settings, base_step=0.1))
     with pytest.raises(ValueError, match="scales are to be given where"):
         rollout.step(grad, torch.zeros(1, 1, 3))
+    with pytest.raises(ValueError, match="directions are to be given where"):
+        rollout.step(grad, None, grad)
     reads = prepare(Case({"inputs": SCALES, "share": "tensor"}), FLOAT)
     start, of_reads = map_state(torch.clone, reads.state), (reads.settings, reads.weights, reads.state.segments)
     rollout = kernel.rollout(*of_reads, grad.shape, start.hidden, start.cell, start.moments)
@@ -306,6 +314,16 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
         kernel.read_scales([grad], start.scales, [22, 22])
     with pytest.raises(ValueError, match=r"scales \(1, 2\)"):
         kernel.read_scales([grad], start.scales, [22, 45])
+    reads = prepare(Case({"inputs": ORTHOGONAL, "share": "tensor"}), FLOAT)
+    start, of_reads = map_state(torch.clone, reads.state), (reads.settings, reads.weights, reads.state.segments)
+    rollout = kernel.rollout(*of_reads, grad.shape, start.hidden, start.cell, start.moments)
+    with pytest.raises(ValueError, match="directions are to be given where"):
+        rollout.step(grad, torch.zeros(3, 1, 3))
+    with pytest.raises(ValueError, match=r"directions \(1, 67\)"):
+        rollout.step(grad, torch.zeros(3, 1, 3), grad[:, 1:])
+    with pytest.raises(ValueError, match="as many directions"):
+        states = start.hidden, start.cell, start.moments
+        kernel.replay(*of_reads, [grad], [grad], *states, [torch.zeros(3, 1, 3)])
     with pytest.raises(ValueError, match="float16"):
         Weights((), (), grad.new_zeros(1, 2).half(), grad.new_zeros(1, 1).half())
     with pytest.raises(ValueError, match="strides"):

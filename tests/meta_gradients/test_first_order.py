@@ -61,8 +61,16 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
         {"share": "tensor", "base_step": 0.01},
         {"output": "magnitude", "base_step": 0.01},
         {"inputs": "log_sign+moments+scales"},
+        {"inputs": "log_sign+moments+scales+orthogonal", "base_step": 0.03},
         {
             "inputs": "log_sign+moments+scales",
+            "output": "magnitude",
+            "base_step": 0.01,
+            "tensor_features": True,
+            "share": "kind",
+        },
+        {
+            "inputs": "log_sign+moments+scales+orthogonal",
             "output": "magnitude",
             "base_step": 0.01,
             "tensor_features": True,
@@ -155,6 +163,7 @@ def test_more_problems_average() -> None:
     [
         {"inputs": "log_sign+moments", "output": "tanh"},
         {"inputs": "log_sign+moments+scales", "output": "magnitude", "tensor_features": True},
+        {"inputs": "log_sign+moments+scales+orthogonal", "output": "magnitude"},
     ],
 )
 def test_replay_in_blocks_equals_all_at_once(

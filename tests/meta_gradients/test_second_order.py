@@ -35,6 +35,7 @@ def rollout(
         {"inputs": "none"},
         {},
         {"inputs": "log_sign+moments+scales", "output": "magnitude"},
+        {"inputs": "log_sign+moments+scales+orthogonal", "output": "magnitude", "base_step": 0.03},
         {"inputs": "log_sign+moments", "base_step": 0.03},
     ],
 )

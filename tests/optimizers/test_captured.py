@@ -30,6 +30,7 @@ OPTIONS = [
     {"inputs": "moments", "share": "group"},
     {"inputs": "log_sign+moments", "base_step": 0.03, "output": "tanh", "tensor_features": True},
     {"inputs": "log_sign+moments+scales", "output": "magnitude", "share": "kind"},
+    {"inputs": "log_sign+moments+scales+orthogonal", "base_step": 0.03, "output": "magnitude"},
 ]
 LAYOUT = layout_of(Regression())
 

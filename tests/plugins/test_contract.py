@@ -76,6 +76,7 @@ OPTIMIZERS: dict[str, Callable[[], LearnedOptimizer]] = {
     "no layers": partial(CoordinatewiseLSTM, 0, inputs="moments"),
     "tensor features": partial(CoordinatewiseLSTM, 1, 5, share="kind", tensor_features=True),
     "scales": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales", output="magnitude", base_step=0.03),
+    "orthogonal": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales+orthogonal", base_step=0.03),
     "subspace": partial(SubspaceLSTM, 2, 5),
 }
 
