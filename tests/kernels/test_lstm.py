@@ -321,8 +321,8 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
         rollout.step(grad, torch.zeros(3, 1, 3))
     with pytest.raises(ValueError, match=r"directions \(1, 67\)"):
         rollout.step(grad, torch.zeros(3, 1, 3), grad[:, 1:])
+    states = start.hidden, start.cell, start.moments
     with pytest.raises(ValueError, match="as many directions"):
-        states = start.hidden, start.cell, start.moments
         kernel.replay(*of_reads, [grad], [grad], *states, [torch.zeros(3, 1, 3)])
     with pytest.raises(ValueError, match="float16"):
         Weights((), (), grad.new_zeros(1, 2).half(), grad.new_zeros(1, 1).half())
