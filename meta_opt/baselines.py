@@ -1,12 +1,14 @@
 """Hand-made optimizers behind the learned optimizer's contract: ``torch.optim`` itself, applied to θ of B problems.
 
-SGD, momentum, RMSprop and Adam work coordinate by coordinate, so the tensor [B, N] is one parameter to them.
+SGD, momentum, RMSprop and Adam work coordinate by coordinate, so the tensor [B, N] is one parameter to them. Muon works
+on the matrices of each problem.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,6 +44,59 @@ class Baseline(LearnedOptimizer):
         return param - evaluation.params, state
 
 
+class Muon(LearnedOptimizer):
+    """``torch.optim.Muon`` for matrices and filters (a row for each output channel), ``torch.optim.Adam`` for the rest.
+
+    One learning rate for both, as steps of Muon are scaled to the size of Adam's (``adjust_lr_fn="match_rms_adamw"``).
+    No weight decay. The state is the layout, then θ [B, N] with the optimizers that work on views of it.
+    """
+
+    def __init__(self, lr: float) -> None:
+        """Choose the learning rate."""
+        super().__init__()
+        self.lr = lr
+
+    def init_state(self, layout: Layout, num_problems: int) -> Layout | _MuonState:
+        """The layout: ``torch.optim`` wants the parameters before there is more."""
+        return layout
+
+    def step(self, evaluation: Evaluation, state: Layout | _MuonState) -> tuple[Tensor, _MuonState]:
+        """One step of both; the state changes in place."""
+        if isinstance(state, Layout):
+            state = _MuonState.of(state, evaluation.params, self.lr)
+        state.params.copy_(evaluation.params)
+        state.grads.copy_(evaluation.grad)
+        for optimizer in state.optimizers:
+            optimizer.step()
+        return state.params - evaluation.params, state
+
+
+@dataclass(frozen=True)
+class _MuonState:
+    params: Tensor  # [B, N]
+    grads: Tensor  # [B, N], views of which are the .grad of views of params
+    optimizers: tuple[torch.optim.Optimizer, ...]
+
+    @classmethod
+    def of(cls, layout: Layout, like: Tensor, lr: float) -> _MuonState:
+        params, grads = torch.empty_like(like), torch.empty_like(like)
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
+        for segment in layout.segments("tensor", tensors=True):
+            columns = slice(segment.start, segment.stop)
+            for tensor, grad in zip(params[:, columns], grads[:, columns], strict=True):
+                if segment.num_rows:
+                    tensor, grad = (each.view(segment.num_rows, -1) for each in (tensor, grad))
+                tensor.grad = grad
+                (matrices if segment.num_rows else others).append(tensor)
+        optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            optimizers.append(torch.optim.Muon(matrices, lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            optimizers.append(torch.optim.Adam(others, lr))
+        return cls(params, grads, tuple(optimizers))
+
+
 def sgd(lr: float) -> Baseline:
     """Plain gradient descent."""
     return Baseline(torch.optim.SGD, lr)
@@ -62,15 +117,15 @@ def adam(lr: float) -> Baseline:
     return Baseline(torch.optim.Adam, lr)
 
 
-MakeBaseline = Callable[[float], Baseline]  # from its learning rate
+MakeBaseline = Callable[[float], LearnedOptimizer]  # from its learning rate
 BASELINES: dict[str, MakeBaseline] = {"SGD": sgd, "Nesterov": nesterov, "RMSprop": rmsprop, "Adam": adam}
 
 
 def baseline(name: str) -> MakeBaseline:
-    """One of :data:`BASELINES`, or the class of ``torch.optim`` of that name with PyTorch's defaults.
+    """One of :data:`BASELINES`, :class:`Muon`, or the class of ``torch.optim`` of that name with PyTorch's defaults.
 
     Raises:
-        MetaOptError: If there is none, or it does not work coordinate by coordinate on gradients alone.
+        MetaOptError: If there is none, or it is not Muon and does not work coordinate by coordinate on gradients alone.
     """
     if name in BASELINES:
         return BASELINES[name]
@@ -86,6 +141,8 @@ def baseline(name: str) -> MakeBaseline:
         raise MetaOptError(
             f"no baseline is called {name!r}; {hint}There are {', '.join(BASELINES)} and the classes of torch.optim"
         )
+    if name == "Muon":
+        return Muon
     optimizer_class = classes[name]
     if problem := _problem(optimizer_class):
         raise MetaOptError(f"{name} cannot be a baseline: {problem}")

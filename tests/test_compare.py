@@ -15,7 +15,7 @@ from meta_opt.episodes import run_episodes
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.params import Layout
-from meta_opt.problems import layout_of, problem_generator
+from meta_opt.problems import Problems, layout_of, problem_generator
 
 
 def learned(layout: Layout, **options: object) -> CoordinatewiseLSTM:
@@ -193,8 +193,36 @@ def test_an_optimizee_that_is_broken() -> None:
 @pytest.mark.parametrize("name", ["AdamW", "Adagrad", "Adadelta", "NAdam", "Rprop"])
 def test_a_class_of_torch_optim_is_a_baseline(name: str) -> None:
     made = baseline(name)(0.25)
+    assert isinstance(made, Baseline)
     assert made.optimizer_class is getattr(torch.optim, name)
     assert made.options == {"lr": 0.25}
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this version of PyTorch has none")
+def test_muon_is_that_of_torch_on_each_problem() -> None:
+    problems = Problems(Regression(), "test", range(2), seed=3)
+    optimizer = baseline("Muon")(0.05)
+    layout, params = problems.layout, problems.initial_params
+    assert {segment.num_rows > 0 for segment in layout.segments("tensor", tensors=True)} == {True, False}
+    state, alone = optimizer.init_state(layout, 2), []
+    for theta in params:
+        tensors = [
+            part.clone().view(shape) for part, shape in zip(theta.split(layout.sizes), layout.shapes, strict=True)
+        ]
+        matrices, others = ([each for each in tensors if (each.dim() > 1) == which] for which in (True, False))
+        muon = torch.optim.Muon(matrices, 0.05, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        alone.append((tensors, [muon, torch.optim.Adam(others, 0.05)]))
+    for _ in range(3):
+        evaluation = problems.evaluate(params)
+        for grad, (tensors, optimizers) in zip(evaluation.grad, alone, strict=True):
+            for tensor, part in zip(tensors, grad.split(layout.sizes), strict=True):
+                tensor.grad = part.view(tensor.shape)
+            for each in optimizers:
+                each.step()
+        update, state = optimizer.step(evaluation, state)
+        params = params + update
+        expected = torch.stack([torch.cat([tensor.flatten() for tensor in tensors]) for tensors, _ in alone])
+        torch.testing.assert_close(params, expected)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ what is compared:
                                   networks works on it
   --baselines NAME [NAME ...]     hand-made optimizers: SGD, Nesterov (SGD with momentum 0.9), RMSprop, Adam (default:
                                   these four), or any class of torch.optim by its name, with PyTorch's defaults, that
-                                  works coordinate by coordinate on gradients: AdamW, Adagrad, ...
+                                  works coordinate by coordinate on gradients: AdamW, Adagrad, ...; or Muon (for
+                                  matrices and filters, with Adam for the rest)
 
 on what:
   --optimizee NAME                default: what the checkpoint was trained on, with the options it had; also
