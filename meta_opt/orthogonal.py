@@ -32,14 +32,21 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     if matrices.shape[-2] > matrices.shape[-1]:
         return orthogonalized(matrices.mT).mT
     rows, columns = matrices.shape[-2:]
-    linear, cubic, quintic = _COEFFICIENTS
     matrices = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + _LEAST_NORM)
-    gram, product = matrices @ matrices.mT, torch.eye(rows, dtype=matrices.dtype, device=matrices.device)
-    identity = product
-    for _ in range(_NUM_ITERATIONS):
-        polynomial = linear * identity + gram @ (cubic * identity + quintic * gram)
-        product, gram = polynomial @ product, polynomial @ gram @ polynomial
+    identity = torch.eye(rows, dtype=matrices.dtype, device=matrices.device)
+    gram = matrices @ matrices.mT
+    factor = product = _polynomial(gram, identity)
+    for _ in range(_NUM_ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram, identity)
+        product = factor @ product
     return math.sqrt(columns) * (product @ matrices)
+
+
+def _polynomial(gram: Tensor, identity: Tensor) -> Tensor:
+    """What one iteration multiplies a matrix by whose M Mᵀ is ``gram``, [..., r, r]."""
+    linear, cubic, quintic = _COEFFICIENTS
+    return linear * identity + gram @ (cubic * identity + quintic * gram)
 
 
 def directions(grads: Sequence[Tensor], moments: Moments, segments: Sequence[Segment]) -> list[Tensor]:

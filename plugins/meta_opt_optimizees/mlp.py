@@ -22,7 +22,7 @@ RECOMMENDED_SETTINGS: dict[str, Any] = {
     "model.lr_schedule": "cosine",
     "model.average_decay": 0.98,
     "model.reference_lr": 0.03,
-    "optimizer.inputs": "log_sign+moments+scales",
+    "optimizer.inputs": "log_sign+moments+scales+orthogonal",
     "optimizer.output": "magnitude",
     "optimizer.output_scale": 0.1,
     "optimizer.initial_output": 0.1,

@@ -74,7 +74,7 @@ class SmallMlps(OptimizeeFamily):
             "optimizer.share": "kind",
             "optimizer.tensor_features": True,
             "model.num_validation_problems": 24,
-            "trainer.max_epochs": 40,
+            "trainer.max_epochs": 20,
         }
 
 
