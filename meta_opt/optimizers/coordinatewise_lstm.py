@@ -41,7 +41,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
 
     update = output_scale · out(LSTM(inputs(∇), h)) - base_step · d
 
-    where d is m̂/√v̂, or what m̂ + ∇ is as an orthogonalized matrix,
+    where d is m̂/√v̂, or for matrices, if the inputs say so, the orthogonalized m̂ + ∇;
 
     or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network.
     """
