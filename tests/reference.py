@@ -155,7 +155,9 @@ class PaperUnroll:
         if options.output == "tanh":
             output = output.tanh()
         update = options.output_scale * output - options.base_step * torch.cat(directions, dim=1)
-        return update * outputs[..., 1].exp() if options.output == "magnitude" else update
+        if options.output == "magnitude":
+            update = update * outputs[..., 1].exp()
+        return update if options.anneal_after is None else update * min(1, options.anneal_after / self.count) ** 0.5
 
 
 def muon(matrix: Tensor) -> Tensor:

@@ -132,8 +132,9 @@ def test_groups_name_their_networks(tmp_path: Path, share: str) -> None:
         {"tensor_features": True},
         {"inputs": "log_sign+moments+scales", "output": "magnitude"},
         {"inputs": "log_sign+moments+scales+orthogonal"},
+        {"inputs": "log_sign+moments+scales", "anneal_after": 5},
     ],
-    ids=["kind", "tensor_features", "scales", "orthogonal"],
+    ids=["kind", "tensor_features", "scales", "orthogonal", "annealed"],
 )
 def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: dict[str, Any]) -> None:
     optimizee = DigitsMlp([7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -43,7 +44,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
 
     where d is m̂/√v̂, or for matrices, if the inputs say so, the orthogonalized m̂ + ∇;
 
-    or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network.
+    or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network. After
+    ``anneal_after`` steps all of it is multiplied by √(anneal_after / t).
     """
 
     reads_params = False
@@ -57,6 +59,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         output_scale: float = 0.1,
         initial_output: float = 1.0,
         base_step: float = 0.0,
+        anneal_after: int | None = None,
         share: Sharing = "all",
         tensor_features: bool = False,
     ) -> None:
@@ -78,6 +81,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             initial_output: Factor of the output layer's initial weights; 0 makes the first update the base step alone.
             base_step: α of the step -α·d that the output is added to, so that an untrained network already
                 optimizes; 0 leaves it out, as the paper does.
+            anneal_after: From this step on updates shrink with 1/√t, as steps must where gradients are noisy (Robbins
+                and Monro 1951), so that runs longer than any in meta-training settle. Null: they never do.
             share: One network for all coordinates, or one per kind of tensor (vector, or matrix, which
                 filters are, too), or one per group of parameters, or one per tensor.
             tensor_features: Let a network know of each coordinate what tensor it is in, by what adds to its biases:
@@ -91,6 +96,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             raise MetaOptError(f"optimizer.num_layers must be 0 or more, not {num_layers}")
         if hidden_size < 1:
             raise MetaOptError(f"optimizer.hidden_size must be 1 or more, not {hidden_size}")
+        if anneal_after is not None and anneal_after < 1:
+            raise MetaOptError(f"optimizer.anneal_after must be 1 or more, not {anneal_after}")
         self.num_layers = num_layers
         self.hidden_size = hidden_size
         self.inputs = inputs
@@ -98,6 +105,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self.output_scale = output_scale
         self.initial_output = initial_output
         self.base_step = base_step
+        self.anneal_after = anneal_after
         self.share: Sharing = share
         self.tensor_features = tensor_features
         self.networks = nn.ModuleDict()
@@ -168,7 +176,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         hidden, cell = (tuple(map(zeros, segments)) for _ in range(2))
         moments = Moments.zeros(like, num_problems, layout.num_coordinates) if self._uses_moments else None
         scales = Scales.zeros(like, num_problems, len(layout.names)) if self._uses_scales else None
-        return LSTMState(segments, hidden, cell, moments, scales)
+        steps = None if self.anneal_after is None else like.new_zeros(())
+        return LSTMState(segments, hidden, cell, moments, scales, steps)
 
     def step(self, evaluation: Evaluation, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """One update, see :meth:`LearnedOptimizer.step`."""
@@ -178,7 +187,14 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             return rollout.step(evaluation), rollout.state
         of_matrices = self.read_directions([grad], state)
         state, read = state.read_scales([grad])
-        return self._step(grad, state, *read, *of_matrices)
+        update, state = self._step(grad, state, *read, *of_matrices)
+        return self.annealed(update, state), state
+
+    def annealed(self, update: Tensor, state: LSTMState, ahead: int = 0) -> Tensor:
+        """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after ``state``."""
+        if self.anneal_after is None or state.steps is None:
+            return update
+        return update * (self.anneal_after / (state.steps + ahead)).clamp_max(1.0).sqrt()
 
     def read_directions(self, grads: Sequence[Tensor], state: LSTMState) -> list[Tensor]:
         """After each gradient, [B, N], the orthogonalized directions of matrices, [B, N], if they are read."""
@@ -189,9 +205,9 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     def _step(
         self, grad: Tensor, state: LSTMState, read: Tensor | None = None, of_matrices: Tensor | None = None
     ) -> tuple[Tensor, LSTMState]:
-        """One update, with what is read of the scales, [S, B, 3], and the directions of matrices, [B, N].
+        """One update before annealing, with what is read of the scales, [S, B, 3], and directions of matrices, [B, N].
 
-        The scales of the state are already those after the gradient.
+        The scales and steps of the state are already those after the gradient.
         """
         moments = None if state.moments is None else state.moments.updated(grad)
         inputs, base = self._inputs(grad, moments)
@@ -219,7 +235,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             hidden.append(new_hidden)
             cell.append(new_cell)
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        return self._update(output, base), LSTMState(state.segments, tuple(hidden), tuple(cell), moments, state.scales)
+        return self._update(output, base), replace(state, hidden=tuple(hidden), cell=tuple(cell), moments=moments)
 
     def _update(self, outputs: Tensor, base: Tensor) -> Tensor:
         """The update from the networks' outputs, [R, ...], and the direction of the base step, [...]."""
@@ -269,6 +285,8 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     ) -> tuple[Tensor, ...]:
         """See :meth:`LearnedOptimizer.replay`; coordinates are independent, so it goes through them block by block."""
         grads = [evaluation.grad for evaluation in evaluations]
+        # ⟨c, ∂(a u)⟩ = ⟨a c, ∂u⟩
+        coefficients = [self.annealed(each, state, step) for step, each in enumerate(coefficients, start=1)]
         kernel = self._kernel(coefficients[0])
         _, read = state.read_scales(grads, kernel)
         of_matrices = self.read_directions(grads, state)
@@ -434,7 +452,7 @@ class _NativeRollout(Rollout):
             self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
         of_matrices = self._lstm.read_directions([grad], self.state)
         self.state, read = self.state.read_scales([grad], self._kernel)
-        return self._native.step(grad, *read, *of_matrices)
+        return self._lstm.annealed(self._native.step(grad, *read, *of_matrices), self.state)
 
 
 def _key(name: str) -> str:

@@ -24,6 +24,7 @@ class LSTMState:
     cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
     moments: Moments | None  # only where inputs or base step need them
     scales: Scales | None  # only where inputs need them; then there is a segment for each tensor
+    steps: Tensor | None  # t, [], only where updates are annealed
 
     @property
     def sizes(self) -> list[int]:
@@ -33,29 +34,28 @@ class LSTMState:
     def read_scales(
         self, grads: Sequence[Tensor], kernel: kernels.Kernel | None = None
     ) -> tuple[LSTMState, list[Tensor]]:
-        """Go on with the scales, if there are any, but with nothing else.
+        """Go on with the scales, if there are any, and the count of steps, but with nothing else.
 
         Args:
             grads: The next T gradients, each [B, N].
             kernel: What computes it; None for PyTorch, with a graph.
 
         Returns:
-            The state with the scales after them, and what is read of the scales after each of them, [S, B, 3].
+            The state with the scales and steps after them, and what is read of the scales after each, [S, B, 3].
         """
+        steps = None if self.steps is None else self.steps + len(grads)
         scales = self.scales
-        if scales is None:
-            return self, []
-        if kernel is not None:
+        read: list[Tensor] = []
+        if scales is not None and kernel is not None:
             scales, read = kernel.read_scales(grads, scales, self.sizes)
-            return replace(self, scales=scales), read
-        read = []
-        for grad in grads:
-            scales = scales.updated(grad, self.sizes)
-            read.append(scales.read())
-        return replace(self, scales=scales), read
+        elif scales is not None:
+            for grad in grads:
+                scales = scales.updated(grad, self.sizes)
+                read.append(scales.read())
+        return replace(self, scales=scales, steps=steps), read
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:
-        """The state of coordinates ``start:stop``, which network ``index`` works on; without scales."""
+        """The state of coordinates ``start:stop``, which network ``index`` works on; without scales and steps."""
         segment = self.segments[index]
 
         def cut(tensor: Tensor) -> Tensor:
@@ -72,10 +72,11 @@ class LSTMState:
             (tuple(map(cut, self.cell[index])),),
             moments,
             None,
+            None,
         )
 
     def columns(self, columns: Tensor) -> LSTMState:
-        """The state of some coordinates, [n], ascending; without scales."""
+        """The state of some coordinates, [n], ascending; without scales and steps."""
         segments, hidden, cell, stop = [], [], [], 0
         for index, segment in enumerate(self.segments):
             size = segment.stop - segment.start
@@ -93,4 +94,4 @@ class LSTMState:
             moments = Moments(
                 moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
             )
-        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None)
+        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None, None)

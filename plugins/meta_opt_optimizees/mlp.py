@@ -27,6 +27,7 @@ RECOMMENDED_SETTINGS: dict[str, Any] = {
     "optimizer.output_scale": 0.1,
     "optimizer.initial_output": 0.1,
     "optimizer.base_step": 0.03,
+    "optimizer.anneal_after": 1000,
 }
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {

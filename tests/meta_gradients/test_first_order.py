@@ -62,6 +62,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
         {"output": "magnitude", "base_step": 0.01},
         {"inputs": "log_sign+moments+scales"},
         {"inputs": "log_sign+moments+scales+orthogonal", "base_step": 0.03},
+        {"inputs": "log_sign+moments+scales+orthogonal", "base_step": 0.03, "anneal_after": 5},
         {
             "inputs": "log_sign+moments+scales",
             "output": "magnitude",

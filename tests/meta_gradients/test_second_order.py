@@ -36,7 +36,7 @@ def rollout(
         {},
         {"inputs": "log_sign+moments+scales", "output": "magnitude"},
         {"inputs": "log_sign+moments+scales+orthogonal", "output": "magnitude", "base_step": 0.03},
-        {"inputs": "log_sign+moments", "base_step": 0.03},
+        {"inputs": "log_sign+moments", "base_step": 0.03, "anneal_after": 2},
     ],
 )
 @pytest.mark.parametrize(

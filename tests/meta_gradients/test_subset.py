@@ -49,6 +49,7 @@ def test_small_tensors_are_whole_and_large_ones_cut() -> None:
         {"share": "group", "inputs": "log_sign+moments", "base_step": 0.03},
         {"inputs": "log_sign+moments+scales", "output": "magnitude"},
         {"inputs": "log_sign+moments+scales+orthogonal", "output": "magnitude", "base_step": 0.03},
+        {"inputs": "log_sign+moments", "base_step": 0.03, "anneal_after": 5},
     ],
 )
 def test_the_mean_over_all_subsets_is_the_meta_gradient(options: dict[str, object], engine: Engine) -> None:

@@ -31,6 +31,7 @@ OPTIONS = [
     {"inputs": "log_sign+moments", "base_step": 0.03, "output": "tanh", "tensor_features": True},
     {"inputs": "log_sign+moments+scales", "output": "magnitude", "share": "kind"},
     {"inputs": "log_sign+moments+scales+orthogonal", "base_step": 0.03, "output": "magnitude"},
+    {"inputs": "log_sign+moments", "base_step": 0.03, "anneal_after": 3},
 ]
 LAYOUT = layout_of(Regression())
 

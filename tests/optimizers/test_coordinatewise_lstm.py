@@ -20,6 +20,7 @@ OPTIONS = [
     {"inputs": "moments", "output": "tanh"},
     {"inputs": "log_sign+moments", "base_step": 0.03},
     {"inputs": "log_sign+moments+scales", "output": "magnitude", "base_step": 0.03},
+    {"anneal_after": 3},
 ]
 
 
@@ -156,6 +157,16 @@ def test_untrained_with_a_base_step_is_adam_with_beta_095() -> None:
         torch.testing.assert_close(update.detach(), theta.detach() - before, rtol=1e-9, atol=1e-12)
 
 
+def test_annealed_updates_shrink_with_the_root_of_time() -> None:
+    grads = torch.randn(9, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    plain, annealed = (
+        updates(built(layout_of(5), base_step=0.03, anneal_after=after), grads).flatten(1) for after in (None, 4)
+    )
+    torch.testing.assert_close(annealed[:4], plain[:4], rtol=0, atol=0)
+    torch.testing.assert_close(annealed[4], plain[4] * (4 / 5) ** 0.5)
+    torch.testing.assert_close(annealed[8], plain[8] * (4 / 9) ** 0.5)
+
+
 def test_tanh_bounds_the_update() -> None:
     grads = 1e3 * torch.randn(4, 1, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     optimizer = built(layout_of(50), inputs="none", output="tanh", output_scale=0.2, initial_output=100.0)
@@ -193,3 +204,5 @@ def test_sizes_out_of_range() -> None:
         CoordinatewiseLSTM(num_layers=-1)
     with pytest.raises(MetaOptError, match="optimizer.hidden_size must be 1 or more, not 0"):
         CoordinatewiseLSTM(hidden_size=0)
+    with pytest.raises(MetaOptError, match="optimizer.anneal_after must be 1 or more, not 0"):
+        CoordinatewiseLSTM(anneal_after=0)
