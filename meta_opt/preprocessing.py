@@ -60,6 +60,10 @@ class Moments:
             self.decay * beta,
         )
 
+    def part(self, start: int, stop: int) -> Moments:
+        """The moments of coordinates ``start:stop``."""
+        return Moments(self.mean[:, start:stop], self.square[:, start:stop], self.decay)
+
     def corrected(self) -> Tensor:
         """m̂, [B, N]."""
         return self.mean / (1.0 - self.decay)

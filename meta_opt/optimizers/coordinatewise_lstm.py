@@ -11,30 +11,21 @@ from torch import Generator, Tensor, nn
 
 from meta_opt import kernels
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
+from meta_opt.optimizers.base import LearnedOptimizer, Rollout
 from meta_opt.optimizers.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
+from meta_opt.optimizers.lstm_inputs import NUM_INPUTS, Inputs, read_inputs
 from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
 from meta_opt.optimizers.lstm_state import LSTMState
+from meta_opt.optimizers.native_rollout import NativeRollout
 from meta_opt.orthogonal import directions
 from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
-from meta_opt.preprocessing import Moments, Scales, log_sign, relative
+from meta_opt.preprocessing import Moments, Scales
 from meta_opt.problems import Evaluation
 
-Inputs = Literal[
-    "none", "log_sign", "moments", "log_sign+moments", "log_sign+moments+scales", "log_sign+moments+scales+orthogonal"
-]
 Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
-_NUM_INPUTS = {
-    "none": 1,
-    "log_sign": 2,
-    "moments": 2,
-    "log_sign+moments": 4,
-    "log_sign+moments+scales": 8,
-    "log_sign+moments+scales+orthogonal": 9,
-}
 
 
 class CoordinatewiseLSTM(LearnedOptimizer):
@@ -119,7 +110,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             if _key(segment.name) in self.networks:
                 continue
             self.networks[_key(segment.name)] = LSTMNetwork(
-                _NUM_INPUTS[self.inputs],
+                NUM_INPUTS[self.inputs],
                 self.num_layers,
                 self.hidden_size,
                 2 if self.output == "magnitude" else 1,
@@ -183,7 +174,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         """One update, see :meth:`LearnedOptimizer.step`."""
         grad = evaluation.grad
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
-            rollout = _NativeRollout(self, kernel, state)
+            rollout = NativeRollout(self, kernel, state)
             return rollout.step(evaluation), rollout.state
         of_matrices = self.read_directions([grad], state)
         state, read = state.read_scales([grad])
@@ -210,64 +201,40 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         The scales and steps of the state are already those after the gradient.
         """
         moments = None if state.moments is None else state.moments.updated(grad)
-        inputs, base = self._inputs(grad, moments)
-        if of_matrices is not None:
-            base = torch.cat(
-                [
-                    (of_matrices if segment.num_rows else base)[:, segment.start : segment.stop]
-                    for segment in state.segments
-                ],
-                dim=1,
-            )
-        mean = moments.corrected() if read is not None and moments is not None else None
-        outputs, hidden, cell = [], [], []
+        updates, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
-            columns = slice(segment.start, segment.stop)
-            rows = inputs[..., columns]
-            if read is not None and mean is not None:
-                rows = torch.cat([rows, relative(mean[:, columns], grad[:, columns], read[index])])
-            if of_matrices is not None:
-                rows = torch.cat([rows, base[:, columns].unsqueeze(0)])
-            out, new_hidden, new_cell = self._network(segment)(
-                rows.reshape(len(rows), -1), state.hidden[index], state.cell[index], segment.features
+            start, stop = segment.start, segment.stop
+            inputs, direction = read_inputs(
+                self.inputs,
+                segment,
+                grad[:, start:stop],
+                None if moments is None else moments.part(start, stop),
+                None if read is None else read[index],
+                None if of_matrices is None else of_matrices[:, start:stop],
             )
-            outputs.append(out.view(len(out), len(grad), -1))
+            outputs, new_hidden, new_cell = self._network(segment)(
+                inputs.flatten(1), state.hidden[index], state.cell[index], segment.features
+            )
+            updates.append(self._update(outputs.view(len(outputs), *direction.shape), direction))
             hidden.append(new_hidden)
             cell.append(new_cell)
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        return self._update(output, base), replace(state, hidden=tuple(hidden), cell=tuple(cell), moments=moments)
+        update = updates[0] if len(updates) == 1 else torch.cat(updates, dim=-1)
+        return update, replace(state, hidden=tuple(hidden), cell=tuple(cell), moments=moments)
 
-    def _update(self, outputs: Tensor, base: Tensor) -> Tensor:
-        """The update from the networks' outputs, [R, ...], and the direction of the base step, [...]."""
+    def _update(self, outputs: Tensor, direction: Tensor) -> Tensor:
+        """The update from a network's outputs, [R, ...], and the direction of the base step, [...]."""
         update = torch.tanh(outputs[0]) if self.output == "tanh" else outputs[0]
         update = self.output_scale * update
         if self.base_step != 0.0:
-            update = update - self.base_step * base
+            update = update - self.base_step * direction
         return update * outputs[1].exp() if self.output == "magnitude" else update
-
-    def _inputs(self, grad: Tensor, moments: Moments | None) -> tuple[Tensor, Tensor]:
-        """The networks' inputs [F, B, N] but for scales and direction, and m̂/√v̂ [B, N] (or ∇, without moments).
-
-        Args:
-            grad: ∇, [B, N].
-            moments: Those after it.
-        """
-        parts, base = [], grad
-        if "log_sign" in self.inputs:
-            parts.append(log_sign(grad))
-        if moments is not None:
-            normalized = moments.normalized(grad)
-            base = normalized[0]
-            if "moments" in self.inputs:
-                parts.append(normalized)
-        return torch.cat(parts) if parts else grad.unsqueeze(0), base
 
     def rollout(self, state: LSTMState) -> Rollout:
         """See :meth:`LearnedOptimizer.rollout`; native code and CUDA graphs work on a copy of the state."""
         if torch.is_grad_enabled():
             return super().rollout(state)
         if kernel := self._kernel(next(self.parameters())):
-            return _NativeRollout(self, kernel, state)
+            return NativeRollout(self, kernel, state)
         return CapturedRollout(self, state) if self._captures(state) else super().rollout(state)
 
     def prepare(self, kernel: kernels.Kernel, state: LSTMState, shape: torch.Size) -> kernels.Rollout:
@@ -366,16 +333,11 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         coefficients: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
         """The replay of a block of coordinates of one segment, through ``nn.LSTM``."""
-        (segment,), moments, rows, bases = state.segments, state.moments, [], []
+        (segment,), moments, inputs, bases = state.segments, state.moments, [], []
         for grad, read, direction in zip(grads, scales, of_matrices, strict=True):
             moments = None if moments is None else moments.updated(grad)
-            inputs, base = self._inputs(grad, moments)
-            if read is not None and moments is not None:
-                inputs = torch.cat([inputs, relative(moments.corrected(), grad, read[0])])
-            if direction is not None:
-                base = direction if segment.num_rows else base
-                inputs = torch.cat([inputs, base.unsqueeze(0)])
-            rows.append(inputs.flatten(1).T)
+            rows, base = read_inputs(self.inputs, segment, grad, moments, None if read is None else read[0], direction)
+            inputs.append(rows.flatten(1).T)
             bases.append(base.flatten())
         network, base = self._network(segment), torch.stack(bases)
         weights, biases, *output = lstm_grads(
@@ -383,7 +345,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             network.biases_for(segment.features),
             network.output_weight,
             network.output_bias,
-            torch.stack(rows),
+            torch.stack(inputs),
             state.hidden[0],
             state.cell[0],
             torch.stack([coefficient.flatten() for coefficient in coefficients]),
@@ -435,24 +397,6 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 kernels.Weights(tuple(net.weights), net.biases_for(features), net.output_weight, net.output_bias)
                 for net, features in networks
             ]
-
-
-class _NativeRollout(Rollout):
-    """Steps in native code."""
-
-    def __init__(self, optimizer: CoordinatewiseLSTM, kernel: kernels.Kernel, state: LSTMState) -> None:
-        super().__init__(optimizer, map_state(torch.clone, state))
-        self._lstm = optimizer
-        self._kernel = kernel
-        self._native: kernels.Rollout | None = None
-
-    def step(self, evaluation: Evaluation) -> Tensor:
-        grad = evaluation.grad
-        if self._native is None:  # now the number of problems is known
-            self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
-        of_matrices = self._lstm.read_directions([grad], self.state)
-        self.state, read = self.state.read_scales([grad], self._kernel)
-        return self._lstm.annealed(self._native.step(grad, *read, *of_matrices), self.state)
 
 
 def _key(name: str) -> str:

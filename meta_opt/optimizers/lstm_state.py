@@ -63,14 +63,11 @@ class LSTMState:
             rows = tensor.view(len(tensor), -1, size)[..., start - segment.start : stop - segment.start]
             return rows.reshape(len(tensor), -1)
 
-        moments = self.moments
-        if moments is not None:
-            moments = Moments(moments.mean[:, start:stop], moments.square[:, start:stop], moments.decay)
         return LSTMState(
             (replace(segment, start=0, stop=stop - start),),
             (tuple(map(cut, self.hidden[index])),),
             (tuple(map(cut, self.cell[index])),),
-            moments,
+            None if self.moments is None else self.moments.part(start, stop),
             None,
             None,
         )
