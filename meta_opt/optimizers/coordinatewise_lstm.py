@@ -11,13 +11,12 @@ from torch import Generator, Tensor, nn
 
 from meta_opt import kernels
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizers.base import LearnedOptimizer, Rollout
+from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
 from meta_opt.optimizers.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
 from meta_opt.optimizers.lstm_inputs import NUM_INPUTS, Inputs, read_inputs
 from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
 from meta_opt.optimizers.lstm_state import LSTMState
-from meta_opt.optimizers.native_rollout import NativeRollout
 from meta_opt.orthogonal import directions
 from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.preprocessing import Moments, Scales
@@ -174,7 +173,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         """One update, see :meth:`LearnedOptimizer.step`."""
         grad = evaluation.grad
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
-            rollout = NativeRollout(self, kernel, state)
+            rollout = _NativeRollout(self, kernel, state)
             return rollout.step(evaluation), rollout.state
         of_matrices = self.read_directions([grad], state)
         state, read = state.read_scales([grad])
@@ -234,7 +233,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         if torch.is_grad_enabled():
             return super().rollout(state)
         if kernel := self._kernel(next(self.parameters())):
-            return NativeRollout(self, kernel, state)
+            return _NativeRollout(self, kernel, state)
         return CapturedRollout(self, state) if self._captures(state) else super().rollout(state)
 
     def prepare(self, kernel: kernels.Kernel, state: LSTMState, shape: torch.Size) -> kernels.Rollout:
@@ -391,12 +390,25 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         return key if key in self.networks else self.network_for.get(key, key)
 
     def _weights(self, state: LSTMState) -> list[kernels.Weights]:
-        networks = [(self._network(segment), segment.features) for segment in state.segments]
-        with torch.no_grad():
-            return [
-                kernels.Weights(tuple(net.weights), net.biases_for(features), net.output_weight, net.output_bias)
-                for net, features in networks
-            ]
+        return [self._network(segment).for_kernel(segment.features) for segment in state.segments]
+
+
+class _NativeRollout(Rollout):
+    """Steps in native code."""
+
+    def __init__(self, optimizer: CoordinatewiseLSTM, kernel: kernels.Kernel, state: LSTMState) -> None:
+        super().__init__(optimizer, map_state(torch.clone, state))
+        self._lstm = optimizer
+        self._kernel = kernel
+        self._native: kernels.Rollout | None = None
+
+    def step(self, evaluation: Evaluation) -> Tensor:
+        grad = evaluation.grad
+        if self._native is None:  # now the number of problems is known
+            self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
+        of_matrices = self._lstm.read_directions([grad], self.state)
+        self.state, read = self.state.read_scales([grad], self._kernel)
+        return self._lstm.annealed(self._native.step(grad, *read, *of_matrices), self.state)
 
 
 def _key(name: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from meta_opt import kernels
+
 
 class LSTMNetwork(nn.Module):
     """Stacked LSTM layers and a linear output, for coordinates in columns.
@@ -59,6 +61,11 @@ class LSTMNetwork(nn.Module):
         return tuple(
             torch.addmm(bias, weight, column) for bias, weight in zip(self.biases, self.feature_weights, strict=True)
         )
+
+    @torch.no_grad()
+    def for_kernel(self, features: tuple[float, ...]) -> kernels.Weights:
+        """The weights as native code reads them, in a tensor with these features."""
+        return kernels.Weights(tuple(self.weights), self.biases_for(features), self.output_weight, self.output_bias)
 
     def forward(
         self,
