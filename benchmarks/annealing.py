@@ -12,8 +12,8 @@ import argparse
 import itertools
 
 from meta_opt import registry
-from meta_opt.episodes import run_episodes
-from meta_opt.recipes import load_optimizer, pretrained_path
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.saved.recipes import load_optimizer, pretrained_path
 
 
 def main() -> None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 
 from meta_opt import registry
-from meta_opt.baselines import BASELINES, baseline
-from meta_opt.compare import Contestant, Setting, compare
-from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.evaluation.compare import Contestant, Setting, compare
+from meta_opt.evaluation.reports import Report
+from meta_opt.optimizees.problems import layout_of, problem_generator
+from meta_opt.optimizers.baselines import BASELINES, baseline
+from meta_opt.optimizers.contract import LearnedOptimizer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.problems import layout_of, problem_generator
-from meta_opt.recipes import load_optimizer, pretrained_path
-from meta_opt.reports import Report
+from meta_opt.saved.recipes import load_optimizer, pretrained_path
 
 
 def main() -> None:

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from measuring import prepare, side_names
 from meta_opt import LearnedOptimizer
-from meta_opt.meta_learner import MetaLearner
-from meta_opt.optimizee import Optimizee
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.recipes import load_optimizer
+from meta_opt.saved.recipes import load_optimizer
 from plain_pytorch import PlainLSTM
 from sides import plain_lstm as plain_lstm
 

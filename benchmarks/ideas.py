@@ -21,13 +21,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from meta_opt.checkpoints import load_learner
-from meta_opt.meta_gradients.first_order import first_order
-from meta_opt.meta_gradients.subset import draw_subset
-from meta_opt.meta_learner import MetaLearner
-from meta_opt.meta_loss import MetaLoss
-from meta_opt.problems import Problems
-from meta_opt.unroll import Trajectory, begin, unroll
+from meta_opt.inner_loop.unroll import Trajectory, begin, unroll
+from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.estimators.subset import draw_subset
+from meta_opt.meta_training.loading import load_learner
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.problems import Problems
 
 FRACTIONS = (0.5, 0.25, 0.1)
 

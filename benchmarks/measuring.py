@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from meta_opt import kernels
-from meta_opt.problems import layout_of
+from meta_opt.optimizees.problems import layout_of
+from meta_opt.optimizers.lstm import native
 from sides import PARTS, PlainSide, Side, make_side
 from workloads import Workload
 
@@ -39,7 +39,7 @@ def prepare(threads: int | None) -> int:
 
 def side_names() -> list[str]:
     """Native code that replays all or a quarter of the coordinates, if it can be built here; PyTorch; the reference."""
-    return [*(["native", "quarter"] if kernels.available() else []), "torch", "plain"]
+    return [*(["native", "quarter"] if native.available() else []), "torch", "plain"]
 
 
 class Bench:

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from meta_opt import registry
-from meta_opt.episodes import Curves, run_episodes
-from meta_opt.optimizee import Split
+from meta_opt.inner_loop.episodes import Curves, run_episodes
+from meta_opt.optimizees.contract import Split
+from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
-from meta_opt.problems import Problems, layout_of, problem_generator
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from meta_opt.api import Optimizee, TensorDict
-from meta_opt.meta_gradients.first_order import first_order
-from meta_opt.meta_gradients.subset import draw_subset
-from meta_opt.meta_loss import MetaLoss
-from meta_opt.optimizers.base import Engine, Rollout
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.estimators.subset import draw_subset
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
+from meta_opt.optimizers.contract import Engine, Rollout
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.problems import Problems, layout_of, problem_generator
-from meta_opt.unroll import begin, unroll
 from plain_pytorch import PlainLSTM, PlainMetaTrainer
 from workloads import Workload
 

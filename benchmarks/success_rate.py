@@ -24,7 +24,7 @@ from lightning.pytorch import Trainer
 
 from meta_opt import registry
 from meta_opt.errors import DivergedError
-from meta_opt.meta_learner import MetaLearner
+from meta_opt.meta_training.meta_learner import MetaLearner
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu")
 RANDOM_GUESS = math.log(10)

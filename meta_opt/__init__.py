@@ -13,12 +13,12 @@ from meta_opt import registry
 from meta_opt.errors import CheckpointError, DivergedError, MetaOptError, OptimizeeError, RegistryError
 
 if TYPE_CHECKING:
-    from meta_opt.meta_learner import MetaLearner
-    from meta_opt.module_optimizee import ModuleOptimizee
-    from meta_opt.optimizee import Optimizee
-    from meta_opt.params import Layout
-    from meta_opt.problems import Evaluation, Problems
-    from meta_opt.torch_optimizer import LearnedOptimizer
+    from meta_opt.drop_in.torch_optimizer import LearnedOptimizer
+    from meta_opt.meta_training.meta_learner import MetaLearner
+    from meta_opt.optimizees.contract import Optimizee
+    from meta_opt.optimizees.layout import Layout
+    from meta_opt.optimizees.module import ModuleOptimizee
+    from meta_opt.optimizees.problems import Evaluation, Problems
 
 __version__ = "0.1.0"
 
@@ -38,13 +38,13 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Evaluation": "meta_opt.problems",
-    "Layout": "meta_opt.params",
-    "LearnedOptimizer": "meta_opt.torch_optimizer",
-    "MetaLearner": "meta_opt.meta_learner",
-    "ModuleOptimizee": "meta_opt.module_optimizee",
-    "Optimizee": "meta_opt.optimizee",
-    "Problems": "meta_opt.problems",
+    "Evaluation": "meta_opt.optimizees.problems",
+    "Layout": "meta_opt.optimizees.layout",
+    "LearnedOptimizer": "meta_opt.drop_in.torch_optimizer",
+    "MetaLearner": "meta_opt.meta_training.meta_learner",
+    "ModuleOptimizee": "meta_opt.optimizees.module",
+    "Optimizee": "meta_opt.optimizees.contract",
+    "Problems": "meta_opt.optimizees.problems",
 }
 
 

@@ -2,11 +2,11 @@
 
 from meta_opt.configurable import API_VERSION
 from meta_opt.errors import MetaOptError, OptimizeeError
-from meta_opt.module_optimizee import ModuleOptimizee
-from meta_opt.optimizee import Optimizee, OptimizeeFamily, Split, TensorDict
-from meta_opt.optimizers.base import LearnedOptimizer, Rollout
-from meta_opt.params import Layout, Segment
-from meta_opt.problems import Evaluation
+from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
+from meta_opt.optimizees.layout import Layout, Segment
+from meta_opt.optimizees.module import ModuleOptimizee
+from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.contract import LearnedOptimizer, Rollout
 
 __all__ = [
     "API_VERSION",

@@ -6,7 +6,7 @@ class MetaOptError(Exception):
 
 
 class OptimizeeError(MetaOptError):
-    """An optimizee breaks its contract (see :class:`meta_opt.optimizee.Optimizee`) or lacks its data."""
+    """An optimizee breaks its contract (see :class:`meta_opt.optimizees.contract.Optimizee`) or lacks its data."""
 
 
 class RegistryError(MetaOptError):

@@ -28,8 +28,8 @@ Kind = Literal["optimizee", "optimizer"]
 
 KINDS: tuple[Kind, ...] = ("optimizee", "optimizer")
 _CONTRACTS: dict[Kind, tuple[str, str]] = {
-    "optimizee": ("meta_opt.optimizee", "Optimizee"),
-    "optimizer": ("meta_opt.optimizers.base", "LearnedOptimizer"),
+    "optimizee": ("meta_opt.optimizees.contract", "Optimizee"),
+    "optimizer": ("meta_opt.optimizers.contract", "LearnedOptimizer"),
 }
 
 

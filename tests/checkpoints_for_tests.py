@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from meta_opt.meta_learner import MetaLearner
-from meta_opt.optimizee import Optimizee
-from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.optimizees.contract import Optimizee
+from meta_opt.optimizers.contract import LearnedOptimizer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 

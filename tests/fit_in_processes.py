@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from problems_for_tests import Regression
 
-from meta_opt.meta_learner import MetaLearner
+from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor
 
-from meta_opt.optimizee import Optimizee, OptimizeeFamily, Split, TensorDict
+from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
 
 
 class Square(Optimizee):

@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from meta_opt.optimizees.layout import NUM_FEATURES
+from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.params import NUM_FEATURES
-from meta_opt.problems import Problems
 
 
 class PaperNetwork(nn.Module):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meta_opt.problems import Problems
+from meta_opt.optimizees.problems import Problems
 from meta_opt_optimizees.quadratic import Quadratic
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

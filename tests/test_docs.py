@@ -14,10 +14,10 @@ import pytest
 import torch
 from checkpoints_for_tests import save_untrained
 
-from meta_opt import recipes
 from meta_opt.api import Optimizee
-from meta_opt.baselines import adam
-from meta_opt.episodes import run_episodes
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.optimizers.baselines import adam
+from meta_opt.saved import recipes
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -6,7 +6,7 @@ import pytest
 import meta_opt as package
 from meta_opt import registry
 from meta_opt.errors import RegistryError
-from meta_opt.optimizee import Optimizee
+from meta_opt.optimizees.contract import Optimizee
 
 
 def test_names_of_what_ships_with_the_project():
@@ -21,7 +21,7 @@ def test_load_and_name_of_are_inverse():
 
 
 def test_a_class_without_entry_point_is_named_by_its_path():
-    assert registry.name_of(Optimizee) == "meta_opt.optimizee.Optimizee"
+    assert registry.name_of(Optimizee) == "meta_opt.optimizees.contract.Optimizee"
 
 
 def test_the_package_offers_plugins_and_public_names_as_attributes():

@@ -1,4 +1,4 @@
-"""``meta-opt compare``: reads the options, has :mod:`meta_opt.compare` compare, and leaves a report."""
+"""``meta-opt compare``: reads the options, has :mod:`meta_opt.evaluation.compare` compare, and leaves a report."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from tqdm import tqdm
 
 from meta_opt import __version__, registry
-from meta_opt.baselines import BASELINES, baseline
 from meta_opt.cli.defaults import NEWEST, checkpoint_path, find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
-from meta_opt.compare import Contestant, Progress, Setting, Validation, compare
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizee import Optimizee, OptimizeeFamily
-from meta_opt.params import Layout, Sharing
-from meta_opt.problems import layout_of
-from meta_opt.recipes import Recipe, load_optimizer, pretrained, pretrained_path, read_recipe
-from meta_opt.reports import Report, check_place
-from meta_opt.runs import Run, relative
+from meta_opt.evaluation.compare import Contestant, Progress, Setting, Validation, compare
+from meta_opt.evaluation.reports import Report, check_place
+from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily
+from meta_opt.optimizees.layout import Layout, Sharing
+from meta_opt.optimizees.problems import layout_of
+from meta_opt.optimizers.baselines import BASELINES, baseline
+from meta_opt.saved.recipes import Recipe, load_optimizer, pretrained, pretrained_path, read_recipe
+from meta_opt.saved.runs import Run, relative
 
 
 def run(options: list[str]) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError
-from meta_opt.recipes import Part, Recipe, read_recipe
 from meta_opt.registry import Kind
-from meta_opt.runs import Run, relative
+from meta_opt.saved.recipes import Part, Recipe, read_recipe
+from meta_opt.saved.runs import Run, relative
 
 DEFAULT_OPTIMIZER = "coordinatewise_lstm"
 NEWEST = ("last", "best")  # as --ckpt_path: of the run that saved last

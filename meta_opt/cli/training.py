@@ -19,16 +19,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from meta_opt import __version__, registry
-from meta_opt.callbacks import MONITOR, Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
-from meta_opt.checkpoints import AtomicCheckpointIO
 from meta_opt.cli import HELP
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
 from meta_opt.errors import CheckpointError, MetaOptError
-from meta_opt.meta_learner import MetaLearner
-from meta_opt.monitoring import ValidationCurves
-from meta_opt.runs import Run, relative
+from meta_opt.evaluation.monitoring import ValidationCurves
+from meta_opt.meta_training.callbacks import MONITOR, Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.saved.checkpoints import AtomicCheckpointIO
+from meta_opt.saved.runs import Run, relative
 
 TRAINER_DEFAULTS = {
     "max_epochs": 20,

@@ -9,18 +9,18 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from meta_opt import kernels
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizers.base import LearnedOptimizer, Rollout, map_state
-from meta_opt.optimizers.captured import NUM_WORTHWHILE, CapturedRollout
-from meta_opt.optimizers.fused_replay import coordinates_at_once, lstm_grads
-from meta_opt.optimizers.lstm_inputs import NUM_INPUTS, Inputs, read_inputs
-from meta_opt.optimizers.lstm_network import LSTMNetwork, bias_grads
-from meta_opt.optimizers.lstm_state import LSTMState
-from meta_opt.orthogonal import directions
-from meta_opt.params import NUM_FEATURES, Layout, Segment, Sharing
-from meta_opt.preprocessing import Moments, Scales
-from meta_opt.problems import Evaluation
+from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment, Sharing
+from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.contract import LearnedOptimizer, Rollout, map_state
+from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.captured import NUM_WORTHWHILE, CapturedRollout
+from meta_opt.optimizers.lstm.fused_replay import coordinates_at_once, lstm_grads
+from meta_opt.optimizers.lstm.inputs import NUM_INPUTS, Inputs, read_inputs
+from meta_opt.optimizers.lstm.network import LSTMNetwork, bias_grads
+from meta_opt.optimizers.lstm.orthogonal import directions
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales
+from meta_opt.optimizers.lstm.state import LSTMState
 
 Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
@@ -61,9 +61,9 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             inputs: What the network reads: the gradient itself (none), the paper's logarithm and sign (log_sign),
                 gradient and its mean over the root of its second moment (moments), or both (log_sign+moments), or
                 also how large the gradients of the tensor are, gradient and mean relative to that, and the time
-                (log_sign+moments+scales; see :func:`meta_opt.preprocessing.relative`), or also the direction d of the
+                (log_sign+moments+scales; see ``relative`` in preprocessing), or also the direction d of the
                 base step, which then for matrices and filters is the orthogonalized one
-                (log_sign+moments+scales+orthogonal; see :func:`meta_opt.orthogonal.directions`). With it coordinates
+                (log_sign+moments+scales+orthogonal; see ``directions`` in orthogonal). With it coordinates
                 of a matrix are not on their own any more.
             output: Whether the output is used as it is, or bounded by tanh, or, with the base step, multiplied by e to
                 the power of a second output (magnitude; after Metz et al. 2020, arXiv:2009.11243).
@@ -76,7 +76,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             share: One network for all coordinates, or one per kind of tensor (vector, or matrix, which
                 filters are, too), or one per group of parameters, or one per tensor.
             tensor_features: Let a network know of each coordinate what tensor it is in, by what adds to its biases:
-                kind, place in the model, fan-in and fan-out (see :func:`meta_opt.params.features_of`).
+                kind, place in the model, fan-in and fan-out (see :func:`meta_opt.optimizees.layout.features_of`).
 
         Raises:
             MetaOptError: If a size is out of range.
@@ -236,7 +236,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             return _NativeRollout(self, kernel, state)
         return CapturedRollout(self, state) if self._captures(state) else super().rollout(state)
 
-    def prepare(self, kernel: kernels.Kernel, state: LSTMState, shape: torch.Size) -> kernels.Rollout:
+    def prepare(self, kernel: native.Kernel, state: LSTMState, shape: torch.Size) -> native.Rollout:
         """Native steps that overwrite ``state``, for gradients [B, N] of this shape."""
         return kernel.rollout(
             self._settings, self._weights(state), state.segments, shape, state.hidden, state.cell, state.moments
@@ -359,18 +359,18 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             torch._foreach_add_(total[self._key(segment.name)], grads)
         return tuple(grad for grads in total.values() for grad in grads)
 
-    def _kernel(self, tensor: Tensor) -> kernels.Kernel | None:
+    def _kernel(self, tensor: Tensor) -> native.Kernel | None:
         """The native kernel, if it is to be used and can work on such tensors."""
-        if self.engine == "torch" or not kernels.Kernel.supports(tensor):
+        if self.engine == "torch" or not native.Kernel.supports(tensor):
             return None
-        kernel = kernels.load()
+        kernel = native.load()
         if kernel is None and self.engine == "native":
             raise MetaOptError("model.engine native needs a C++ compiler; auto falls back to torch")
         return kernel
 
     @property
-    def _settings(self) -> kernels.Settings:
-        return kernels.Settings(
+    def _settings(self) -> native.Settings:
+        return native.Settings(
             "log_sign" in self.inputs,
             "moments" in self.inputs,
             self._uses_scales,
@@ -389,18 +389,18 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         key = _key(name)
         return key if key in self.networks else self.network_for.get(key, key)
 
-    def _weights(self, state: LSTMState) -> list[kernels.Weights]:
+    def _weights(self, state: LSTMState) -> list[native.Weights]:
         return [self._network(segment).for_kernel(segment.features) for segment in state.segments]
 
 
 class _NativeRollout(Rollout):
     """Steps in native code."""
 
-    def __init__(self, optimizer: CoordinatewiseLSTM, kernel: kernels.Kernel, state: LSTMState) -> None:
+    def __init__(self, optimizer: CoordinatewiseLSTM, kernel: native.Kernel, state: LSTMState) -> None:
         super().__init__(optimizer, map_state(torch.clone, state))
         self._lstm = optimizer
         self._kernel = kernel
-        self._native: kernels.Rollout | None = None
+        self._native: native.Rollout | None = None
 
     def step(self, evaluation: Evaluation) -> Tensor:
         grad = evaluation.grad

@@ -19,11 +19,11 @@ import torch
 from torch import Generator, Tensor
 
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizers.base import LearnedOptimizer
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.contract import LearnedOptimizer
 from meta_opt.optimizers.lbfgs import lbfgs_direction
-from meta_opt.optimizers.lstm_network import LSTMNetwork
-from meta_opt.params import Layout
-from meta_opt.problems import Evaluation
+from meta_opt.optimizers.lstm.network import LSTMNetwork
 
 _TINY = 1e-30  # a vector whose largest entry is not larger is taken for zero
 _MAX_COEFFICIENT = 2.0

@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 
 from meta_opt import registry
 from meta_opt.errors import OptimizeeError
-from meta_opt.optimizee import Optimizee, Split, TensorDict, check_loss
-from meta_opt.problems import Problems
+from meta_opt.optimizees.contract import Optimizee, Split, TensorDict, check_loss
+from meta_opt.optimizees.problems import Problems
 
 OptimizeeCheck = Callable[[Optimizee], None]
 
@@ -231,7 +231,7 @@ def adam_lowers_the_loss(optimizee: Optimizee) -> None:
 
 def recommended_settings(optimizee: Optimizee) -> None:
     """What is recommended are options that there are."""
-    from meta_opt.meta_learner import MetaLearner  # which takes seconds
+    from meta_opt.meta_training.meta_learner import MetaLearner  # which takes seconds
 
     name, parameters = type(optimizee).__name__, inspect.signature(MetaLearner.__init__).parameters
     for option in optimizee.recommended_settings():

@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizee import Optimizee, Split, TensorDict
-from meta_opt.optimizers.base import LearnedOptimizer, map_state
-from meta_opt.params import Layout
-from meta_opt.problems import Evaluation, Problems
-from meta_opt.unroll import begin, unroll
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Evaluation, Problems
+from meta_opt.optimizers.contract import LearnedOptimizer, map_state
 
 OptimizerCheck = Callable[[LearnedOptimizer], None]
 
@@ -243,7 +243,7 @@ def state_follows_the_weights(optimizer: LearnedOptimizer) -> None:
 
 def recommended_settings(optimizer: LearnedOptimizer) -> None:
     """What is recommended are options of meta-training that there are."""
-    from meta_opt.meta_learner import MetaLearner  # which takes seconds
+    from meta_opt.meta_training.meta_learner import MetaLearner  # which takes seconds
 
     name, parameters = type(optimizer).__name__, inspect.signature(MetaLearner.__init__).parameters
     for option in optimizer.recommended_settings():

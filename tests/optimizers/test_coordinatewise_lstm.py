@@ -7,12 +7,12 @@ import torch
 from problems_for_tests import Regression
 
 from meta_opt.errors import MetaOptError
-from meta_opt.meta_gradients.first_order import first_order
-from meta_opt.meta_loss import MetaLoss
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.layout import Layout, Sharing
+from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.params import Layout, Sharing
-from meta_opt.problems import Evaluation, Problems, problem_generator
-from meta_opt.unroll import begin, unroll
 
 OPTIONS = [
     {},

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from meta_opt import LearnedOptimizer
 from meta_opt.errors import MetaOptError
-from meta_opt.meta_gradients.second_order import second_order
-from meta_opt.meta_loss import MetaLoss
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.meta_training.estimators.second_order import second_order
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM, SubspaceState
-from meta_opt.params import Layout
-from meta_opt.problems import Evaluation, Problems, problem_generator
-from meta_opt.recipes import load_optimizer
-from meta_opt.unroll import begin, unroll
+from meta_opt.saved.recipes import load_optimizer
 
 
 def layout_of(size: int) -> Layout:

@@ -11,7 +11,7 @@ import torch
 from torch import Generator
 
 from meta_opt.api import OptimizeeError, Split
-from meta_opt.problems import Problems
+from meta_opt.optimizees.problems import Problems
 from meta_opt_optimizees.cifar_cnn import CifarCnn, read_cifar
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 
 import meta_opt_optimizees
 from meta_opt.api import LearnedOptimizer, Optimizee, Split, TensorDict
+from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
-from meta_opt.problems import Problems
 from meta_opt.testing import optimizee_checks, optimizer_checks
 from meta_opt_optimizees.cifar_cnn import CifarCnn
 from meta_opt_optimizees.digits_mlp import DigitsMlp

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from meta_opt.api import OptimizeeError
-from meta_opt.problems import Problems
+from meta_opt.optimizees.problems import Problems
 from meta_opt_optimizees.digits_mlp import DigitsMlp, read_digits
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from meta_opt.api import OptimizeeError
-from meta_opt.problems import Problems
+from meta_opt.optimizees.problems import Problems
 from meta_opt_optimizees.mnist_mlp import MnistMlp, read_mnist
 
 FILES = {

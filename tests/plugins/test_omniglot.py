@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Generator
 
 from meta_opt.api import OptimizeeError, Split
-from meta_opt.problems import Problems
+from meta_opt.optimizees.problems import Problems
 from meta_opt_optimizees.omniglot import Omniglot, read_omniglot
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

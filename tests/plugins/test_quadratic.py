@@ -3,7 +3,7 @@ import torch
 from torch import Generator
 
 from meta_opt.api import OptimizeeError
-from meta_opt.problems import Problems
+from meta_opt.optimizees.problems import Problems
 from meta_opt_optimizees.quadratic import Quadratic
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from meta_opt.api import ModuleOptimizee
-from meta_opt.problems import problem_generator
+from meta_opt.optimizees.problems import problem_generator
 from meta_opt_optimizees.small_mlps import SmallMlps
 
 if "META_OPT_DATA_DIR" not in os.environ:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from meta_opt.api import ModuleOptimizee, OptimizeeError, Split
-from meta_opt.checkpoints import load_learner
-from meta_opt.problems import problem_generator
+from meta_opt.meta_training.loading import load_learner
+from meta_opt.optimizees.problems import problem_generator
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 from meta_opt_optimizees.mixture import Mixture
 from meta_opt_optimizees.quadratic import Quadratic

@@ -1,0 +1,1 @@
+"""A trained learned optimizer as a ``torch.optim.Optimizer``."""

@@ -1,0 +1,249 @@
+"""A trained learned optimizer as a ``torch.optim.Optimizer``, for use in anybody's training loop."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from meta_opt.drop_in.parameter_states import Kind, NamedState, ParameterStates
+from meta_opt.errors import MetaOptError
+from meta_opt.optimizees.layout import depths_of, kind_of
+from meta_opt.optimizers import contract
+from meta_opt.saved.recipes import load_optimizer, pretrained_path, read_recipe
+
+
+class LearnedOptimizer(torch.optim.Optimizer):
+    """Moves parameters by what a trained network makes of their gradients.
+
+        g_t, h_{t+1} = m_φ(∇_t, h_t)        θ_{t+1} = θ_t + lr · g_t
+
+    Example::
+
+        optimizer = LearnedOptimizer(model.parameters(), pretrained="general_mlp")
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            criterion(model(inputs), targets).backward()
+            optimizer.step()
+
+    With ``lr`` of 1, its default, the steps are those of meta-training. The network stays as it was trained: it is no
+    parameter, and no part of the ``state_dict``. It computes in float32 (in float64 for parameters in float64), and the
+    state stays so when the parameters are in less. Parameters without a gradient are skipped, and their state waits.
+    As elsewhere in ``torch.optim``, a gradient that is not finite is not looked for: it spoils its parameters.
+
+    All parameters of one network, device and type that have gradients are stepped at once, or each on its own where the
+    network reads what tensor it is in (``tensor_features``) or how large its gradients are (``scales``). A state of few
+    numbers per coordinate (40 per LSTM layer of 20, and two moments) is kept.
+
+    A checkpoint may hold several networks, one per group or per tensor of the optimizee it was meta-trained on. Then
+    each parameter group names its own: ``[{"params": convolutions, "network": "conv"}, ...]``. (Where there is one per
+    kind of tensor, each parameter has that of its kind.) Networks that read where in the model a tensor is take the
+    order of the parameters for it, or ``order``, where groups have another.
+
+    ``state`` and ``state_dict`` hold copies per parameter, made when they are looked at.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        pretrained: str | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        lr: float = 1.0,
+        engine: contract.Engine = "auto",
+        order: Iterable[Tensor] | None = None,
+        optimizer_class: type[contract.LearnedOptimizer] | None = None,
+    ) -> None:
+        """Load the network.
+
+        Args:
+            params: Parameters, named parameters, or parameter groups with ``lr`` and ``network`` of their own.
+            pretrained: Name of a checkpoint that comes with meta-opt; this or ``checkpoint``.
+            checkpoint: A checkpoint that ``meta-opt fit`` has written.
+            lr: Factor of every update. Schedulers change it.
+            engine: What computes the network: native code if it can be had (auto), native code, or PyTorch.
+            order: All parameters of the model in its order, ``model.parameters()``, for networks that read where a
+                tensor is in it, when groups bring the parameters in another.
+            optimizer_class: The class of the checkpoint's learned optimizer, where that is not an installed plugin.
+
+        Raises:
+            CheckpointError: If there is no such checkpoint, or it is not one of meta-opt's.
+            MetaOptError: If an argument is out of range, a parameter is not real, or a group names no network of the
+                checkpoint's although there are several.
+        """
+        if (pretrained is None) == (checkpoint is None):
+            raise MetaOptError("give either pretrained, a name, or checkpoint, a path")
+        if engine not in get_args(contract.Engine):
+            raise MetaOptError(f"engine must be one of {', '.join(get_args(contract.Engine))}, not {engine!r}")
+        path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
+        learned = load_optimizer(path, optimizer_class)
+        learned.engine = engine
+        layout = read_recipe(path).layout
+        self._networks = list(dict.fromkeys(segment.name for segment in layout.segments(learned.share)))
+        self._by_kind = learned.share == "kind"
+        self._reads_depth = learned.tensor_features
+        self._order = None if order is None else list(order)
+        self._states = ParameterStates(learned, self._networks[0])
+        super().__init__(params, {"lr": lr, "network": None})
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """The state of each parameter that has been stepped: a dictionary of tensors."""
+        return self._states.one_by_one()
+
+    @state.setter
+    def state(self, states: defaultdict[Tensor, Any]) -> None:
+        self._states.replace(states)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with ``lr`` and ``network`` of their own.
+
+        Raises:
+            MetaOptError: If a parameter is not real, or the group names no network of the checkpoint's, although there
+                are several.
+        """
+        super().add_param_group(param_group)
+        try:
+            self._check_group(self.param_groups[-1])
+        except MetaOptError:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step.
+
+        Args:
+            closure: Evaluates the loss, with its gradients, and returns it. Only learned optimizers that read the loss
+                need it.
+
+        Returns:
+            What the closure returned.
+
+        Raises:
+            MetaOptError: If a gradient is sparse, or the learned optimizer reads the loss and there is no closure;
+                nothing is changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        rates: dict[Tensor, float] = {}
+        depths = self._depths()
+        kinds: dict[Tensor, Kind] = {}
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                if param.grad.layout is not torch.strided:
+                    raise MetaOptError(
+                        f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is "
+                        f"{param.grad.layout}: for embeddings set sparse=False"
+                    )
+                rates[param] = float(group["lr"])
+                kinds[param] = self._kind(param, group["network"], depths)
+        for bucket in self._states.buckets(kinds):
+            updates = torch._foreach_mul(bucket.step(loss), [rates[param] for param in bucket.params])
+            torch._foreach_add_(bucket.params, updates)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where another optimizer stood, exactly.
+
+        Raises:
+            MetaOptError: If it is the state of another architecture, or names networks that there are not; nothing is
+                changed then.
+            ValueError: If the parameter groups differ.
+        """
+        states: dict[Tensor, NamedState] = {}
+
+        def take(_: torch.optim.Optimizer, incoming: dict[str, Any]) -> None:
+            # torch.optim would round the state to the type of the parameters.
+            states.update(self._fitting(incoming))
+            incoming["state"] = {}
+
+        def put(_: torch.optim.Optimizer) -> None:
+            self.state.update(states)
+
+        # Last before loading, where it sees what other hooks made, and first after it, so that they see what it did.
+        hooks = self.register_load_state_dict_pre_hook(take), self.register_load_state_dict_post_hook(put, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_networks", "_by_kind", "_reads_depth", "_order", "_states")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rest = {name: value for name, value in state.items() if name != "state"}
+        super().__setstate__(rest)
+        self.state = defaultdict(dict, state["state"])  # a property, which super() would hide
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        if not float(group["lr"]) >= 0.0:
+            raise MetaOptError(f"lr must be at least 0, not {group['lr']}")
+        known = None if self._order is None else {id(param) for param in self._order}
+        for param in group["params"]:
+            if not param.is_floating_point():
+                raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
+            if known is not None and id(param) not in known:
+                raise MetaOptError(f"order must be all parameters of the model, one of {tuple(param.shape)} is missing")
+        if self._by_kind:
+            if group["network"] is not None:
+                raise MetaOptError(
+                    f"the checkpoint has a network for each kind of tensor, {', '.join(self._networks)}; "
+                    f"a parameter group cannot choose one, found {group['network']!r}"
+                )
+            if missing := sorted({kind_of(param.shape) for param in group["params"]} - set(self._networks)):
+                raise MetaOptError(
+                    f"the checkpoint has no network for a {missing[0]}; it has {', '.join(self._networks)}"
+                )
+            return
+        if group["network"] is None and len(self._networks) == 1:
+            group["network"] = self._networks[0]
+        if group["network"] not in self._networks:
+            found = "names none" if group["network"] is None else f"names {group['network']!r}"
+            raise MetaOptError(
+                f"each parameter group must name its network, found one that {found}; "
+                f"the checkpoint has {', '.join(self._networks)}"
+            )
+
+    def _kind(self, param: Tensor, network: str | None, depths: Mapping[Tensor, float]) -> Kind:
+        return Kind.of(param, network or kind_of(param.shape), depths.get(param, 0.0))
+
+    def _depths(self) -> dict[Tensor, float]:
+        """The place of each parameter in the model, where the network reads it."""
+        if not self._reads_depth:
+            return {}
+        params = self._order or [param for group in self.param_groups for param in group["params"]]
+        return dict(zip(params, depths_of(len(params)), strict=True))
+
+    def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
+        """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
+        states, depths = {}, self._depths()
+        for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
+            if "network" not in saved:
+                raise MetaOptError("this is not the state of a learned optimizer")
+            network = saved["network"]
+            if network not in self._networks and not (self._by_kind and network is None):
+                raise MetaOptError(
+                    f"the state belongs to a network {network!r}; the checkpoint has {', '.join(self._networks)}"
+                )
+            for param, number in zip(group["params"], saved["params"], strict=False):
+                if state := incoming["state"].get(number):
+                    expected = self._states.initial(param, self._kind(param, network, depths))
+                    shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
+                    if next(shapes) != next(shapes):
+                        raise MetaOptError(
+                            f"the state of parameter {number} is not one of this learned optimizer's for a tensor of "
+                            f"{tuple(param.shape)}; load it into the one that it was saved from"
+                        )
+                    states[param] = {name: state[name].to(like) for name, like in expected.items()}
+        return states

@@ -1,0 +1,323 @@
+"""Learned optimizers against tuned baselines, by the protocol that ``docs/compare.md`` describes.
+
+Learning rates of the baselines are tuned on validation problems, separately for each figure of merit and each number of
+steps. Then every optimizer runs on the same test problems, from the same θ_0 and with the same mini-batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from meta_opt.errors import MetaOptError
+from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes
+from meta_opt.optimizees.contract import Optimizee, Split, check_loss
+from meta_opt.optimizees.problems import problem_generator
+from meta_opt.optimizers.baselines import MakeBaseline
+from meta_opt.optimizers.contract import LearnedOptimizer
+
+Merit = Literal["sum", "final"]  # figure of merit: Σ_{t=1..num_steps} f_t(θ_t), or the final loss
+MERITS: tuple[Merit, ...] = ("sum", "final")
+_START = 0.03  # learning rate in the middle of the first grid
+_FINE = 4  # points per decade of the grid around the best learning rate
+_COARSE = 2  # every how manieth of them is tried everywhere
+_REACH = 10  # how far the first grid reaches to each side: 2.5 decades
+_LIMIT = 8 * _FINE  # where widening ends
+_FEWEST_RUNS = 2 * (_REACH // _COARSE) + 1 + 2
+
+
+class Progress:
+    """Is told what is being done; this one does not listen. Steps are counted over all problems."""
+
+    def expect(self, steps: int) -> None:
+        """So many more steps will be taken."""
+
+    def begin(self, what: str) -> None:
+        """What the next steps are for."""
+
+    def advance(self, steps: int) -> None:
+        """So many steps have been taken."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What optimizers are compared on.
+
+    Attributes:
+        optimizee: Where the problems come from; its data is on the device.
+        horizons: Numbers of steps, each a comparison of its own.
+        num_problems: How many test problems.
+        num_validation_problems: How many problems learning rates are tuned on.
+        seed: All randomness comes from it.
+        device: Where to compute.
+        progress: Is told what is being done.
+    """
+
+    optimizee: Optimizee
+    horizons: Sequence[int]
+    num_problems: int = 100
+    num_validation_problems: int = 32
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    progress: Progress = field(default_factory=Progress)
+
+    def curves(self, optimizer: LearnedOptimizer, split: Split) -> Curves:
+        """Curves of the longest horizon: what is known after fewer steps is their beginning."""
+        return run_episodes(
+            self.optimizee,
+            optimizer,
+            split,
+            self.count(split),
+            max(self.horizons),
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress.advance,
+        )
+
+    def count(self, split: Split) -> int:
+        """How many problems of ``split`` there are."""
+        return self.num_problems if split == "test" else self.num_validation_problems
+
+    def expect(self, runs: int, split: Split) -> None:
+        """Tell how many runs on ``split`` are to come."""
+        self.progress.expect(runs * self.count(split) * max(self.horizons))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The problems that a learned optimizer was validated on in its meta-training."""
+
+    num_steps: int
+    num_problems: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A learned optimizer, frozen and on the device; how it was validated, if that was on the same optimizee."""
+
+    optimizer: LearnedOptimizer
+    validation: Validation | None = None
+
+
+class Mean(NamedTuple):
+    """A mean over problems and its standard error."""
+
+    value: float
+    sem: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One optimizer on the test problems."""
+
+    learning_rate: float | None  # of a baseline
+    loss_mean: Tensor  # [num_steps + 1], float64, mean over problems of f_t(θ_t) for t = 0..num_steps
+    loss_sem: Tensor  # [num_steps + 1], standard error of that
+    finals: Tensor  # [num_steps + 1], what the mean final loss would be, had the episodes ended there
+    merits: Mapping[Merit, Mean]
+    seconds_per_step: float  # of one problem, the evaluation of its loss included
+    # The optimizee's at the end; for the longest horizon only.
+    metrics: Mapping[str, Mean] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One optimizer in a comparison."""
+
+    name: str
+    kind: Literal["learned", "baseline"]
+    runs: Mapping[Merit, Run]  # with the learning rate tuned for that figure; of a learned optimizer the same run twice
+    validation: Mapping[Merit, float] | None = None  # what meta-training logs of a learned optimizer
+
+    def merit(self, merit: Merit) -> Mean:
+        """A figure of merit, with the learning rate that was tuned for it."""
+        return self.runs[merit].merits[merit]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All optimizers, learned ones first, over the steps of one horizon."""
+
+    num_steps: int
+    entries: Sequence[Entry]
+
+    def ratio(self, entry: Entry, merit: Merit) -> float:
+        """A figure of merit divided by that of the best baseline; nan if that is not positive."""
+        values = [other.merit(merit).value for other in self.entries if other.kind == "baseline"]
+        best = min((value for value in values if math.isfinite(value)), default=math.nan)
+        return entry.merit(merit).value / best if best > 0 else math.nan
+
+    def steps_to_best_baseline_final(self, entry: Entry) -> int | None:
+        """After how many steps the final loss would first have been as low as the best baseline's is in the end."""
+        finals = [float(other.runs["final"].finals[-1]) for other in self.entries if other.kind == "baseline"]
+        best = min((value for value in finals if math.isfinite(value)), default=-math.inf)
+        reached = (entry.runs["final"].finals <= best).nonzero()
+        return int(reached[0]) if len(reached) else None
+
+
+def compare(
+    setting: Setting, learned: Mapping[str, Contestant], baselines: Mapping[str, MakeBaseline]
+) -> list[Comparison]:
+    """Learned optimizers and tuned baselines on the same test problems; one comparison per horizon.
+
+    Raises:
+        OptimizeeError: If the optimizee's loss is not a finite, differentiable scalar at θ_0.
+        MetaOptError: If a learned optimizer does not suit the optimizee, or a baseline cannot be tuned.
+    """
+    check_loss(setting.optimizee, problem_generator(setting.seed, "check"))
+    setting.expect(len(learned) + len(baselines), "test")
+    setting.expect(len(baselines) * _FEWEST_RUNS, "validation")
+    for contestant in learned.values():
+        if known := contestant.validation:
+            setting.progress.expect(known.num_problems * known.num_steps)
+    entries = [_learned(setting, name, contestant) for name, contestant in learned.items()]
+    entries += [_baseline(setting, name, make) for name, make in baselines.items()]
+    return [Comparison(horizon, [entry[horizon] for entry in entries]) for horizon in setting.horizons]
+
+
+def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, Entry]:
+    """The entry of a learned optimizer for each horizon."""
+    validation = None
+    if known := contestant.validation:
+        setting.progress.begin(f"{name}: validation problems")
+        curves = run_episodes(
+            setting.optimizee,
+            contestant.optimizer,
+            "validation",
+            known.num_problems,
+            known.num_steps,
+            seed=known.seed,
+            device=setting.device,
+            progress=setting.progress.advance,
+        )
+        validation = {merit: _of_problems(curves, merit).mean().item() for merit in MERITS}
+    setting.progress.begin(f"{name}: test problems")
+    curves, seconds = _tested(setting, contestant.optimizer)
+    runs = {horizon: _run(curves.until(horizon), None, seconds) for horizon in setting.horizons}
+    return {horizon: Entry(name, "learned", dict.fromkeys(MERITS, run), validation) for horizon, run in runs.items()}
+
+
+def _baseline(setting: Setting, name: str, make: MakeBaseline) -> dict[int, Entry]:
+    """The entry of a baseline for each horizon."""
+    rates = _tuned(setting, name, make)
+
+    @cache
+    def tested(rate: float) -> tuple[Curves, float]:
+        setting.progress.begin(f"{name}, learning rate {rate:.3g}: test problems")
+        return _tested(setting, make(rate))
+
+    setting.expect(len(set(rates.values())) - 1, "test")
+    entries = {}
+    for horizon in setting.horizons:
+        runs: dict[Merit, Run] = {}
+        for merit in MERITS:
+            rate = rates[merit, horizon]
+            curves, seconds = tested(rate)
+            runs[merit] = _run(curves.until(horizon), rate, seconds)
+        entries[horizon] = Entry(name, "baseline", runs)
+    return entries
+
+
+def _tuned(setting: Setting, name: str, make: MakeBaseline) -> dict[tuple[Merit, int], float]:
+    """The best learning rates on validation problems; one run of each serves all figures and horizons."""
+    runs = 0
+
+    @cache
+    def scores(rate: float) -> dict[tuple[Merit, int], float]:
+        nonlocal runs
+        runs += 1
+        if runs > _FEWEST_RUNS:
+            setting.expect(1, "validation")
+        setting.progress.begin(f"{name}, learning rate {rate:.3g}: validation problems")
+        curves = setting.curves(make(rate), "validation")
+        return {
+            (merit, horizon): _of_problems(curves.until(horizon), merit).mean().item()
+            for merit in MERITS
+            for horizon in setting.horizons
+        }
+
+    rates = {}
+    for merit in MERITS:
+        for horizon in setting.horizons:
+            what = "sum of losses" if merit == "sum" else "final loss"
+            try:
+                rates[merit, horizon] = tune(lambda rate, key=(merit, horizon): scores(rate)[key], _START)  # type: ignore[misc]
+            except ValueError as error:
+                raise MetaOptError(
+                    f"{name} cannot be tuned for its {what} over {horizon} steps: {error}; choose other --baselines"
+                ) from error
+    return rates
+
+
+def tune(score: Callable[[float], float], start: float) -> float:
+    """The learning rate with the lowest score on a log grid that widens until its best point is not at an edge.
+
+    The grid has two points a decade, four around the best of those. It is wide from the start, since a plateau can hide
+    a better learning rate behind one that is not at the edge of a narrow grid.
+
+    Args:
+        score: Score of a learning rate; not finite where it diverges.
+        start: The learning rate in the middle of the first grid, which reaches two and a half decades to each side.
+
+    Raises:
+        ValueError: If the score falls all the way to 10^-8 or 10^8 times the start.
+    """
+    scores: dict[int, float] = {}
+
+    def at(index: int) -> float:
+        if index not in scores:
+            value = score(start * 10 ** (index / _FINE))
+            scores[index] = value if math.isfinite(value) else math.inf
+        return scores[index]
+
+    low, high = -_REACH, _REACH
+    while (best := min(range(low, high + 1, _COARSE), key=at)) in (low, high):
+        if max(-low, high) >= _LIMIT:
+            raise ValueError(f"there is no best learning rate between {start * 1e-8:g} and {start * 1e8:g}")
+        low, high = (low - _FINE, high) if best == low else (low, high + _FINE)
+    best = min((best - 1, best, best + 1), key=at)
+    return start * 10 ** (best / _FINE)
+
+
+def _tested(setting: Setting, optimizer: LearnedOptimizer) -> tuple[Curves, float]:
+    """Curves on the test problems, and seconds per step and problem."""
+    run_episodes(setting.optimizee, optimizer, "test", 1, 1, seed=setting.seed, device=setting.device)  # warm up
+    started = time.perf_counter()
+    curves = setting.curves(optimizer, "test").cpu()
+    return curves, (time.perf_counter() - started) / (setting.num_problems * max(setting.horizons))
+
+
+def _run(curves: Curves, learning_rate: float | None, seconds_per_step: float) -> Run:
+    losses = curves.losses.double()
+    mean = losses.mean(1)
+    ends = range(1, len(mean) + 1)
+    return Run(
+        learning_rate,
+        mean,
+        _sem(losses),
+        torch.stack([final_loss(mean[:end], stochastic=curves.stochastic) for end in ends]),
+        {merit: _mean(_of_problems(curves, merit)) for merit in MERITS},
+        seconds_per_step,
+        {name: _mean(values) for name, values in curves.metrics.items()},
+    )
+
+
+def _of_problems(curves: Curves, merit: Merit) -> Tensor:
+    return curves.sum if merit == "sum" else curves.final
+
+
+def _mean(values: Tensor) -> Mean:
+    return Mean(values.mean().item(), _sem(values.double()).item())
+
+
+def _sem(values: Tensor) -> Tensor:
+    """Standard error of the mean over the last dimension."""
+    return values.std(-1) / math.sqrt(values.shape[-1])

@@ -1,0 +1,137 @@
+"""Figures of loss curves, with matplotlib."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from meta_opt.evaluation.compare import Comparison
+from meta_opt.inner_loop.episodes import Curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LEARNED = "#c0392b"
+_REFERENCE = "#4d5d6c"
+# Learned optimizers are thick, dark and warm; baselines thin and lighter, told apart by their dashes also in grey.
+_LEARNED_COLORS = ("#b00020", "#7b1fa2", "#bf5600", "#6d4c00")
+_BASELINE_STYLES: tuple[tuple[str, tuple[int, tuple[float, ...]]], ...] = (
+    ("#4a7fb5", (0, ())),
+    ("#3f9b63", (0, (6, 1.5))),
+    ("#8a8a8a", (0, (3, 1.2, 1, 1.2))),
+    ("#2f9aa0", (0, (1.2, 1.2))),
+    ("#a08a3c", (0, (8, 2, 1, 2, 1, 2))),
+    ("#7f7fc4", (0, (3, 3))),
+)
+# What tells apart those that share a style, where there are more than styles.
+_MARKERS: tuple[dict[str, Any], ...] = (
+    {},
+    *({"marker": marker, "markevery": 0.1, "markersize": 4} for marker in "osd^v*"),
+)
+
+
+def loss_figure(learned: Curves, reference: Curves, *, title: str, reference_label: str) -> Figure:
+    """Loss over optimizee steps of the learned optimizer beside a reference, on a logarithmic scale.
+
+    Lines are means over problems, bands reach from the 10th to the 90th percentile.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for curves, label, color, style, order in (
+        (learned, "learned optimizer", _LEARNED, "-", 3),
+        (reference, reference_label, _REFERENCE, "--", 2),
+    ):
+        losses = curves.losses.detach().cpu().double()
+        steps = range(len(losses))
+        low, high = torch.quantile(losses, torch.tensor([0.1, 0.9], dtype=torch.float64), dim=1)
+        axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0, zorder=order)
+        axes.plot(steps, losses.mean(1), color=color, linestyle=style, linewidth=2, label=label, zorder=order)
+    axes.set_yscale("log")
+    axes.set_xlim(0, len(learned.losses) - 1)
+    axes.set_xlabel("optimizee step")
+    axes.set_ylabel("loss")
+    num_problems = learned.losses.shape[1]
+    axes.set_title(f"{title} (mean of {num_problems} problems, 10 % to 90 %)", fontsize="medium", loc="left")
+    axes.grid(True, which="major", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_problems: int, command: str) -> Figure:
+    """Mean loss over optimizee steps with its 95 % band, on a logarithmic scale; a panel per horizon.
+
+    Baselines are shown with the learning rate that was tuned for their final loss. The command stands underneath.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(comparisons)
+    figure = Figure(figsize=(8.0 if count == 1 else 7.0 * count, 4.6), dpi=200, layout="constrained")
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    for axes, comparison in zip(panels, comparisons, strict=True):
+        _draw(axes, comparison)
+        axes.set_title(f"{title}, {comparison.num_steps} steps", loc="left", fontweight="bold")
+    low, high = _limits(comparisons)
+    panels[0].set_ylim(low, high)
+    panels[0].set_ylabel("mean loss on test problems")
+    caption = (
+        f"Bands: 95 % confidence of the mean over {num_problems} problems. "
+        "In brackets: learning rate, tuned for the final loss."
+    )
+    width = int(19 * figure.get_figwidth())  # letters
+    lines = [*textwrap.wrap(caption, width), *textwrap.wrap(command, width)]
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="0.4")
+    return figure
+
+
+def _draw(axes: Axes, comparison: Comparison) -> None:
+    counts = {"learned": 0, "baseline": 0}
+    for entry in comparison.entries:
+        number = counts[entry.kind]
+        counts[entry.kind] += 1
+        run = entry.runs["final"]
+        mean, half = run.loss_mean.numpy(), 1.96 * run.loss_sem.numpy()
+        if entry.kind == "learned":
+            color, width, order = _LEARNED_COLORS[number % len(_LEARNED_COLORS)], 3.0, 4
+            dashes: tuple[int, tuple[float, ...]] = (0, ()) if number == 0 else (0, (5.0 / number, 1.0))
+            label = entry.name
+        else:
+            (color, dashes), width, order = _BASELINE_STYLES[number % len(_BASELINE_STYLES)], 1.5, 3
+            label = f"{entry.name} ({run.learning_rate:.2g})"
+        styles = len(_LEARNED_COLORS) if entry.kind == "learned" else len(_BASELINE_STYLES)
+        marker = _MARKERS[number // styles % len(_MARKERS)]
+        steps = range(len(mean))
+        lower = (mean - half).clip(min=1e-3 * abs(mean))  # what is not positive has no place on the axis
+        axes.fill_between(steps, lower, mean + half, color=color, alpha=0.16, linewidth=0, zorder=order - 2)
+        axes.plot(steps, mean, color=color, linestyle=dashes, linewidth=width, label=label, zorder=order, **marker)
+    axes.set_yscale("log")
+    axes.set_xlim(0, comparison.num_steps)
+    axes.set_xlabel("optimizee step")
+    axes.grid(True, which="major", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    ends = [float(entry.runs["final"].finals[-1].nan_to_num(math.inf)) for entry in comparison.entries]
+    order_of_ends = sorted(range(len(ends)), key=ends.__getitem__, reverse=True)
+    handles = [axes.lines[index] for index in order_of_ends]  # in the order in which the lines arrive
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.2)
+
+
+def _limits(comparisons: Sequence[Comparison]) -> tuple[float, float]:
+    """From the lowest mean loss to the highest; what diverges beyond ten times the first loss leaves the figure."""
+    curves = [entry.runs["final"].loss_mean for comparison in comparisons for entry in comparison.entries]
+    losses = torch.cat(curves)
+    losses = losses[losses.isfinite() & (losses > 0)]
+    if not len(losses):
+        return 0.1, 1.0
+    top = min(float(losses.max()), 10.0 * float(curves[0][0]))
+    bottom = float(losses.min())
+    margin = max(math.log(top / bottom), 0.1) * 0.04
+    return bottom * math.exp(-margin), top * math.exp(margin)

@@ -1,0 +1,218 @@
+"""What a comparison leaves behind: results.json, curves.csv, curves.png and TensorBoard runs in one folder; a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meta_opt.errors import MetaOptError
+from meta_opt.evaluation.compare import MERITS, Comparison, Entry, Mean, Run
+from meta_opt.evaluation.figures import comparison_figure
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """Comparisons on the same problems, one per horizon, and what they were made with.
+
+    Attributes:
+        optimizee: Name of the optimizee.
+        num_problems: How many test problems.
+        comparisons: One per horizon.
+        about: What else ``results.json`` says, in plain values.
+        checkpoints: Where the learned optimizers come from, by name.
+        command: The command that makes this report.
+    """
+
+    optimizee: str
+    num_problems: int
+    comparisons: Sequence[Comparison]
+    about: dict[str, Any]
+    checkpoints: dict[str, str]
+    command: str
+
+    def results(self) -> dict[str, Any]:
+        """The content of ``results.json``, as ``docs/compare.md`` describes it."""
+        first, *others = [self._comparison(comparison) for comparison in self.comparisons]
+        return {
+            "format": FORMAT,
+            "optimizee": self.optimizee,
+            "num_steps": first["num_steps"],
+            "num_problems": self.num_problems,
+            **self.about,
+            "command": self.command,
+            "optimizers": first["optimizers"],
+            "other_horizons": others,
+        }
+
+    def _comparison(self, comparison: Comparison) -> dict[str, Any]:
+        entries = {entry.name: self._entry(comparison, entry) for entry in comparison.entries}
+        return {"num_steps": comparison.num_steps, "optimizers": entries}
+
+    def _entry(self, comparison: Comparison, entry: Entry) -> dict[str, Any]:
+        run = entry.runs["final"]
+        plain: dict[str, Any] = {"kind": entry.kind, "learning_rate": run.learning_rate}
+        for merit in MERITS:
+            value, sem = entry.merit(merit)
+            plain |= {merit: _finite(value), f"{merit}_sem": _finite(sem)}
+            plain[f"{merit}_ratio"] = _finite(comparison.ratio(entry, merit))
+        plain["steps_to_best_baseline_final"] = comparison.steps_to_best_baseline_final(entry)
+        plain["seconds_per_step"] = run.seconds_per_step
+        plain["metrics"] = {name: _finite(value) for name, (value, _) in run.metrics.items()}
+        if entry.kind == "learned":
+            plain["checkpoint"] = self.checkpoints[entry.name]
+            known = entry.validation
+            plain["validation"] = known and {merit: _finite(value) for merit, value in known.items()}
+        else:
+            plain["tuned_for"] = {merit: _merits(entry.runs[merit]) for merit in MERITS}
+        plain["loss_mean"] = [_finite(value) for value in run.loss_mean.tolist()]
+        plain["loss_sem"] = [_finite(value) for value in run.loss_sem.tolist()]
+        return plain
+
+    def table(self) -> str:
+        """One line per optimizer, at most 100 columns; a part per horizon."""
+        return "\n\n".join(self._table(comparison) for comparison in self.comparisons)
+
+    def _table(self, comparison: Comparison) -> str:
+        width = min(17, max(len("optimizer"), *(len(entry.name) for entry in comparison.entries)))
+        group = f"{'mean ± std. error':<19} {'rate':>8} {'ratio':>7}"
+        lines = [
+            f"{self.optimizee}, {comparison.num_steps} steps, {self.num_problems} test problems",
+            "",
+            f"{'':{width}}  {'sum of losses':36}  {'final loss':36}".rstrip(),
+            f"{'optimizer':{width}}  {group}  {group} {'steps':>6}",
+            "-" * (width + 83),
+        ]
+        for entry in comparison.entries:
+            name = entry.name if len(entry.name) <= width else f"…{entry.name[1 - width :]}"
+            groups = []
+            for merit in MERITS:
+                rate = entry.runs[merit].learning_rate
+                rate_text = "" if rate is None else f"{rate:.2g}"
+                ratio = comparison.ratio(entry, merit)
+                ratio_text = f"{ratio:.3f}" if 0.01 <= ratio < 999 else f"{ratio:.1g}"
+                groups.append(f"{_shown(entry.merit(merit)):<19} {rate_text:>8} {ratio_text:>7}")
+            steps = comparison.steps_to_best_baseline_final(entry)
+            lines.append(f"{name:{width}}  {'  '.join(groups)} {'never' if steps is None else steps:>6}")
+        return "\n".join(lines)
+
+    def save(self, out: Path | None, default: Path) -> Path:
+        """Write all files into a new folder, which gets its name when everything in it is written.
+
+        Args:
+            out: Its name.
+            default: Without ``out``, it is the next of ``default/0``, ``default/1``, ...
+
+        Returns:
+            The folder.
+
+        Raises:
+            MetaOptError: If it cannot be made, or there is something of that name.
+        """
+        parent = default if out is None else out.absolute().parent
+        unfinished = parent / f".unfinished.{uuid.uuid4().hex}"
+        try:
+            unfinished.mkdir(parents=True)
+            self._write(unfinished)
+            if out is not None:
+                check_place(out, default)
+                return unfinished.rename(out)
+            numbers = (int(path.name) for path in default.iterdir() if path.name.isdecimal())
+            return _rename_to_next(unfinished, default, max(numbers, default=-1) + 1)
+        except OSError as error:
+            raise MetaOptError(f"cannot write to {parent}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        text = json.dumps(self.results(), indent=1, allow_nan=False, ensure_ascii=False)
+        (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+        self._write_curves(folder / "curves.csv")
+        figure = comparison_figure(
+            self.comparisons, title=self.optimizee, num_problems=self.num_problems, command=self.command
+        )
+        figure.savefig(folder / "curves.png")
+        self._write_tensorboard(folder / "tensorboard")
+
+    def _write_curves(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(("num_steps", "optimizer", "tuned_for", "learning_rate", "step", "loss_mean", "loss_sem"))
+            for comparison in self.comparisons:
+                for entry in comparison.entries:
+                    for merit in MERITS if entry.kind == "baseline" else ("final",):
+                        run = entry.runs[merit]
+                        head = (comparison.num_steps, entry.name, merit if entry.kind == "baseline" else "")
+                        losses = zip(run.loss_mean.tolist(), run.loss_sem.tolist(), strict=True)
+                        for step, (mean, sem) in enumerate(losses):
+                            rows.writerow((*head, run.learning_rate, step, mean, sem))
+
+    def _write_tensorboard(self, folder: Path) -> None:
+        """One run per optimizer, whose curves have the same tag, so that TensorBoard lays them over each other."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        for index, entry in enumerate(self.comparisons[0].entries):
+            with SummaryWriter(str(folder / entry.name.lstrip("/"))) as writer:
+                for comparison in self.comparisons:
+                    curve = comparison.entries[index].runs["final"].loss_mean
+                    for step, loss in enumerate(curve.tolist()):
+                        writer.add_scalar(f"loss/{comparison.num_steps}_steps", loss, step)
+
+
+def check_place(out: Path | None, default: Path) -> None:
+    """See, before anything is computed, that :meth:`Report.save` will find a place.
+
+    Raises:
+        MetaOptError: If there is something of that name (but for an empty folder), or no folder can be made there.
+    """
+    if out is not None and (out.is_symlink() or (out.exists() and not _is_empty_folder(out))):
+        raise MetaOptError(f"{out} exists, and nothing is overwritten; give another folder as --out")
+    parent = default.absolute() if out is None else out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise MetaOptError(f"cannot write to {parent}; give another folder as --out")
+
+
+def _rename_to_next(folder: Path, parent: Path, number: int) -> Path:
+    """Give ``folder`` the first free name from ``number`` on; renaming is what claims it."""
+    while True:
+        path = parent / str(number)
+        try:
+            return folder.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+        number += 1
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _merits(run: Run) -> dict[str, Any]:
+    plain: dict[str, Any] = {"learning_rate": run.learning_rate}
+    for merit in MERITS:
+        value, sem = run.merits[merit]
+        plain |= {merit: _finite(value), f"{merit}_sem": _finite(sem)}
+    return plain
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no numbers for what is not finite."""
+    return value if math.isfinite(value) else None
+
+
+def _shown(mean: Mean) -> str:
+    if not math.isfinite(mean.value):
+        return "diverged"
+    return f"{mean.value:.4g} ± {mean.sem:.2g}"

@@ -1,0 +1,1 @@
+"""The inner loop: what happens while φ stands still."""

@@ -1,0 +1,113 @@
+"""Loss curves of an optimizer on fixed problems, without meta-training: for validation, test and comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
+from meta_opt.optimizees.problems import Problems, layout_of
+from meta_opt.optimizers.contract import LearnedOptimizer
+
+_STEPS_AT_ONCE = 20  # how many steps' gradients are held before their losses are read off
+_COORDINATES_AT_ONCE = 1 << 18  # how many problems run side by side is chosen to stay below this, for the cache
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Loss curves of one optimizer on V problems."""
+
+    losses: Tensor  # [num_steps + 1, V], f_t(θ_t) for t = 0..num_steps
+    metrics: TensorDict  # the optimizee's metrics at the last θ, each [V]
+    stochastic: bool  # whether losses carry the noise of mini-batches
+
+    @property
+    def final(self) -> Tensor:
+        """Final loss of each problem, [V]."""
+        return final_loss(self.losses, stochastic=self.stochastic)
+
+    @property
+    def sum(self) -> Tensor:
+        """Σ_{t=1..num_steps} f_t(θ_t) of each problem, [V]."""
+        return self.losses[1:].sum(0)
+
+    def until(self, num_steps: int) -> Curves:
+        """The first ``num_steps`` steps of the same episodes; without metrics, which are those of the end, if cut."""
+        if num_steps == len(self.losses) - 1:
+            return self
+        return replace(self, losses=self.losses[: num_steps + 1], metrics={})
+
+    def cpu(self) -> Curves:
+        """The same on the CPU."""
+        return replace(
+            self, losses=self.losses.cpu(), metrics={name: value.cpu() for name, value in self.metrics.items()}
+        )
+
+
+def final_loss(losses: Tensor, *, stochastic: bool) -> Tensor:
+    """The last loss of each problem, or the mean of the last ten where mini-batches make it noisy.
+
+    Args:
+        losses: [steps, B].
+        stochastic: Whether to average.
+    """
+    return losses[-10:].mean(0) if stochastic else losses[-1]
+
+
+def run_episodes(
+    optimizee: Optimizee,
+    optimizer: LearnedOptimizer,
+    split: Split,
+    num_problems: int,
+    num_steps: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], None] | None = None,
+) -> Curves:
+    """Optimize the first ``num_problems`` problems of ``split``, the same at every call, for ``num_steps`` steps.
+
+    Args:
+        optimizee: Where the problems come from; its data is expected on ``device``.
+        optimizer: What optimizes them.
+        split: Which stream, and on data sets which data, the problems come from.
+        num_problems: V.
+        num_steps: Steps of every episode.
+        seed: The seed of all streams.
+        device: Where to compute.
+        dtype: Floating-point type of θ.
+        progress: Is told how many steps have been taken, counted over all problems, since it was last told.
+    """
+    at_once = max(1, _COORDINATES_AT_ONCE // layout_of(optimizee).num_coordinates)
+    if isinstance(optimizee, OptimizeeFamily):
+        at_once = 1
+    parts = []
+    for first in range(0, num_problems, at_once):
+        indices = range(first, min(first + at_once, num_problems))
+        problems = Problems(optimizee, split, indices, seed=seed, device=device, dtype=dtype)
+        position = begin(problems, optimizer)
+        losses = [position.evaluation.loss.unsqueeze(0)]
+        for steps in unroll_lengths(num_steps, _STEPS_AT_ONCE):
+            trajectory = unroll(problems, optimizer, position, steps)
+            losses.append(trajectory.losses)
+            position = trajectory.end
+            if progress is not None:
+                progress(steps * len(indices))
+        parts.append(Curves(torch.cat(losses), problems.metrics(position.evaluation.params), problems.stochastic))
+    shared = set.intersection(*(set(part.metrics) for part in parts))  # variants may differ
+    return Curves(
+        torch.cat([part.losses for part in parts], dim=1),
+        {name: torch.cat([part.metrics[name] for part in parts]) for name in sorted(shared)},
+        parts[0].stochastic,
+    )
+
+
+def unroll_lengths(num_steps: int, unroll_length: int) -> list[int]:
+    """An episode of ``num_steps`` cut into unrolls; the last may be shorter."""
+    whole, rest = divmod(num_steps, unroll_length)
+    return [unroll_length] * whole + [rest] * (rest > 0)

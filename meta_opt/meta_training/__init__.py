@@ -1,0 +1,1 @@
+"""Meta-training: everything that changes φ."""

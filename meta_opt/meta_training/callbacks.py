@@ -1,0 +1,260 @@
+"""What the command line adds to Lightning's training loop: where a run is kept, and how it stops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from meta_opt.saved.checkpoints import remove_leftovers
+from meta_opt.saved.recipes import RUN_SETTINGS
+from meta_opt.saved.runs import Run
+
+MONITOR = "val/final_loss"
+
+
+class Progress(TQDMProgressBar):
+    """A progress bar of one line, in a terminal and in a log file alike."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The metrics, by short names and without the name of the run."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name.removeprefix("train/"): value for name, value in metrics.items() if name != "v_num"}
+
+
+class StopWhenStale(EarlyStopping):
+    """Stops meta-training when the validation problems' mean final loss no longer falls."""
+
+    def __init__(
+        self,
+        patience: int = 20,
+        min_delta: float = 0.0,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+    ) -> None:
+        """Watch the mean final loss of the validation problems.
+
+        Args:
+            patience: Stop after this many validations without improvement.
+            min_delta: What counts as improvement.
+            stopping_threshold: Stop once the loss is lower than this.
+            divergence_threshold: Stop once the loss is higher than this.
+        """
+        super().__init__(
+            MONITOR,
+            min_delta=min_delta,
+            patience=patience,
+            check_finite=False,
+            stopping_threshold=stopping_threshold,
+            divergence_threshold=divergence_threshold,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting; patience is what was asked for now, not what was asked for then."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not train on when the checkpoint is that of a run which had stopped."""
+        if self.stopped_epoch and self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """``best.ckpt`` or ``last.ckpt`` in the folder of the run."""
+
+    def __init__(self, filename: str, monitor: str | None = None) -> None:
+        """Name the file; the folder is set when the run has one.
+
+        Args:
+            filename: Name of the file, without suffix.
+            monitor: Save when this is lower than ever; otherwise at the end of every epoch.
+        """
+        super().__init__(
+            filename=filename,
+            monitor=monitor,
+            save_on_train_epoch_end=None if monitor else True,
+            enable_version_counter=False,
+        )
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.dirpath or ".") / f"{self.filename}{self.FILE_EXTENSION}"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the best so far, wherever its folder is now; the best of another run does not count."""
+        if self.path.exists():
+            path = str(self.path)
+            here: dict[str, Any] = {
+                name: path if state_dict[name] else "" for name in ("best_model_path", "kth_best_model_path")
+            }
+            here["best_k_models"] = dict.fromkeys([path][: len(state_dict["best_k_models"])], state_dict["kth_value"])
+            super().load_state_dict({**state_dict, **here, "dirpath": self.dirpath})
+
+
+class RunFolder(Callback):
+    """Gives a run its folders when training starts, not before, and keeps its settings.
+
+    Attributes:
+        run: The run, once it has folders.
+        started: Whether there was anything to train.
+    """
+
+    def __init__(
+        self,
+        claim: Callable[[], Run],
+        config: str,
+        settings: dict[str, Any],
+        *,
+        run: Run | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Prepare, without making anything.
+
+        Args:
+            claim: Makes a new run.
+            config: What ``config.yaml`` is to hold.
+            settings: Settings by option name, plain values, to be kept in checkpoints.
+            run: The run to go on with; None for a new one.
+            logger: Whether to log to TensorBoard.
+        """
+        self.run = run
+        self.started = False
+        self._claimed = False
+        self._claim = claim
+        self._config = config
+        self._settings = settings
+        self._logger = logger
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the folders, in the first process, and tell everyone who writes to them."""
+        if stage != "fit" or getattr(trainer, "fast_dev_run", False):  # an attribute that Lightning declares nowhere
+            return
+        if self.run is None and trainer.is_global_zero:
+            self.run = self._claim()
+            self._claimed = True
+        run = self.run = trainer.strategy.broadcast(self.run)
+        assert run is not None
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, RunCheckpoint):
+                callback.dirpath = str(run.checkpoints.resolve())
+        if self._logger:
+            trainer.logger = TensorBoardLogger(
+                run.logs.parent.parent, run.logs.parent.name, run.name, default_hp_metric=False
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the settings: what is restored has been, and nothing has gone wrong."""
+        self.started = True
+        if self.run is not None and trainer.is_global_zero:
+            self.run.checkpoints.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.run.checkpoints)
+            (self.run.checkpoints / "config.yaml").write_text(self._config)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no empty folder behind where nothing came of it."""
+        if self.run is not None and self._claimed and not self.started:
+            folder = self.run.checkpoints
+            with contextlib.suppress(OSError):  # up to the first that holds something else
+                for empty in (folder, folder.parent, folder.parent.parent):
+                    empty.rmdir()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the settings that resuming needs."""
+        checkpoint[RUN_SETTINGS] = self._settings
+
+
+class Interruption(Callback):
+    """Stops meta-training on Ctrl-C and SIGTERM where resuming is exact; at once on the second.
+
+    The place is the end of an episode, or of the epoch where that episode is the last of its epoch: validation and
+    the checkpoint that follow it are finished then, so that resuming neither repeats nor misses them.
+
+    Attributes:
+        signal: The signal that was received, if any.
+        saved: The checkpoint that was written because of it.
+    """
+
+    def __init__(self) -> None:
+        """Do nothing until training starts."""
+        self.signal: signal.Signals | None = None
+        self.saved: Path | None = None
+        self._stop = False
+        self._first_process = True
+        self._former: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over from Lightning's own handlers, which stop in the middle of things."""
+        if trainer.received_sigterm:
+            self.signal = signal.SIGTERM
+        self._first_process = trainer.is_global_zero
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again, self.signal = self.signal is not None, signal.Signals(number)
+        if again:
+            raise KeyboardInterrupt
+        if self._first_process:  # not by print, which may be what was interrupted
+            os.write(2, f"\n{self.signal.name}: stopping after this episode; once more to stop at once\n".encode())
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let SIGTERM end an evaluation; Lightning's handler would only note it."""
+        if trainer.state.fn != "fit" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    on_validation_start = on_test_start
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, if it is time to stop and nothing else is due after this episode."""
+        if not _validates_after(trainer, batch_idx) and self._wanted(trainer):
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, RunCheckpoint) and callback.monitor is None:
+                    trainer.save_checkpoint(callback.path, weights_only=False)
+                    self.saved = callback.path
+            self._stop = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop; only now, when the last episode has been logged."""
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after what ends an epoch."""
+        if self._wanted(trainer):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back, before Lightning does the same with its own."""
+        self.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        while self._former:
+            signal.signal(*self._former.popitem())
+
+    def _wanted(self, trainer: Trainer) -> bool:
+        """Whether to stop; the same in all processes, whichever the signal reached."""
+        return bool(trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False))
+
+
+def _validates_after(trainer: Trainer, batch_idx: int) -> bool:
+    number = batch_idx + 1
+    every = trainer.val_check_batch
+    return number >= trainer.num_training_batches or bool(every and number % every == 0)

@@ -1,0 +1,27 @@
+"""The module of a checkpoint made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meta_opt import registry
+from meta_opt.errors import CheckpointError
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.saved.recipes import load, make, read_recipe
+
+
+def load_learner(path: Path) -> MetaLearner:
+    """The module of a checkpoint, made again from installed plugins, with its weights.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from installed plugins.
+        RegistryError: If a plugin that it names is not installed or does not load.
+    """
+    recipe = read_recipe(path)
+    optimizee, optimizer = (make(kind, getattr(recipe, kind), path) for kind in registry.KINDS)
+    module = MetaLearner(optimizee, optimizer, **recipe.model)
+    try:
+        module.load_state_dict(load(path)["state_dict"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} do not fit the learned optimizer it describes") from error
+    return module

@@ -1,0 +1,400 @@
+"""Meta-training as a LightningModule: one batch is one episode, with manual optimization.
+
+    repeat num_steps / T times:   roll out T steps, estimate ∂L/∂φ, clip, take a step of the meta-optimizer (Adam)
+
+(or, every ``update_every`` steps, estimate it from the last T)
+
+Problems come from (seed, split, index), never from a random state that goes on. Nothing but φ, its average, the
+meta-optimizer and a few counters outlives an episode, all of them in the checkpoint: resuming is exact.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import time
+from collections import deque
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from meta_opt import registry
+from meta_opt.configurable import Configurable
+from meta_opt.errors import DivergedError, MetaOptError
+from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes, unroll_lengths
+from meta_opt.inner_loop.unroll import Trajectory, begin, joined, unroll
+from meta_opt.meta_training.clipping import GradientClipper
+from meta_opt.meta_training.estimators.base import MetaGradient
+from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.estimators.second_order import second_order
+from meta_opt.meta_training.estimators.subset import draw_subset
+from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
+from meta_opt.optimizees.contract import Optimizee, Split, check_loss
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
+from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.contract import Engine, LearnedOptimizer
+from meta_opt.saved.recipes import FORMAT
+from meta_opt.saved.recipes import warm_start as start_warm
+
+
+class MetaLearner(LightningModule):
+    """Meta-trains a learned optimizer on an optimizee."""
+
+    def __init__(
+        self,
+        optimizee: Optimizee,
+        optimizer: LearnedOptimizer,
+        num_steps: int = 100,
+        max_num_steps: int | None = None,
+        num_validation_steps: int | None = None,
+        unroll_length: int = 20,
+        update_every: int | None = None,
+        num_problems: int = 1,
+        meta_loss: MetaLossName = "sum",
+        step_weights: str = "constant",
+        second_derivatives: bool = False,
+        replay_fraction: float = 1.0,
+        lr: float = 0.001,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
+        clip_norm: float | None = None,
+        clip_relative: float | None = None,
+        normalize_gradient: bool = False,
+        average_decay: float = 0.0,
+        episodes_per_epoch: int = 50,
+        num_validation_problems: int = 8,
+        num_test_problems: int = 100,
+        reference_lr: float = 0.001,
+        max_skipped: int = 10,
+        engine: Engine = "auto",
+        warm_start: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Set up meta-training.
+
+        Args:
+            optimizee: The problems to learn from.
+            optimizer: The learned optimizer; its weights φ are made here.
+            num_steps: Optimizee steps per episode.
+            max_num_steps: Let training episodes be longer than that: of a length drawn log-uniformly from num_steps to
+                this. Null: none is.
+            num_validation_steps: Optimizee steps of an episode in validation and test; where training episodes are
+                much longer than num_steps, so many that validation chooses for those. Null: num_steps.
+            unroll_length: T, optimizee steps whose losses a meta-update looks at; the last unroll of an episode may be
+                shorter.
+            update_every: Optimizee steps between two meta-updates, a divisor of T. Less than T, each of them looks at
+                the last T losses, a window that slides; null for T, one unroll after the other.
+            num_problems: B, problems per episode and process.
+            meta_loss: Σ w_t f_t (sum), or for losses that are not negative Σ w_t ln f_t (log_sum), or the logarithm of
+                the mean of f_t over an unroll, times its length (log_mean).
+            step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
+            second_derivatives: Differentiate the optimizee's gradients too, through the whole graph of the unroll.
+            replay_fraction: Part of the coordinates of each large tensor, drawn anew for each meta-update, that the
+                meta-gradient is computed from; weighted, so that it is right on average. Less is faster and noisier.
+            lr: Learning rate of the meta-optimizer, Adam.
+            lr_schedule: Keep lr, or let it fall to zero along a half cosine over all episodes.
+            clip_norm: Scale the meta-gradient down to this Euclidean norm when it is longer.
+            clip_relative: Scale it down to this multiple of the median norm of the last 100 meta-gradients.
+            normalize_gradient: Divide the meta-gradient by its Euclidean norm.
+            average_decay: Decay of the moving average of φ that is validated, tested and used; 0 for φ itself.
+            episodes_per_epoch: Episodes between two validations.
+            num_validation_problems: How many problems, always the same, the learned optimizer is validated on.
+            num_test_problems: How many problems it is tested on.
+            reference_lr: Learning rate of the Adam that validation figures show beside the learned optimizer.
+            max_skipped: How many non-finite episodes in a row are skipped before training gives up.
+            engine: What computes the learned optimizer: native code if it can be had (auto), native code, or PyTorch.
+            warm_start: A checkpoint (a path that ends in .ckpt), or the name of a pretrained optimizer, whose weights φ
+                meta-training begins with. Only they are taken over: base_step and the like are this optimizer's.
+            seed: All randomness comes from it.
+
+        Raises:
+            MetaOptError: If a value is out of range.
+            OptimizeeError: If the optimizee's loss is not a finite, differentiable scalar at θ_0.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        for name, value, least in (
+            ("num_steps", num_steps, 1),
+            ("num_validation_steps", num_steps if num_validation_steps is None else num_validation_steps, 1),
+            ("unroll_length", unroll_length, 1),
+            ("num_problems", num_problems, 1),
+            ("episodes_per_epoch", episodes_per_epoch, 1),
+            ("num_validation_problems", num_validation_problems, 1),
+            ("num_test_problems", num_test_problems, 1),
+            ("max_skipped", max_skipped, 0),
+            ("lr", lr, 0.0),
+        ):
+            if not value >= least:
+                raise MetaOptError(f"model.{name} must be at least {least}, not {value}")
+        if max_num_steps is not None and max_num_steps < num_steps:
+            raise MetaOptError(
+                f"model.max_num_steps must be at least model.num_steps, {num_steps}, not {max_num_steps}"
+            )
+        every = unroll_length if update_every is None else update_every
+        if every < 1 or unroll_length % every:
+            raise MetaOptError(
+                f"model.update_every must divide model.unroll_length, {unroll_length}, and {every} does not"
+            )
+        if second_derivatives and every != unroll_length:
+            raise MetaOptError("model.second_derivatives needs model.update_every to be model.unroll_length, or null")
+        if not 0.0 < replay_fraction <= 1.0:
+            raise MetaOptError(f"model.replay_fraction must be more than 0 and at most 1, not {replay_fraction}")
+        if second_derivatives and replay_fraction != 1.0:
+            raise MetaOptError("model.second_derivatives needs model.replay_fraction 1")
+        if not 0.0 <= average_decay < 1.0:
+            raise MetaOptError(f"model.average_decay must be in [0, 1), not {average_decay}")
+        arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
+        self.save_hyperparameters(arguments)
+        self.optimizee = optimizee
+        self.optimizer = optimizer
+        self.optimizer.engine = engine
+        self.num_steps = num_steps
+        self.max_num_steps = max_num_steps or num_steps
+        self.num_validation_steps = num_validation_steps or num_steps
+        self.unroll_length = unroll_length
+        self.update_every = every
+        self.num_problems = num_problems
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.episodes_per_epoch = episodes_per_epoch
+        self.num_validation_problems = num_validation_problems
+        self.num_test_problems = num_test_problems
+        self.reference_lr = reference_lr
+        self.max_skipped = max_skipped
+        self.seed = seed
+        self._warm_start = warm_start
+        self._meta_loss = MetaLoss(meta_loss, step_weights)
+        self._second_derivatives = second_derivatives
+        self._replay_fraction = replay_fraction
+        self._clip = GradientClipper(clip_norm, clip_relative, normalize_gradient)
+
+        check_loss(optimizee, problem_generator(seed, "check"))
+        self._layout = layout_of(optimizee)
+        optimizer.build(self._layout, problem_generator(seed, "phi"))
+        self.average = AveragedModel(optimizer, multi_avg_fn=get_ema_multi_avg_fn(average_decay)).requires_grad_(False)
+        self.register_buffer("episode", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped_in_a_row", torch.zeros((), dtype=torch.int64))
+        self.validation_curves: Curves | None = None
+
+    episode: Tensor  # [], index of the next training episode
+    skipped: Tensor  # [], how many episodes were not finite and changed nothing
+    skipped_in_a_row: Tensor  # []
+
+    # ------------------------------------------------------------------------------------------------ meta-training
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The meta-optimizer."""
+        return torch.optim.Adam(self.optimizer.trained_parameters(), lr=self.lr)
+
+    @property
+    def _meta_optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    def train_dataloader(self) -> range:
+        """As many batches as an epoch has episodes; what is in them does not matter.
+
+        Not a DataLoader: Lightning would deal a loader's batches out among processes, and every process takes part in
+        every episode.
+        """
+        return range(self.episodes_per_epoch)
+
+    def on_fit_start(self) -> None:
+        """Bring the optimizee's data to the device, and the weights of another optimizer where asked for."""
+        self.optimizee.to(self.device)
+        if self._warm_start is not None and int(self.episode) == 0:
+            start_warm(self._warm_start, [self.optimizer, self.trained])
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """One episode. If anything in it is not finite, it changes nothing but the counters."""
+        started = time.perf_counter()
+        self._set_learning_rate()
+        before = self._snapshot()
+        problems = self._problems()
+        position = begin(problems, self.optimizer)
+        num_steps = self._draw_num_steps()
+        losses, meta_loss = [], torch.zeros((), device=self.device)
+        window: deque[Trajectory] = deque()
+        for number, length in enumerate(unroll_lengths(num_steps, self.update_every)):
+            if len(window) == self.unroll_length // self.update_every:
+                window.popleft()  # before the next is made, for the sake of memory
+            window.append(unroll(problems, self.optimizer, position, length, keep_graph=self._second_derivatives))
+            estimate = self._estimate(problems.layout, joined(window), number)
+            if not self._meta_step(estimate):
+                self._restore(before)
+                self._skip()
+                return
+            losses.append(window[-1].losses)
+            meta_loss = meta_loss + estimate.loss
+            position = window[-1].end.detach()
+        self.episode += 1
+        self.skipped_in_a_row.zero_()
+        final = final_loss(torch.cat(losses).detach(), stochastic=problems.stochastic).mean()
+        seconds = time.perf_counter() - started
+        self._log("train/meta_loss", meta_loss, prog_bar=True)
+        self._log("train/final_loss", final, prog_bar=True)
+        self._log("train/steps_per_s", num_steps / seconds, prog_bar=True)
+        self._log("train/grad_norm", self._clip.norms[0])
+        self._log("train/skipped", self.skipped.float())
+
+    def _draw_num_steps(self) -> int:
+        """The length of this episode, the same on all processes."""
+        generator = problem_generator(self.seed, "num_steps", int(self.episode))
+        part = float(torch.rand((), generator=generator, dtype=torch.float64))
+        return round(self.num_steps * (self.max_num_steps / self.num_steps) ** part)
+
+    def _estimate(self, layout: Layout, trajectory: Trajectory, number: int) -> MetaGradient:
+        """The meta-gradient for the update of that number in this episode."""
+        if self._second_derivatives:
+            return second_order(trajectory, self.optimizer, self._meta_loss)
+        subset = None
+        if self._replay_fraction < 1.0:
+            generator = problem_generator(self.seed, "replay", int(self.episode), self.global_rank, number)
+            subset = draw_subset(layout, self._replay_fraction, generator)
+        return first_order(trajectory, self.optimizer, self._meta_loss, subset)
+
+    @property
+    def _float(self) -> torch.dtype:
+        """The type that φ has, and so θ."""
+        return next(self.optimizer.parameters()).dtype
+
+    def _problems(self) -> Problems:
+        """The problems of this episode: those of process r of R, of R·B in all."""
+        first = (int(self.episode) * self.trainer.world_size + self.global_rank) * self.num_problems
+        return Problems(
+            self.optimizee,
+            "train",
+            range(first, first + self.num_problems),
+            seed=self.seed,
+            device=self.device,
+            dtype=self._float,
+        )
+
+    def _meta_step(self, estimate: MetaGradient) -> bool:
+        """Average over processes, clip, step; False, with nothing done, if anything is not finite."""
+        flat = torch.cat([grad.flatten() for grad in estimate.grads] + [estimate.loss.reshape(1)])
+        flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
+        if not bool(flat.isfinite().all()):
+            return False
+        parameters = self.optimizer.trained_parameters()
+        grads = self._clip(flat[:-1]).split([parameter.numel() for parameter in parameters])
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad.view_as(parameter)
+        self._meta_optimizer.step()
+        self.average.update_parameters(self.optimizer)
+        return True
+
+    def _set_learning_rate(self) -> None:
+        lr = self.lr
+        if self.lr_schedule == "cosine":
+            total = self.trainer.num_training_batches * (self.trainer.max_epochs or -1)
+            if total <= 0 or math.isinf(total):
+                raise MetaOptError("model.lr_schedule cosine needs a length: set trainer.max_epochs")
+            lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, int(self.episode + self.skipped) / total)))
+        for group in self._meta_optimizer.param_groups:
+            group["lr"] = lr
+
+    def _snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return copy.deepcopy(self.state_dict()), copy.deepcopy(self._meta_optimizer.optimizer.state_dict())
+
+    def _restore(self, snapshot: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        self.load_state_dict(snapshot[0])
+        self._meta_optimizer.optimizer.load_state_dict(snapshot[1])
+
+    def _skip(self) -> None:
+        self.episode += 1
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        self._log("train/skipped", self.skipped.float())
+        if int(self.skipped_in_a_row) > self.max_skipped:
+            raise DivergedError(
+                f"{int(self.skipped_in_a_row)} episodes in a row were not finite (the last is number "
+                f"{int(self.episode) - 1}); lower model.lr or optimizer.output_scale, or set model.clip_relative"
+            )
+
+    # -------------------------------------------------------------------------------------------- validation and test
+
+    @property
+    def trained(self) -> LearnedOptimizer:
+        """The learned optimizer as it is validated, saved for use and tested: with the average of φ."""
+        return self.average.module  # type: ignore[return-value]
+
+    def val_dataloader(self) -> range:
+        """One batch: all validation problems."""
+        return range(1)
+
+    test_dataloader = val_dataloader
+
+    def on_validation_start(self) -> None:
+        """Bring the optimizee's data to the device."""
+        self.optimizee.to(self.device)
+
+    on_test_start = on_validation_start
+
+    def validation_step(self, batch: int, batch_idx: int) -> None:
+        """The learned optimizer on the validation problems, the same ones every time."""
+        self.validation_curves = self.curves(self.trained, "validation", self.num_validation_problems)
+        self._log_curves("val", self.validation_curves)
+
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """The learned optimizer on test problems."""
+        self._log_curves("test", self.curves(self.trained, "test", self.num_test_problems))
+
+    def curves(self, optimizer: LearnedOptimizer, split: Split, num_problems: int) -> Curves:
+        """Loss curves of ``optimizer`` over ``num_validation_steps`` steps, with the device and seed of this module."""
+        with torch.inference_mode(False):
+            return run_episodes(
+                self.optimizee,
+                optimizer,
+                split,
+                num_problems,
+                self.num_validation_steps,
+                seed=self.seed,
+                device=self.device,
+                dtype=self._float,
+            )
+
+    def reference_curves(self) -> Curves:
+        """Loss curves of Adam with ``reference_lr`` on the validation problems."""
+        return self.curves(adam(self.reference_lr), "validation", self.num_validation_problems)
+
+    def _log_curves(self, stage: str, curves: Curves) -> None:
+        self._log(f"{stage}/final_loss", curves.final.mean(), prog_bar=stage == "val")
+        self._log(f"{stage}/loss_sum", curves.sum.mean())
+        for name, values in curves.metrics.items():
+            self._log(f"{stage}/{name}", values.mean())
+
+    # ---------------------------------------------------------------------------------------------------- what is kept
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note in plain values how to make this module again."""
+        checkpoint["meta_opt"] = {"format": FORMAT, **self.recipe()}
+
+    def recipe(self) -> dict[str, Any]:
+        """Names and arguments of optimizee and optimizer, hyperparameters and layout, as plain values."""
+        return {
+            "optimizee": _named(self.optimizee),
+            "optimizer": _named(self.optimizer),
+            "model": dict(self.hparams),
+            "layout": self._layout.to_plain(),
+        }
+
+    def _log(self, name: str, value: Tensor | float, *, prog_bar: bool = False) -> None:
+        self.log(name, value, prog_bar=prog_bar, batch_size=1)
+
+
+def _hyperparameter_names() -> list[str]:
+    names = list(inspect.signature(MetaLearner.__init__).parameters)
+    return [name for name in names if name not in ("self", "optimizee", "optimizer")]
+
+
+def _named(made: Configurable) -> dict[str, Any]:
+    arguments = made.plain_init_args(registry.name_of)
+    return {"class_path": None if arguments is None else registry.name_of(type(made)), "init_args": arguments or {}}

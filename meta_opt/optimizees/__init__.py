@@ -1,0 +1,1 @@
+"""Optimizees: the contract, modules and data sets as optimizees, and B problems at once."""

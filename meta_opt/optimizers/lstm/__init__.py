@@ -1,0 +1,1 @@
+"""The LSTM family: network, inputs, state, and native code for the CPU."""

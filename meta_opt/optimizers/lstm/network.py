@@ -1,0 +1,106 @@
+"""The network of the coordinatewise LSTM: stacked layers and a linear output, for coordinates in columns."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from meta_opt.optimizers.lstm import native
+
+
+class LSTMNetwork(nn.Module):
+    """Stacked LSTM layers and a linear output, for coordinates in columns.
+
+    Attributes:
+        weights: Per layer [4H, width + H]; rows: input, forget and output gate, candidate; columns: what the layer
+            reads, then its hidden state.
+        biases: Per layer [4H, 1].
+        feature_weights: Per layer [4H, K], what K features of a tensor add to the biases; none where it has none.
+        output_weight: [R, H].
+        output_bias: [R, 1].
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_layers: int,
+        size: int,
+        num_outputs: int,
+        initial_output: float,
+        num_features: int,
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        width = num_inputs
+        for _ in range(num_layers):
+            bound = 1.0 / math.sqrt(size)
+            # Rows: input, forget and output gate, candidate. Columns: the layer's input, then its hidden state.
+            self.weights.append(_uniform((4 * size, width + size), bound, generator))
+            bias = torch.zeros(4 * size, 1)
+            bias[size : 2 * size] = 1.0  # remember at first (Jozefowicz et al. 2015)
+            self.biases.append(bias)
+            width = size
+        # What features of the tensor add to the biases.
+        self.feature_weights = nn.ParameterList(
+            _uniform((4 * size, num_features), 1.0, generator) for _ in range(num_layers if num_features else 0)
+        )
+        self.output_weight = nn.Parameter(_uniform((num_outputs, width), initial_output / math.sqrt(width), generator))
+        self.output_bias = nn.Parameter(torch.zeros(num_outputs, 1))
+
+    def biases_for(self, features: tuple[float, ...]) -> tuple[Tensor, ...]:
+        """The biases of each layer, [4H, 1], in a tensor with these features."""
+        if not features:
+            return tuple(self.biases)
+        column = _column(features, self.output_bias.dtype, self.output_bias.device)
+        return tuple(
+            torch.addmm(bias, weight, column) for bias, weight in zip(self.biases, self.feature_weights, strict=True)
+        )
+
+    @torch.no_grad()
+    def for_kernel(self, features: tuple[float, ...]) -> native.Weights:
+        """The weights as native code reads them, in a tensor with these features."""
+        return native.Weights(tuple(self.weights), self.biases_for(features), self.output_weight, self.output_bias)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        hidden: tuple[Tensor, ...],
+        cell: tuple[Tensor, ...],
+        features: tuple[float, ...],
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Inputs [F, n] and per layer h, c [H, n] to outputs [R, n] and the new h, c."""
+        size = self.size
+        new_hidden, new_cell = [], []
+        for weight, bias, h, c in zip(self.weights, self.biases_for(features), hidden, cell, strict=True):
+            gates = torch.addmm(bias, weight, torch.cat([inputs, h]))  # [4H, n]
+            sigmoids = torch.sigmoid(gates[: 3 * size])
+            input_gate, forget_gate, output_gate = sigmoids.split(size)
+            c = forget_gate * c + input_gate * torch.tanh(gates[3 * size :])
+            inputs = output_gate * torch.tanh(c)
+            new_hidden.append(inputs)
+            new_cell.append(c)
+        return torch.addmm(self.output_bias, self.output_weight, inputs), tuple(new_hidden), tuple(new_cell)
+
+
+def bias_grads(biases: Sequence[Tensor], features: tuple[float, ...]) -> list[Tensor]:
+    """Gradients of the biases and of the feature weights, from those of what :meth:`LSTMNetwork.biases_for` gave."""
+    if not features:
+        return [*biases]
+    return [*biases, *(bias @ _column(features, bias.dtype, bias.device).T for bias in biases)]
+
+
+@functools.cache  # to bring numbers to a GPU is to wait for it, which a CUDA graph cannot hold; that reads them later
+def _column(features: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Features as [K, 1]."""
+    with torch.inference_mode(False):  # it is used in training too
+        return torch.tensor(features, dtype=dtype, device=device).unsqueeze(1)
+
+
+def _uniform(shape: tuple[int, int], bound: float, generator: Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound

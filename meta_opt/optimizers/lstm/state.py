@@ -1,0 +1,94 @@
+"""What the coordinatewise LSTM remembers, and the parts of it that belong to some coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from meta_opt.optimizees.layout import Segment
+from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales
+
+
+@dataclass(frozen=True)
+class LSTMState:
+    """h_t of all coordinates.
+
+    Coordinates come last, so that the gates of a layer are one matrix product with contiguous parts.
+    """
+
+    segments: tuple[Segment, ...]  # which coordinates each network works on, n of them
+    hidden: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
+    cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
+    moments: Moments | None  # only where inputs or base step need them
+    scales: Scales | None  # only where inputs need them; then there is a segment for each tensor
+    steps: Tensor | None  # t, [], only where updates are annealed
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of coordinates of each segment."""
+        return [segment.stop - segment.start for segment in self.segments]
+
+    def read_scales(
+        self, grads: Sequence[Tensor], kernel: native.Kernel | None = None
+    ) -> tuple[LSTMState, list[Tensor]]:
+        """Go on with the scales, if there are any, and the count of steps, but with nothing else.
+
+        Args:
+            grads: The next T gradients, each [B, N].
+            kernel: What computes it; None for PyTorch, with a graph.
+
+        Returns:
+            The state with the scales and steps after them, and what is read of the scales after each, [S, B, 3].
+        """
+        steps = None if self.steps is None else self.steps + len(grads)
+        scales = self.scales
+        read: list[Tensor] = []
+        if scales is not None and kernel is not None:
+            scales, read = kernel.read_scales(grads, scales, self.sizes)
+        elif scales is not None:
+            for grad in grads:
+                scales = scales.updated(grad, self.sizes)
+                read.append(scales.read())
+        return replace(self, scales=scales, steps=steps), read
+
+    def block(self, index: int, start: int, stop: int) -> LSTMState:
+        """The state of coordinates ``start:stop``, which network ``index`` works on; without scales and steps."""
+        segment = self.segments[index]
+
+        def cut(tensor: Tensor) -> Tensor:
+            size = segment.stop - segment.start
+            rows = tensor.view(len(tensor), -1, size)[..., start - segment.start : stop - segment.start]
+            return rows.reshape(len(tensor), -1)
+
+        return LSTMState(
+            (replace(segment, start=0, stop=stop - start),),
+            (tuple(map(cut, self.hidden[index])),),
+            (tuple(map(cut, self.cell[index])),),
+            None if self.moments is None else self.moments.part(start, stop),
+            None,
+            None,
+        )
+
+    def columns(self, columns: Tensor) -> LSTMState:
+        """The state of some coordinates, [n], ascending; without scales and steps."""
+        segments, hidden, cell, stop = [], [], [], 0
+        for index, segment in enumerate(self.segments):
+            size = segment.stop - segment.start
+            chosen = columns[(columns >= segment.start) & (columns < segment.stop)] - segment.start
+
+            def cut(tensor: Tensor, size: int = size, chosen: Tensor = chosen) -> Tensor:
+                return tensor.view(len(tensor), -1, size).index_select(2, chosen).view(len(tensor), -1)
+
+            start, stop = stop, stop + len(chosen)
+            segments.append(replace(segment, start=start, stop=stop))
+            hidden.append(tuple(map(cut, self.hidden[index])))
+            cell.append(tuple(map(cut, self.cell[index])))
+        moments = self.moments
+        if moments is not None:
+            moments = Moments(
+                moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
+            )
+        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None, None)

@@ -1,0 +1,1 @@
+"""What outlives a process: checkpoints, what they hold, and where a run keeps them."""

@@ -1,0 +1,60 @@
+"""Checkpoint files, written so that none is ever half there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from meta_opt.saved.recipes import load
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the checkpoint and renames: whatever happens meanwhile, the old one or the new one is there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Save ``checkpoint`` as ``path``."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the new name, too, survives a loss of power; not every system can
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Load the checkpoint at ``path``, never executing anything in it."""
+        return load(Path(path))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was writing in ``folder``."""
+    for path in folder.glob(".*.ckpt.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def export(path: Path, to: Path) -> None:
+    """Write what of the checkpoint at ``path`` is needed to use and to test it, and not to go on training, as ``to``.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged, or not one of ours.
+    """
+    kept = ("meta_opt", "state_dict", "pytorch-lightning_version")
+    AtomicCheckpointIO().save_checkpoint({name: item for name, item in load(path).items() if name in kept}, to)

@@ -1,0 +1,488 @@
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from meta_opt.cli import main
+
+QUIET = ("--trainer.enable_progress_bar", "false")
+COMMAND = [sys.executable, "-m", "meta_opt.cli"]
+
+
+def checkpoint(path):
+    return torch.load(path, weights_only=True)
+
+
+def settings(meta_opt, *arguments):
+    """What a command would run with."""
+    status, out, err = meta_opt(*arguments, "--print_config")
+    assert (status, err) == (0, "")
+    return yaml.safe_load(out)
+
+
+def fails(meta_opt, *arguments):
+    """The one line that a command fails with, having made nothing."""
+    before = sorted(Path().rglob("*"))
+    status, out, err = meta_opt(*arguments)
+    assert status == 2
+    assert out == ""
+    assert re.fullmatch(r"meta-opt: error: .*\n", err)
+    assert sorted(Path().rglob("*")) == before
+    return err.removeprefix("meta-opt: error: ").strip()
+
+
+@pytest.fixture(scope="module")
+def run(offering, tmp_path_factory):
+    """The folder of a run of two epochs of three episodes each, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    with offering(), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.chdir(folder)
+        assert main(["fit", "--optimizee", "bowl", "--optimizee.dimension", "2", *QUIET]) == 0
+    return folder, out.getvalue()
+
+
+@pytest.fixture
+def trained(run, meta_opt, plugins):
+    """A copy of that run, in the current folder; what it printed."""
+    folder, out = run
+    shutil.copytree(folder, Path(), dirs_exist_ok=True)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------- without torch
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["list"], ["compare", "--help"], ["nonsense"], []], ids=" ".join
+)
+def test_light_commands_import_no_torch(arguments, plugin_folder):
+    code = (
+        "import sys, meta_opt.cli as cli; cli.main(sys.argv[1:]);"
+        "assert not {'torch', 'lightning', 'offered'} & set(sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(plugin_folder)}
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, env=environment)
+
+
+def test_list_answers_at_once():
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([*COMMAND, "list"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+def test_a_reader_may_have_enough():
+    process = subprocess.Popen([*COMMAND, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 128 + signal.SIGPIPE
+    process.stderr.close()
+
+
+def test_help_names_the_commands(meta_opt):
+    status, out, _ = meta_opt("--help")
+    assert status == 0
+    for command in ("fit", "validate", "test", "compare", "list"):
+        assert f"\n  {command} " in out
+
+
+def test_unknown_command(meta_opt):
+    assert "did you mean fit?" in fails(meta_opt, "fitt")
+    assert "say what to do" in fails(meta_opt)
+
+
+# ---------------------------------------------------------------------------------------------------------- list
+
+
+def test_list_shows_what_is_installed(meta_opt, plugins):
+    status, out, _ = meta_opt("list")
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    assert status == 0
+    assert rows["bowl"] == "meta-opt-offered 1.2  A bowl: the squared distance to a random point."
+    assert rows["quadratic"].startswith("meta-opt 0.")
+    assert rows["coordinatewise_lstm"].startswith("meta-opt 0.")
+
+
+BROKEN = {
+    "contested": "the name is claimed by meta-opt-offered 1.2 and rival 3.4; uninstall one",
+    "needs_missing": "offered.needs_missing imports a_module_that_is_not_installed, which is not installed",
+    "no_such_class": "module offered.wrong has no NoSuchClass",
+    "no_such_module": "there is no module offered.nowhere",
+    "not_an_optimizee": "offered.wrong:NotAnOptimizee is not a subclass of the optimizee contract",
+    "of_the_future": "it is written for version 99 of meta-opt's plugin interface, and this meta-opt has 1",
+    "syntax_error": "offered.syntax_error does not parse",
+    "unroll": "meta_opt has a module of that name; meta-opt-offered must choose another",
+}
+
+
+def test_list_says_what_is_broken_and_why(meta_opt, plugins):
+    _, out, _ = meta_opt("list")
+    broken = {line.split()[0]: line for line in out.splitlines() if "BROKEN" in line}
+    for name, reason in BROKEN.items():
+        assert f"BROKEN: {reason}" in broken[name]
+    assert set(broken) == set(BROKEN)
+
+
+def test_list_check_imports(meta_opt, plugins):
+    _, out, _ = meta_opt("list", "--check")
+    assert "BROKEN: does not import: OSError: no luck today" in out
+
+
+def test_list_of_names_shows_what_they_recommend(meta_opt, plugins):
+    status, out, _ = meta_opt("list", "bowl", "coordinatewise_lstm")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0] == "optimizee bowl  meta-opt-offered 1.2  A bowl: the squared distance to a random point."
+    assert lines[1] == (
+        "  --model.num_steps 7 --model.unroll_length 4 --model.episodes_per_epoch 3 --optimizer.hidden_size 5"
+    )
+    assert lines[2].split() == ["--trainer.max_epochs", "2"]
+    assert lines[3].startswith("optimizer coordinatewise_lstm  meta-opt 0.")
+    assert len(lines) == 4
+    config = settings(meta_opt, "fit", "--optimizee", "Valley", *lines[1].split())  # they are options as they stand
+    assert (config["model"]["num_steps"], config["optimizer"]["init_args"]["hidden_size"]) == (7, 5)
+
+
+def test_list_of_an_unknown_name(meta_opt, plugins):
+    assert "did you mean 'bowl'?" in fails(meta_opt, "list", "bowll")
+    assert fails(meta_opt, "list", "--chekc") == "list takes no --chekc; its only option is --check"
+
+
+# ------------------------------------------------------------------------------------------------------- settings
+
+
+def test_recommended_settings_are_defaults(meta_opt, plugins):
+    config = settings(meta_opt, "fit", "--optimizee", "bowl")
+    assert config["model"]["num_steps"] == 7
+    assert config["optimizer"]["init_args"]["hidden_size"] == 5
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["model"]["lr"] == 0.001  # of the class
+
+
+def test_recommended_weights_are_for_the_default_optimizer(meta_opt, plugins):
+    momentum = Path(__file__).parents[2] / "plugins" / "template" / "meta_opt_example" / "momentum_mlp.py"
+    config = settings(meta_opt, "fit", "--optimizee", "cifar_cnn")
+    assert config["model"]["warm_start"] == "general_mlp"
+    config = settings(meta_opt, "fit", "--optimizee", "cifar_cnn", "--optimizer", f"{momentum}:MomentumMlp")
+    assert config["model"]["warm_start"] is None
+    assert config["model"]["max_num_steps"] == 1000
+
+
+def test_what_the_optimizer_recommends_is_above_what_the_optimizee_does(meta_opt, plugins):
+    config = settings(meta_opt, "fit", "--optimizee", "quadratic")
+    assert (config["model"]["lr"], config["model"]["meta_loss"]) == (0.005, "sum")
+    config = settings(meta_opt, "fit", "--optimizee", "quadratic", "--optimizer", "subspace_lstm")
+    assert (config["model"]["lr"], config["model"]["meta_loss"]) == (0.0005, "log_mean")
+    assert config["model"]["num_steps"] == 100  # recommended by the optimizee
+    config = settings(meta_opt, "fit", "--optimizee", "quadratic", "--optimizer", "subspace_lstm", "--model.lr", 0.1)
+    assert config["model"]["lr"] == 0.1
+
+
+def test_a_warm_start_that_cannot_be_leaves_nothing(meta_opt, plugins):
+    status, out, err = meta_opt("fit", "--optimizee", "bowl", "--model.warm_start", "nobody")
+    assert (status, out) == (2, "")
+    assert err.startswith("meta-opt: error: no pretrained optimizer is called 'nobody'")
+    assert not Path("checkpoints").exists()
+
+
+def test_whatever_the_user_says_is_above_recommended_settings(meta_opt, plugins):
+    Path("mine.yaml").write_text("optimizee: bowl\nmodel: {num_steps: 8, unroll_length: 8}\n")
+    config = settings(meta_opt, "fit", "--config", "mine.yaml", "--model.unroll_length=9", "--optimizer.hidden_size", 6)
+    assert (config["model"]["num_steps"], config["model"]["unroll_length"]) == (8, 9)
+    assert config["optimizer"]["init_args"]["hidden_size"] == 6
+    assert config["model"]["episodes_per_epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "optimizee: bowl",
+        "optimizee: {class_path: bowl, init_args: {dimension: 4}}",
+        "optimizee: {class_path: offered.good.Bowl, init_args: {dimension: 4}}",
+    ],
+)
+def test_an_optimizee_in_yaml(meta_opt, plugins, text):
+    Path("mine.yaml").write_text(text)
+    config = settings(meta_opt, "fit", "--config", "mine.yaml", "--optimizee.steepness", "2")
+    dimension = 4 if "dimension" in text else 3
+    assert config["optimizee"]["init_args"] == {"dimension": dimension, "steepness": 2.0}
+    assert config["model"]["num_steps"] == 7
+
+
+@pytest.mark.parametrize("name", ["bowl", "Valley", "offered.good.Bowl", "{class_path: bowl}", "meta_opt.bowl"])
+def test_an_optimizee_on_the_command_line(meta_opt, plugins, name):
+    for _ in range(2):  # nothing that the first call leaves behind changes the second
+        config = settings(meta_opt, "fit", "--optimizee.dimension", "4", "--optimizee", name)
+        assert config["optimizee"]["init_args"]["dimension"] == 4
+        assert config["model"]["num_steps"] == (9 if name == "Valley" else 7)
+
+
+def test_printed_settings_give_the_same_settings(meta_opt, plugins):
+    _, out, _ = meta_opt("fit", "--optimizee", "bowl", "--model.lr", "0.5", "--print_config")
+    Path("mine.yaml").write_text(out)
+    assert settings(meta_opt, "fit", "--config", "mine.yaml") == yaml.safe_load(out)
+
+
+def test_help_of_fit_lists_names_and_imports_no_plugin(meta_opt, plugins):
+    status, out, _ = meta_opt("fit", "--help")
+    assert status == 0
+    text = " ".join(out.split())
+    for name in ("meta_opt.bowl", "meta_opt.mnist_mlp", "meta_opt.raises"):
+        assert name in text
+
+
+def test_help_of_an_optimizee(meta_opt, plugins):
+    status, out, _ = meta_opt("fit", "--optimizee.help", "bowl")
+    assert status == 0
+    assert "Factor of the squared distance. (type: float, default: 1.0)" in " ".join(out.split())
+
+
+def test_an_option_is_not_abbreviated(meta_opt, plugins):
+    message = fails(meta_opt, "fit", "--optimizee", "bowl", "--model.unrol", "3")
+    assert message == "unknown option --model.unrol; did you mean --model.unroll_length?"
+
+
+WRONG = {
+    "": "say what to learn on, with --optimizee",
+    "--optimizee bowll": "no optimizee is called 'bowll'; did you mean 'bowl'?",
+    "--optimizee contested": "claimed by meta-opt-offered 1.2 and rival 3.4",
+    "--optimizee needs_missing": "ModuleNotFoundError: No module named 'a_module_that_is_not_installed'",
+    "--optimizee not_an_optimizee": "must be a subclass of Optimizee",
+    "--optimizee vector_loss": "loss must return a scalar tensor (shape []), found shape [3]",
+    "--optimizee infinite_loss": "VectorLoss.loss is not finite at θ_0".replace("Vector", "Infinite"),
+    "--optimizee constant_loss": "ConstantLoss.loss is not differentiable",
+    "--optimizee bad_advice": "optimizee bad_advice recommends a setting model.number_of_steps, but there is no such",
+    "--optimizee bowl --optimizer coordinatewise": "did you mean 'coordinatewise_lstm'?",
+    "--optimizee bowl --optimizee.dimensions 3": "unknown option --optimizee.dimensions; did you mean --optimizee.dim",
+    "--optimizee bowl --optimizee.dimension x": "--optimizee.dimension must be int, not x",
+    "--optimizee bowl --model.clip_norm x": "--model.clip_norm must be float or null, not x",
+    "--optimizee subsets": "--optimizee.part must be given",
+    "--optimizee bowl --model.meta_loss x": "--model.meta_loss must be sum, log_sum or log_mean, not x",
+    "--optimizee bowl --optimizer.hidden_size 0": "optimizer.hidden_size must be 1 or more, not 0",
+    "--optimizee bowl --optimizee.dimension 0": "optimizee.dimension must be at least 1, not 0",
+    "--optimizee bowl --model.num_steps 0": "model.num_steps must be at least 1, not 0",
+    "--optimizee bowl --model.num_steps": "--model.num_steps: expected one argument",
+    "--optimizee bowl --model.seed 3": 'Linked "model.seed" must be given via "seed_everything"',
+    "--optimizee bowl --trainer.accelerator x": "invalid accelerator name",
+    "--optimizee bowl stray": "unexpected argument 'stray'",
+    "--config nowhere.yaml": "File does not exist",
+    "--ckpt_path nowhere.ckpt": "there is no checkpoint nowhere.ckpt",
+    "--ckpt_path last": "there is no run with a last.ckpt in checkpoints",
+    "--ckpt_path last --optimizee bowl": "there is no run with a last.ckpt in checkpoints/bowl",
+}
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_what_is_wrong_is_said_in_one_line(meta_opt, plugins, options):
+    assert WRONG[options] in fails(meta_opt, "fit", *options.split())
+
+
+@pytest.mark.parametrize("text", ["optimizee: [", "optimizee: bowl\nmodel: {num_stepz: 3}"])
+def test_a_config_file_that_is_wrong(meta_opt, plugins, text):
+    Path("mine.yaml").write_text(text)
+    message = fails(meta_opt, "fit", "--config", "mine.yaml")
+    assert "did you mean --model.num_steps?" in message or message.startswith("Problems parsing config")
+
+
+# ----------------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_run_leaves_checkpoints_settings_and_log(trained):
+    folder = Path("checkpoints/bowl/run_0")
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "config.yaml", "last.ckpt"]
+    assert list(Path("logs/bowl/run_0").glob("events.*"))
+    assert int(checkpoint(folder / "last.ckpt")["state_dict"]["episode"]) == 6
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["optimizee"] == {"class_path": "bowl", "init_args": {"dimension": 2, "steepness": 1.0}}
+
+
+def test_a_run_ends_by_saying_where_things_are(trained):
+    assert "finished after 6 episodes" in trained
+    for path in ("checkpoints/bowl/run_0/best.ckpt", "checkpoints/bowl/run_0/config.yaml", "logs/bowl/run_0"):
+        assert path in trained
+    assert "test --ckpt_path checkpoints/bowl/run_0/best.ckpt\n" in trained
+
+
+def test_the_next_run_gets_the_next_name_and_the_same_weights(trained, meta_opt):
+    assert meta_opt("fit", "--config", "checkpoints/bowl/run_0/config.yaml", *QUIET)[0] == 0
+    one, two = (checkpoint(f"checkpoints/bowl/run_{i}/last.ckpt")["state_dict"] for i in range(2))
+    torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
+
+
+def test_another_seed_gives_other_weights(trained, meta_opt):
+    config = ("--config", "checkpoints/bowl/run_0/config.yaml")
+    assert meta_opt("fit", *config, "--seed_everything", "1", *QUIET)[0] == 0
+    one, two = (checkpoint(f"checkpoints/bowl/run_{i}/last.ckpt") for i in range(2))
+    assert (one["meta_opt"]["model"]["seed"], two["meta_opt"]["model"]["seed"]) == (0, 1)
+    name = "optimizer.networks.all.output_weight"
+    assert not torch.equal(one["state_dict"][name], two["state_dict"][name])
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_checkpoint_alone_knows_how_it_was_made(trained, meta_opt, command):
+    path = "checkpoints/bowl/run_0/best.ckpt"
+    config = settings(meta_opt, command, "--ckpt_path", path)
+    assert config["optimizee"]["init_args"]["dimension"] == 2
+    assert config["optimizer"]["init_args"]["hidden_size"] == 5
+    assert config["model"]["num_steps"] == 7
+    before = sorted(Path().rglob("*"))
+    status, out, _ = meta_opt(command, "--ckpt_path", "best", *QUIET)
+    assert status == 0
+    assert "final_loss" in out
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_what_the_user_says_is_above_the_checkpoint(trained, meta_opt):
+    options = ("--ckpt_path", "last", "--model.num_steps", "11", "--optimizee.steepness", "3", "--seed_everything", "5")
+    config = settings(meta_opt, "test", *options)
+    assert config["model"]["num_steps"] == 11
+    assert config["seed_everything"] == 5
+    assert config["optimizee"]["init_args"] == {"dimension": 2, "steepness": 3.0}
+
+
+def test_the_same_learned_optimizer_on_another_optimizee(trained, meta_opt):
+    path = "checkpoints/bowl/run_0/best.ckpt"
+    config = settings(meta_opt, "test", "--ckpt_path", path, "--optimizee", "Valley")
+    assert config["optimizee"]["init_args"]["dimension"] == 3  # not the checkpoint's, which is of another class
+    assert config["optimizer"]["init_args"]["hidden_size"] == 5  # the checkpoint's, whatever Valley recommends
+    assert config["model"]["num_steps"] == 9  # recommended by Valley
+    assert config["model"]["episodes_per_epoch"] == 3
+    status, out, _ = meta_opt("test", "--ckpt_path", path, "--optimizee", "Valley", *QUIET)
+    assert status == 0
+    assert "test/final_loss" in out
+
+
+def test_weights_that_do_not_fit(trained, meta_opt):
+    message = fails(meta_opt, "test", "--ckpt_path", "last", "--optimizer.share", "tensor", *QUIET)
+    assert message.startswith("the learned optimizer in checkpoints/bowl/run_0/last.ckpt does not fit: it lacks")
+    message = fails(meta_opt, "test", "--ckpt_path", "last", "--optimizer.hidden_size", "4", *QUIET)
+    assert "output_weight is [1, 5], not [1, 4]" in message
+
+
+def test_resuming_goes_on_in_the_same_run(trained, meta_opt):
+    status, out, _ = meta_opt("fit", "--ckpt_path", "last", "--trainer.max_epochs", "3", *QUIET)
+    assert status == 0
+    assert "finished after 9 episodes" in out
+    assert [path.name for path in Path("checkpoints/bowl").iterdir()] == ["run_0"]
+    assert [path.name for path in Path("logs/bowl").iterdir()] == ["run_0"]
+    assert int(checkpoint("checkpoints/bowl/run_0/last.ckpt")["state_dict"]["episode"]) == 9
+
+
+def test_resuming_a_run_that_had_finished_changes_nothing(trained, meta_opt):
+    path = Path("checkpoints/bowl/run_0/last.ckpt")
+    before = path.read_bytes()
+    status, out, _ = meta_opt("fit", "--ckpt_path", path, *QUIET)
+    assert status == 0
+    assert "had finished after 6 episodes" in out
+    assert path.read_bytes() == before
+
+
+def test_resuming_keeps_the_length_of_the_run(meta_opt, plugins):
+    assert meta_opt("fit", "--optimizee", "bowl", "--trainer.max_epochs", "4", *QUIET)[0] == 0
+    assert settings(meta_opt, "fit", "--ckpt_path", "last")["trainer"]["max_epochs"] == 4
+    assert settings(meta_opt, "test", "--ckpt_path", "last")["trainer"]["max_epochs"] == 2
+
+
+def test_a_run_that_was_moved_resumes_where_it_is(trained, meta_opt):
+    score = checkpoint("checkpoints/bowl/run_0/best.ckpt")["callbacks"]
+    Path("elsewhere").mkdir()
+    shutil.move("checkpoints", "elsewhere/checkpoints")
+    path = Path("elsewhere/checkpoints/bowl/run_0")
+    assert meta_opt("fit", "--ckpt_path", path / "last.ckpt", "--trainer.max_epochs", "3", *QUIET)[0] == 0
+    assert not Path("checkpoints").exists()
+    monitored = [state for name, state in score.items() if "RunCheckpoint" in name and "val/final_loss" in name]
+    resumed = checkpoint(path / "last.ckpt")["callbacks"]
+    (state,) = [state for name, state in resumed.items() if "RunCheckpoint" in name and "val/final_loss" in name]
+    assert state["best_model_score"] <= monitored[0]["best_model_score"]
+    assert state["best_model_path"] == str((path / "best.ckpt").resolve())
+
+
+def test_another_optimizee_cannot_go_on_with_a_run(trained, meta_opt):
+    message = fails(meta_opt, "fit", "--ckpt_path", "checkpoints/bowl/run_0/last.ckpt", "--optimizee", "Valley")
+    assert "was trained on bowl" in message
+
+
+def test_early_stopping(meta_opt, plugins):
+    options = ("--optimizee", "bowl", "--model.lr", "0", "--trainer.max_epochs", "9", "--early_stopping.patience", "2")
+    status, out, _ = meta_opt("fit", *options, *QUIET)
+    assert status == 0
+    assert "finished after 9 episodes" in out  # one epoch that sets the mark, two that do not improve on it
+    path = Path("checkpoints/bowl/run_0/last.ckpt")
+    meta_opt("fit", "--ckpt_path", path, *QUIET)
+    assert int(checkpoint(path)["state_dict"]["episode"]) == 9
+    meta_opt("fit", "--ckpt_path", path, "--early_stopping.patience", "3", *QUIET)
+    assert int(checkpoint(path)["state_dict"]["episode"]) == 12
+
+
+def test_fast_dev_run_writes_nothing(meta_opt, plugins):
+    assert meta_opt("fit", "--optimizee", "bowl", "--trainer.fast_dev_run", "true", *QUIET)[0] == 0
+    assert list(Path().iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------- checkpoints not trusted
+
+
+def change(path, edit):
+    content = checkpoint(path)
+    edit(content)
+    torch.save(content, "changed.ckpt")
+    return "changed.ckpt"
+
+
+def test_damaged_and_foreign_checkpoints(trained, meta_opt):
+    path = Path("checkpoints/bowl/run_0/last.ckpt")
+    Path("half.ckpt").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    Path("text.ckpt").write_text("not a checkpoint")
+    torch.save({"state_dict": {}}, "foreign.ckpt")
+    torch.save(torch.nn.Linear(1, 1), "pickle.ckpt")
+    for name in ("half.ckpt", "text.ckpt", "pickle.ckpt"):
+        assert f"{name} is damaged or not a checkpoint" in fails(meta_opt, "test", "--ckpt_path", name)
+    assert fails(meta_opt, "fit", "--ckpt_path", "foreign.ckpt") == "foreign.ckpt is not a checkpoint of meta-opt"
+    newer = change(path, lambda content: content["meta_opt"].update(format=99))
+    assert "has format 99" in fails(meta_opt, "test", "--ckpt_path", newer)
+    partial = change(path, lambda content: content["meta_opt"].pop("optimizer"))
+    assert "its entry meta_opt is incomplete" in fails(meta_opt, "test", "--ckpt_path", partial)
+    unknown = change(path, lambda content: content["meta_opt"]["model"].update(new_option=1))
+    assert "has a setting model.new_option" in fails(meta_opt, "test", "--ckpt_path", unknown)
+
+
+def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):
+    def edit(content):
+        content["meta_opt"]["optimizee"]["class_path"] = "offered.good.Bowl"
+
+    path = change("checkpoints/bowl/run_0/last.ckpt", edit)
+    message = fails(meta_opt, "test", "--ckpt_path", path)
+    assert message == (
+        "the optimizee in changed.ckpt is offered.good.Bowl, not an installed one, and a checkpoint may not say what "
+        "to import; name its class with --optimizee MODULE.CLASS, or --optimizee FILE.py:CLASS"
+    )
+    assert meta_opt("test", "--ckpt_path", path, "--optimizee", "bowl", *QUIET)[0] == 0
+
+
+def test_a_checkpoint_names_no_class_in_arguments(trained, meta_opt):
+    def edit(content):
+        content["meta_opt"]["optimizee"]["init_args"]["dimension"] = [{"class_path": "subprocess.Popen"}]
+
+    path = change("checkpoints/bowl/run_0/last.ckpt", edit)
+    assert "has an argument that names a class" in fails(meta_opt, "test", "--ckpt_path", path)
+
+
+# ------------------------------------------------------------------------------------------------- from a checkout
+
+
+def test_cli_py_is_the_same_command():
+    script = Path(__file__).parents[2] / "cli.py"
+    done = subprocess.run([sys.executable, str(script), "list"], capture_output=True, text=True, check=True)
+    assert "coordinatewise_lstm" in done.stdout

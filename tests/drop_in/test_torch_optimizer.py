@@ -1,0 +1,545 @@
+"""The learned optimizer in other people's training loops."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from checkpoints_for_tests import save_untrained
+from problems_for_tests import Regression
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from meta_opt import LearnedOptimizer
+from meta_opt.drop_in import torch_optimizer
+from meta_opt.errors import CheckpointError, MetaOptError
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.optimizees.contract import Optimizee
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
+from meta_opt.optimizers import contract
+from meta_opt.optimizers.contract import Rollout
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.lstm import native
+from meta_opt.saved.recipes import load_optimizer
+from meta_opt_optimizees.digits_mlp import DigitsMlp
+from meta_opt_optimizees.quadratic import Quadratic
+
+MOMENTS = {"inputs": "log_sign+moments", "base_step": 0.03}
+
+
+def checkpoint(folder: Path, optimizee: Optimizee | None = None, **options: Any) -> Path:
+    return save_untrained(folder / "untrained.ckpt", optimizee or Regression(), **options)
+
+
+@pytest.fixture(params=[{}, MOMENTS], ids=["log_sign", "moments"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return checkpoint(tmp_path, **request.param)
+
+
+def params(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in ((5, 3), (), (4,), (0,))]
+
+
+def step(optimizer: torch.optim.Optimizer, number: int, skip: tuple[int, ...] = ()) -> None:
+    """A step with the gradients of that number; parameters in ``skip`` have none."""
+    generator = torch.Generator().manual_seed(number)
+    for index, param in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        grad = torch.randn(param.shape, generator=generator).to(param)
+        param.grad = None if index in skip else grad
+    optimizer.step()
+
+
+def values(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
+
+
+def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def plain_loop(optimizee: Optimizee, make: Any, num_steps: int) -> Tensor:
+    """Losses of test problem 0, f_1(θ_1) ... f_T(θ_T), as somebody computes them who knows nothing of unrolls."""
+    generator = problem_generator(0, "test", 0)
+    problem = optimizee.sample_problem("test", generator)
+    tensors = {name: tensor.requires_grad_() for name, tensor in optimizee.init_params(generator).items()}
+    optimizer = make(tensors)
+    losses = []
+    for _ in range(num_steps + 1):
+        optimizer.zero_grad()
+        loss = optimizee.loss(tensors, problem, optimizee.sample_batch("test", generator))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses[1:])
+
+
+def unrolled(optimizee: Optimizee, path: Path, num_steps: int, engine: contract.Engine) -> Tensor:
+    learned = load_optimizer(path)
+    learned.engine = engine
+    problems = Problems(optimizee, "test", [0], seed=0)
+    return unroll(problems, learned, begin(problems, learned), num_steps).losses[:, 0]
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize("optimizee", [Quadratic(), DigitsMlp()], ids=["quadratic", "digits_mlp"])
+@pytest.mark.parametrize("options", [{"inputs": "none"}, MOMENTS], ids=["none", "moments"])
+def test_takes_the_steps_of_meta_training(
+    tmp_path: Path, options: dict[str, Any], optimizee: Optimizee, engine: contract.Engine
+) -> None:
+    if engine == "native" and not native.available():
+        pytest.skip("this machine cannot build the native kernel")
+    path = checkpoint(tmp_path, optimizee, **options)
+    losses = plain_loop(
+        optimizee, lambda tensors: LearnedOptimizer(tensors.values(), checkpoint=path, engine=engine), 30
+    )
+    torch.testing.assert_close(losses, unrolled(optimizee, path, 30, engine), rtol=1e-6, atol=1e-6)
+    assert losses.std() > 1e-3
+
+
+@pytest.mark.parametrize("share", ["group", "tensor"])
+def test_groups_name_their_networks(tmp_path: Path, share: str) -> None:
+    optimizee = Regression()
+    path = checkpoint(tmp_path, optimizee, share=share, **MOMENTS)
+
+    def make(tensors: dict[str, Tensor]) -> LearnedOptimizer:
+        names = {name: name.split(".")[0] if share == "group" else name for name in tensors}
+        groups = [{"params": [tensor], "network": names[name]} for name, tensor in tensors.items()]
+        return LearnedOptimizer(groups, checkpoint=path)
+
+    losses = plain_loop(optimizee, make, 20)
+    torch.testing.assert_close(losses, unrolled(optimizee, path, 20, "auto"), rtol=1e-6, atol=1e-6)
+    with pytest.raises(MetaOptError, match="found one that names none; the checkpoint has first"):
+        LearnedOptimizer(params(), checkpoint=path)
+    group = {"params": params(), "network": "first" if share == "group" else "first.weight"}
+    optimizer = LearnedOptimizer([group], checkpoint=path)
+    with pytest.raises(MetaOptError, match="found one that names 'third'; the checkpoint has first"):
+        optimizer.add_param_group({"params": params(), "network": "third"})
+    assert len(optimizer.param_groups) == 1
+    step(optimizer, 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"share": "kind"},
+        {"tensor_features": True},
+        {"inputs": "log_sign+moments+scales", "output": "magnitude"},
+        {"inputs": "log_sign+moments+scales+orthogonal"},
+        {"inputs": "log_sign+moments+scales", "anneal_after": 5},
+    ],
+    ids=["kind", "tensor_features", "scales", "orthogonal", "annealed"],
+)
+def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: dict[str, Any]) -> None:
+    optimizee = DigitsMlp([7])
+    path = checkpoint(tmp_path, optimizee, **{**MOMENTS, **options})
+
+    def make(tensors: dict[str, Tensor]) -> LearnedOptimizer:
+        return LearnedOptimizer(tensors.values(), checkpoint=path)
+
+    losses = plain_loop(optimizee, make, 20)
+    torch.testing.assert_close(losses, unrolled(optimizee, path, 20, "auto"), rtol=1e-6, atol=1e-6)
+    first, second = LearnedOptimizer(params(), checkpoint=path), LearnedOptimizer(params(), checkpoint=path)
+    step(first, 0)
+    second.load_state_dict(first.state_dict())
+    for one, other in zip(first.param_groups[0]["params"], second.param_groups[0]["params"], strict=True):
+        other.data.copy_(one)
+    step(first, 1)
+    step(second, 1)
+    assert_equal(first.param_groups[0]["params"], second.param_groups[0]["params"])
+
+
+def test_groups_leave_tensors_in_their_places(tmp_path: Path) -> None:
+    optimizee = DigitsMlp([7])
+    path = checkpoint(tmp_path, optimizee, tensor_features=True, **MOMENTS)
+
+    def make(tensors: dict[str, Tensor], *, order: bool = True) -> LearnedOptimizer:
+        groups = [{"params": [tensors[name] for name in tensors if end in name]} for end in ("weight", "bias")]
+        return LearnedOptimizer(groups, checkpoint=path, order=tensors.values() if order else None)
+
+    expected = unrolled(optimizee, path, 20, "auto")
+    torch.testing.assert_close(plain_loop(optimizee, make, 20), expected, rtol=1e-6, atol=1e-6)
+    elsewhere = plain_loop(optimizee, partial(make, order=False), 20)
+    assert (elsewhere - expected).abs().max() > 1e-4
+    some = params()
+    with pytest.raises(MetaOptError, match=r"order must be all parameters.* one of \(4,\) is missing"):
+        LearnedOptimizer(some, checkpoint=path, order=[each for each in some if each.shape != (4,)])
+
+
+def test_a_kind_without_a_network(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, DigitsMlp([7]), share="kind")
+    with pytest.raises(MetaOptError, match="network for each kind of tensor, matrix, vector; a parameter group cannot"):
+        LearnedOptimizer([{"params": params(), "network": "matrix"}], checkpoint=path)
+    path = checkpoint(tmp_path, Quadratic(), share="kind")
+    with pytest.raises(MetaOptError, match="the checkpoint has no network for a matrix; it has vector"):
+        LearnedOptimizer([torch.zeros(3, 3, 2, 2, requires_grad=True)], checkpoint=path)
+
+
+def test_a_filter_is_a_matrix(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, DigitsMlp([7]), share="kind", inputs="log_sign+moments+scales")
+    start = torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(0))
+    as_filter, as_matrix, as_vector = (
+        LearnedOptimizer([nn.Parameter(start.reshape(shape).clone())], checkpoint=path)
+        for shape in (start.shape, (3, 20), (60,))
+    )
+    for number in range(3):
+        generator = torch.Generator().manual_seed(number)
+        grad = torch.randn(60, generator=generator)
+        for optimizer in (as_filter, as_matrix, as_vector):
+            param = optimizer.param_groups[0]["params"][0]
+            param.grad = grad.view(param.shape)
+            optimizer.step()
+    filtered, matrix, vector = (values(optimizer)[0].flatten() for optimizer in (as_filter, as_matrix, as_vector))
+    assert torch.equal(filtered, matrix)
+    assert not torch.equal(filtered, vector)
+
+
+def test_a_parameter_steps_as_if_it_were_alone(path: Path) -> None:
+    together = LearnedOptimizer(params(), checkpoint=path)
+    alone = [LearnedOptimizer([param], checkpoint=path) for param in params()]
+    sometimes = [(), (), (1,), (), (0, 2), (), (), (0, 1, 2, 3), (1, 2), (1, 2), (), ()]
+    for number, skip in enumerate(sometimes):
+        step(together, number, skip)
+        for index, optimizer in enumerate(alone):
+            param, twin = optimizer.param_groups[0]["params"][0], together.param_groups[0]["params"][index]
+            param.grad = None if twin.grad is None else twin.grad.clone()
+            optimizer.step()
+    for one, other, start in zip(values(together), alone, params(), strict=True):
+        torch.testing.assert_close(one, values(other)[0], rtol=1e-6, atol=1e-6)
+        assert start.numel() == 0 or not torch.equal(one, start)
+
+
+def test_a_parameter_without_gradient_keeps_value_and_state(path: Path) -> None:
+    optimizer = LearnedOptimizer(params(), checkpoint=path)
+    step(optimizer, 0, skip=(2,))
+    param = optimizer.param_groups[0]["params"][2]
+    assert param not in optimizer.state
+    step(optimizer, 1)
+    before, state = param.detach().clone(), copy.deepcopy(optimizer.state[param])
+    step(optimizer, 2, skip=(2,))
+    assert torch.equal(param, before)
+    assert state.keys() == optimizer.state[param].keys()
+    assert_equal(list(state.values()), list(optimizer.state[param].values()))
+
+
+def test_one_step_of_the_network_a_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Counted(Rollout):
+        def step(self, evaluation: Evaluation) -> torch.Tensor:
+            sizes.append(evaluation.grad.shape)
+            return super().step(evaluation)
+
+    monkeypatch.setattr(CoordinatewiseLSTM, "rollout", lambda *of: Counted(*of))
+    optimizer = LearnedOptimizer([{"params": params()}, {"params": params(), "lr": 0.1}], checkpoint=path)
+    step(optimizer, 0)
+    step(optimizer, 1)
+    assert sizes == [(1, 40), (1, 40)]
+
+
+def test_lr_is_a_factor_of_the_update(path: Path) -> None:
+    whole, rest = (
+        LearnedOptimizer([{"params": params()}, {"params": params(), "lr": lr}], checkpoint=path) for lr in (1.0, 0.25)
+    )
+    scheduler = torch.optim.lr_scheduler.MultiplicativeLR(rest, lambda epoch: 0.5)  # 0.5 and 0.125
+    with pytest.warns(UserWarning, match="lr_scheduler.step"):
+        scheduler.step()
+    step(whole, 0)
+    step(rest, 0)
+    start = params() + params()
+    for index, (full, part) in enumerate(zip(values(whole), values(rest), strict=True)):
+        factor = 0.5 if index < 4 else 0.125
+        torch.testing.assert_close(part - start[index], factor * (full - start[index]), rtol=1e-4, atol=1e-6)
+    assert (values(whole)[0] - start[0]).abs().min() > 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_resumes_exactly(path: Path, dtype: torch.dtype) -> None:
+    optimizer = LearnedOptimizer(params(dtype), checkpoint=path, lr=0.5)
+    for number in range(4):
+        step(optimizer, number, skip=(1,) if number == 2 else ())
+    file = io.BytesIO()
+    torch.save((values(optimizer), optimizer.state_dict()), file)
+    file.seek(0)
+    saved, state = torch.load(file, weights_only=True)
+    other = LearnedOptimizer([nn.Parameter(value) for value in saved], checkpoint=path)
+    other.load_state_dict(state)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert {tensor.dtype for tensors in other.state.values() for tensor in tensors.values()} == {wide}
+    for number in range(4, 8):
+        for each in (optimizer, other):
+            step(each, number, skip=(2,) if number == 6 else ())
+    assert other.param_groups[0]["lr"] == 0.5
+    assert_equal(values(optimizer), values(other))
+    for one, two in zip(optimizer.state_dict()["state"].values(), other.state_dict()["state"].values(), strict=True):
+        assert_equal(list(one.values()), list(two.values()))
+
+
+def test_a_saved_state_stays_as_it_was(path: Path) -> None:
+    optimizer = LearnedOptimizer(params(), checkpoint=path)
+    step(optimizer, 0)
+    saved = optimizer.state_dict()["state"][0]
+    before = {name: tensor.clone() for name, tensor in saved.items()}
+    step(optimizer, 1)
+    assert_equal(list(saved.values()), list(before.values()))
+    assert not torch.equal(optimizer.state_dict()["state"][0]["hidden.0.0"], before["hidden.0.0"])
+
+
+def test_hooks_after_loading_see_the_state(path: Path) -> None:
+    one, other = LearnedOptimizer(params(), checkpoint=path), LearnedOptimizer(params(), checkpoint=path)
+    step(one, 0)
+    seen = []
+    other.register_load_state_dict_post_hook(lambda optimizer: seen.append(len(optimizer.state)))
+    other.load_state_dict(one.state_dict())
+    assert seen == [4]
+
+
+def test_refuses_the_state_of_another(tmp_path: Path) -> None:
+    large = LearnedOptimizer(params(), checkpoint=checkpoint(tmp_path, hidden_size=8))
+    small = LearnedOptimizer(params(), checkpoint=checkpoint(tmp_path, hidden_size=4))
+    grouped = checkpoint(tmp_path, share="group")
+    step(large, 0)
+    step(small, 0)
+    before = copy.deepcopy(small.state_dict())
+    with pytest.raises(MetaOptError, match=r"parameter 0 is not one of this learned optimizer's for .* \(5, 3\)"):
+        small.load_state_dict(large.state_dict())
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        small.load_state_dict(
+            {"state": {}, "param_groups": [{"params": [], "network": "all"}, *before["param_groups"]]}
+        )
+    assert torch.equal(small.state_dict()["state"][0]["cell.0.1"], before["state"][0]["cell.0.1"])
+    other = LearnedOptimizer([{"params": params(), "network": "first"}], checkpoint=grouped)
+    with pytest.raises(MetaOptError, match="belongs to a network 'all'; the checkpoint has first, second"):
+        other.load_state_dict(small.state_dict())
+    adam = torch.optim.Adam(params()).state_dict()
+    by_kind = LearnedOptimizer(params()[:1], checkpoint=checkpoint(tmp_path, share="kind"))
+    for ours in (small, by_kind):
+        groups = copy.deepcopy(ours.param_groups)
+        adam["param_groups"][0]["params"] = [*range(len(groups[0]["params"]))]
+        with pytest.raises(MetaOptError, match="not the state of a learned optimizer"):
+            ours.load_state_dict(adam)
+        assert ours.param_groups[0].keys() == groups[0].keys()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_copies_go_on_alike(path: Path, duplicate: Any) -> None:
+    optimizer = LearnedOptimizer(params(), checkpoint=path)
+    step(optimizer, 0)
+    step(optimizer, 1, skip=(0,))
+    other = duplicate(optimizer)
+    start = values(optimizer)
+    step(other, 2)
+    assert_equal(values(optimizer), start)
+    step(optimizer, 2)
+    assert_equal(values(optimizer), values(other))
+
+
+def test_parameters_added_later_start_anew(path: Path) -> None:
+    optimizer = LearnedOptimizer(params(), checkpoint=path)
+    step(optimizer, 0)
+    optimizer.add_param_group({"params": params(), "lr": 0.5})
+    fresh = LearnedOptimizer(params(), checkpoint=path)
+    step(optimizer, 1)
+    for param, twin in zip(fresh.param_groups[0]["params"], optimizer.param_groups[1]["params"], strict=True):
+        param.grad = twin.grad
+    fresh.step()
+    for start, half, full in zip(params(), optimizer.param_groups[1]["params"], values(fresh), strict=True):
+        torch.testing.assert_close(half - start, 0.5 * (full - start), rtol=1e-4, atol=1e-6)
+    assert len(optimizer.state) == 8
+
+
+def test_gradients_accumulate_and_scale(path: Path) -> None:
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(3))
+    results = []
+    for scale, parts in ((None, [x]), (None, x.split(4)), (2.0**10, [x])):
+        model = nn.Linear(3, 2)
+        with torch.no_grad():
+            for param in model.parameters():
+                param.fill_(0.5)
+        optimizer = LearnedOptimizer(model.parameters(), checkpoint=path)
+        scaler = torch.amp.GradScaler("cpu", enabled=scale is not None, init_scale=scale or 1.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            for part in parts:
+                scaler.scale(model(part).square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        results.append(values(optimizer))
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert (results[0][0] - 0.5).abs().min() > 1e-3
+
+
+def test_a_scaler_leaves_out_steps_that_overflow(path: Path) -> None:
+    optimizer = LearnedOptimizer([param := nn.Parameter(torch.ones(3))], checkpoint=path)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(param.sum() * float("inf")).backward()
+    scaler.step(optimizer)
+    assert torch.equal(param, torch.ones(3))
+    assert not optimizer.state
+
+
+def test_a_model_may_change_its_type(path: Path) -> None:
+    model = nn.Linear(3, 2)
+    wide = copy.deepcopy(model).double()
+    narrow_first, always_wide = (LearnedOptimizer(each.parameters(), checkpoint=path) for each in (model, wide))
+    for number in range(6):
+        if number == 3:
+            model.double()
+        step(narrow_first, number)
+        step(always_wide, number)
+    for ours, theirs in zip(values(narrow_first), values(always_wide), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert {tensor.dtype for tensor in narrow_first.state[model.weight].values()} == {torch.float64}
+
+
+def test_engine_is_chosen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "load", lambda: None)
+    step(LearnedOptimizer(params(), checkpoint=path), 0)
+    with pytest.raises(MetaOptError, match="engine native needs a C"):
+        step(LearnedOptimizer(params(), checkpoint=path, engine="native"), 0)
+    monkeypatch.setattr(native, "load", lambda: pytest.fail("asked for the kernel"))
+    step(LearnedOptimizer(params(), checkpoint=path, engine="torch"), 0)
+
+
+def test_refuses_sparse_and_complex(path: Path) -> None:
+    table, weight = nn.Embedding(4, 2, sparse=True), nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer([weight, *table.parameters()], checkpoint=path)
+    (table(torch.tensor([1])) @ weight).sum().backward()
+    with pytest.raises(MetaOptError, match=r"found one of \(4, 2\) that is torch.sparse_coo: .* sparse=False"):
+        optimizer.step()
+    assert torch.equal(weight, torch.ones(2))
+    assert not optimizer.state
+    with pytest.raises(MetaOptError, match="real parameters, found one of torch.complex64"):
+        LearnedOptimizer([nn.Parameter(torch.ones(2, dtype=torch.complex64))], checkpoint=path)
+
+
+def test_arguments_are_checked(path: Path) -> None:
+    for both in ({}, {"pretrained": "general_mlp", "checkpoint": path}):
+        with pytest.raises(MetaOptError, match="give either pretrained, a name, or checkpoint, a path"):
+            LearnedOptimizer(params(), **both)
+    with pytest.raises(MetaOptError, match="lr must be at least 0, not -1"):
+        LearnedOptimizer(params(), checkpoint=path, lr=-1)
+    with pytest.raises(MetaOptError, match="lr must be at least 0, not -2"):
+        LearnedOptimizer([{"params": params(), "lr": -2}], checkpoint=path)
+    with pytest.raises(MetaOptError, match="engine must be one of auto, native, torch, not 'nativ'"):
+        LearnedOptimizer(params(), checkpoint=path, engine="nativ")  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="no pretrained optimizer is called 'nobody'"):
+        LearnedOptimizer(params(), pretrained="nobody")
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        LearnedOptimizer(params(), checkpoint="nowhere.ckpt")
+
+
+def test_state_lies_where_its_parameter_does(tmp_path: Path) -> None:
+    """The second device is ``meta``, which has shapes only and is there on every machine."""
+    path = checkpoint(tmp_path)
+    here, there = params(), [nn.Parameter(param.to("meta")) for param in params()]
+    optimizer = LearnedOptimizer([*here, *there], checkpoint=path)
+    alone = LearnedOptimizer(params(), checkpoint=path)
+    for number in range(3):
+        step(optimizer, number)
+        step(alone, number)
+    assert_equal([param.detach() for param in here], values(alone))
+    for param in (*here, *there):
+        assert {tensor.device for tensor in optimizer.state[param].values()} == {param.device}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_several_devices_in_one_model(path: Path) -> None:
+    def model(second: str) -> nn.Sequential:
+        layers = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        with torch.no_grad():
+            for param in layers.parameters():
+                param.copy_(torch.linspace(-1, 1, param.numel()).view_as(param))
+        layers[1].to(second)
+        return layers
+
+    results = []
+    for second in ("cpu", "cuda"):
+        layers = model(second)
+        optimizer = LearnedOptimizer(layers.parameters(), checkpoint=path)
+        for number in range(8):
+            step(optimizer, number)
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            if number == 5:
+                layers.to(second)  # the state follows
+        results.append([value.cpu() for value in values(optimizer)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+class LossReader(contract.LearnedOptimizer):
+    """g = -loss · θ."""
+
+    def init_state(self, layout: Layout, num_problems: int) -> None:
+        return None
+
+    def step(self, evaluation: Evaluation, state: None) -> tuple[Tensor, None]:
+        return -evaluation.loss.unsqueeze(1) * evaluation.params, None
+
+
+def test_a_closure_tells_the_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_optimizer, "load_optimizer", lambda *_: LossReader())
+    param = nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = LearnedOptimizer([param], checkpoint=path)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = param.square().sum() / 10
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx(0.5)
+    assert param.tolist() == [0.5, 1.0]  # θ - 0.5 θ
+    with pytest.raises(MetaOptError, match="reads the loss: call step with a closure"):
+        optimizer.step()
+
+
+class Line(pl.LightningModule):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.layer = nn.Linear(1, 1)
+        with torch.no_grad():
+            self.layer.weight.zero_()
+            self.layer.bias.zero_()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        return (self.layer(x) - y).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = LearnedOptimizer(self.parameters(), checkpoint=self.path)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
+
+
+def test_lightning_stops_and_goes_on(path: Path, tmp_path: Path) -> None:
+    x = torch.linspace(-1, 1, 8).unsqueeze(1)
+    loader = DataLoader(TensorDataset(x, 3 * x + 1), batch_size=4)
+
+    def fit(epochs: int, **options: Any) -> tuple[Line, pl.Trainer]:
+        module = Line(path)
+        trainer = pl.Trainer(
+            default_root_dir=tmp_path, max_epochs=epochs, accelerator="cpu", logger=False,
+            enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, loader, **options)
+        return module, trainer
+
+    whole, trainer = fit(6)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.9**6)
+    assert whole.optimizers().state.keys() == set(whole.parameters())  # seen through Lightning's wrapper
+    half, trainer = fit(3)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    rest, _ = fit(6, ckpt_path=tmp_path / "half.ckpt")
+    assert_equal([p.detach() for p in whole.parameters()], [p.detach() for p in rest.parameters()])
+    assert not torch.equal(half.layer.weight, rest.layer.weight)

@@ -1,0 +1,90 @@
+"""The exact meta-gradient against finite differences."""
+
+import pytest
+import torch
+from problems_for_tests import Regression
+from torch import Tensor
+
+from meta_opt.inner_loop.unroll import Trajectory, begin, unroll
+from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.estimators.second_order import second_order
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.problems import Problems, problem_generator
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+
+
+def setup(**options: object) -> CoordinatewiseLSTM:
+    optimizer = CoordinatewiseLSTM(num_layers=1, hidden_size=3, **options)  # type: ignore[arg-type]
+    optimizer.build(draw().layout, problem_generator(1, "phi"))
+    return optimizer.double()
+
+
+def draw() -> Problems:
+    return Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
+
+
+def rollout(
+    problems: Problems, optimizer: CoordinatewiseLSTM, num_steps: int, *, keep_graph: bool = False
+) -> Trajectory:
+    return unroll(problems, optimizer, begin(problems, optimizer), num_steps, keep_graph=keep_graph)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inputs": "none"},
+        {},
+        {"inputs": "log_sign+moments+scales", "output": "magnitude"},
+        {"inputs": "log_sign+moments+scales+orthogonal", "output": "magnitude", "base_step": 0.03},
+        {"inputs": "log_sign+moments", "base_step": 0.03, "anneal_after": 2},
+    ],
+)
+@pytest.mark.parametrize(
+    "meta_loss", [MetaLoss("sum", "constant"), MetaLoss("log_sum", "linear:0.3"), MetaLoss("log_mean", "constant")]
+)
+def test_gradcheck(options: dict[str, object], meta_loss: MetaLoss) -> None:
+    optimizer = setup(**options)
+    parameters = list(optimizer.parameters())
+
+    def meta_loss_of(*values: Tensor) -> Tensor:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, values, strict=True):
+                parameter.copy_(value)
+        problems = draw()
+        return meta_loss.value(unroll(problems, optimizer, begin(problems, optimizer), 4).losses)
+
+    values = [parameter.detach().clone() for parameter in parameters]
+    problems = draw()
+    grads = second_order(rollout(problems, optimizer, 4, keep_graph=True), optimizer, meta_loss).grads
+
+    class Exact(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, *inputs: Tensor) -> Tensor:
+            return meta_loss_of(*inputs)
+
+        @staticmethod
+        def backward(ctx: object, *upstream: Tensor) -> tuple[Tensor, ...]:
+            return tuple(upstream[0] * grad for grad in grads)
+
+    assert torch.autograd.gradcheck(
+        lambda *inputs: Exact.apply(*inputs), [value.requires_grad_() for value in values], atol=1e-7, rtol=1e-5
+    )
+
+
+def test_differs_from_first_order_but_not_in_value() -> None:
+    optimizer = setup(inputs="none")
+    one, two = draw(), draw()
+    first = first_order(rollout(one, optimizer, 5), optimizer, MetaLoss("sum", "constant"))
+    second = second_order(rollout(two, optimizer, 5, keep_graph=True), optimizer, MetaLoss("sum", "constant"))
+    torch.testing.assert_close(first.loss, second.loss, rtol=1e-12, atol=0)
+    assert not torch.allclose(first.grads[0], second.grads[0], rtol=1e-3)
+
+
+def test_equals_first_order_for_one_step() -> None:
+    """With a single update nothing depends on φ through a gradient."""
+    optimizer = setup()
+    one, two = draw(), draw()
+    first = first_order(rollout(one, optimizer, 1), optimizer, MetaLoss("sum", "constant"))
+    second = second_order(rollout(two, optimizer, 1, keep_graph=True), optimizer, MetaLoss("sum", "constant"))
+    for ours, theirs in zip(first.grads, second.grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)

@@ -1,0 +1,113 @@
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from meta_opt import cli
+
+RUN = Path("checkpoints/bowl/run_0")
+QUIET = ["--trainer.enable_progress_bar", "false"]
+# Two epochs of three episodes, with all that a checkpoint has to hold for exact resuming.
+FIT = ["fit", "--optimizee", "bowl", "--model.lr_schedule", "cosine", "--model.average_decay", "0.9", *QUIET]
+FIT += ["--model.clip_relative", "2"]
+RESUME = ["fit", "--ckpt_path", "last", *QUIET]
+
+
+def outcome(folder):
+    """What must not depend on interruptions: the weights, last and best, and the log."""
+    events = EventAccumulator(str(folder / "logs/bowl/run_0"), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.endswith("steps_per_s")]
+    scalars = {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
+    weights = {name: torch.load(folder / RUN / name, weights_only=True) for name in ("best.ckpt", "last.ckpt")}
+    return {name: content["state_dict"] for name, content in weights.items()}, scalars
+
+
+def same(left, right):
+    torch.testing.assert_close(left[0], right[0], rtol=0, atol=0, equal_nan=True)
+    assert left[1] == right[1]
+
+
+def send(hook, episode, number, times=1):
+    arguments = {"hook": hook, "episode": episode, "number": int(number), "times": times}
+    return ["--trainer.callbacks+", json.dumps({"class_path": "sends_signals.SendSignal", "init_args": arguments})]
+
+
+@pytest.fixture(scope="module")
+def reference(offering, tmp_path_factory):
+    """The outcome of the run that is not interrupted."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with offering(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(FIT) == 0
+    return outcome(folder)
+
+
+MOMENTS = [
+    ("episode", 0, signal.SIGINT, 1),
+    ("episode", 1, signal.SIGTERM, 2),
+    ("episode", 2, signal.SIGINT, 3),  # the last of its epoch: validation comes first
+    ("validation", 3, signal.SIGTERM, 3),
+    ("epoch_end", 3, signal.SIGINT, 3),
+    ("episode", 4, signal.SIGTERM, 5),
+    ("episode", 5, signal.SIGINT, 6),
+    ("validation", 6, signal.SIGTERM, 6),
+]
+
+
+@pytest.mark.parametrize(("hook", "episode", "number", "stopped"), MOMENTS)
+def test_resuming_is_exact(reference, plugins, meta_opt, hook, episode, number, stopped):
+    handlers = [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)]
+    status, out, _ = meta_opt(*FIT, *send(hook, episode, number))
+    assert status == 128 + number
+    assert f"stopped after {stopped} episodes" in out
+    assert f"--ckpt_path {RUN}/last.ckpt\n" in out
+    assert meta_opt(*RESUME)[0] == 0
+    same(outcome(Path()), reference)
+    assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_every_episode_interrupted(reference, plugins, meta_opt):
+    meta_opt(*FIT, *send("episode", 0, signal.SIGTERM))
+    for episode in range(1, 6):
+        status, out, _ = meta_opt(*RESUME, *send("episode", episode, signal.SIGINT))
+        assert status == 130
+        assert f"stopped after {episode + 1} episodes" in out
+    same(outcome(Path()), reference)
+
+
+def test_the_command_to_resume_is_that(reference, plugins, meta_opt):
+    _, out, _ = meta_opt(*FIT, *send("episode", 1, signal.SIGTERM))
+    (line,) = re.findall(r"next:\n  .* (fit .*)\n", out)
+    assert meta_opt(*shlex.split(line))[0] == 0
+    same(outcome(Path()), reference)
+
+
+def test_the_second_signal_stops_at_once(reference, plugins, meta_opt):
+    status, out, _ = meta_opt(*FIT, *send("episode", 4, signal.SIGINT, times=2))
+    assert status == 130
+    assert "stopped after 4 episodes" in out
+    assert (
+        int(torch.load(RUN / "last.ckpt", weights_only=True)["state_dict"]["episode"]) == 3
+    )  # of the last epoch's end
+    assert meta_opt(*RESUME)[0] == 0
+    weights, _ = outcome(Path())
+    torch.testing.assert_close(weights, reference[0], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.slow
+def test_killed(reference, plugins, meta_opt, plugin_folder):
+    environment = {**os.environ, "PYTHONPATH": f"{plugin_folder}:{Path(__file__).parents[1]}"}
+    command = [sys.executable, "-m", "meta_opt.cli", *FIT, *send("episode", 4, signal.SIGKILL)]
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    assert meta_opt(*RESUME)[0] == 0
+    weights, _ = outcome(Path())
+    torch.testing.assert_close(weights, reference[0], rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,411 @@
+"""The LightningModule, driven by a Trainer as a user of the Python interface would."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from problems_for_tests import Regression, Sometimes, Square
+from reference import PaperUnroll
+
+from meta_opt.errors import DivergedError, MetaOptError, OptimizeeError
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.meta_training.estimators import subset
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.optimizees.contract import Optimizee
+from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.lstm import native
+
+
+def learner(optimizee: Optimizee | None = None, **options: Any) -> MetaLearner:
+    defaults: dict[str, Any] = {"num_steps": 10, "unroll_length": 5, "episodes_per_epoch": 4}
+    return MetaLearner(
+        optimizee or Regression(),
+        CoordinatewiseLSTM(hidden_size=4, inputs="log_sign+moments", base_step=0.02),
+        **{**defaults, "num_validation_problems": 2, "num_test_problems": 3, **options},
+    )
+
+
+def trainer(**options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "inference_mode": False,
+    }
+    return Trainer(**{**defaults, **options})
+
+
+class StopAfter(Callback):
+    """Interrupts training as Ctrl-C does, once so many episodes are done."""
+
+    def __init__(self, episodes: int) -> None:
+        self.episodes = episodes
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if int(pl_module.episode) == self.episodes:
+            raise KeyboardInterrupt
+
+
+class Losses(Callback):
+    """Keeps the final loss of every episode."""
+
+    def __init__(self) -> None:
+        self.values: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        self.values.append(trainer.callback_metrics["train/final_loss"])
+
+
+def phi(module: MetaLearner) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.optimizer.parameters()])
+
+
+def test_golden_value_through_the_trainer() -> None:
+    """See test_first_order.test_golden_value: one episode of two unrolls, here with Lightning around it."""
+    module = MetaLearner(
+        Square(),
+        CoordinatewiseLSTM(num_layers=0, inputs="none", output_scale=1.0, initial_output=0.0),
+        num_steps=10,
+        unroll_length=5,
+        lr=0.01,
+        episodes_per_epoch=1,
+        num_validation_problems=1,
+    )
+    fit = trainer(max_epochs=1, precision="64-true")
+    fit.fit(module)
+    assert fit.callback_metrics["train/final_loss"].item() == pytest.approx(0.8558811952**2, abs=1e-7)
+    # the losses of the first unroll are all 1
+    assert fit.callback_metrics["train/meta_loss"].item() == pytest.approx(
+        5 + sum((-0.5 + 1.5 * 0.98**t) ** 2 for t in range(1, 6)), abs=1e-6
+    )
+
+
+def test_training_lowers_the_loss() -> None:
+    module = learner(episodes_per_epoch=30, lr=0.01, num_validation_problems=16)
+    before = run_episodes(module.optimizee, module.trained, "validation", 16, 10, seed=0).sum.mean()
+    fit = trainer(max_epochs=3)
+    fit.fit(module)
+    assert fit.callback_metrics["val/loss_sum"] < 0.95 * before
+    assert fit.callback_metrics["val/loss_sum"].item() == pytest.approx(
+        run_episodes(module.optimizee, module.trained, "validation", 16, 10, seed=0).sum.mean().item(), rel=1e-5
+    )
+
+
+def test_same_seed_same_phi_bit_for_bit_and_another_seed_another() -> None:
+    results = []
+    for global_seed, seed in ((1, 0), (2, 0), (1, 5)):
+        torch.manual_seed(global_seed)
+        module = learner(seed=seed, num_problems=2)
+        trainer().fit(module)
+        results.append(phi(module))
+    assert torch.equal(results[0], results[1])
+    assert not torch.allclose(results[0], results[2])
+
+
+def test_resume_is_exact(tmp_path: Path) -> None:
+    options = {"average_decay": 0.9, "clip_relative": 2.0, "lr_schedule": "cosine", "lr": 0.01}
+    whole = learner(**options)
+    trainer(max_epochs=4).fit(whole)
+    first = learner(**options)
+    stopping = trainer(max_epochs=4, callbacks=[StopAfter(episodes=6)])
+    with pytest.raises(SystemExit):
+        stopping.fit(first)
+    stopping.save_checkpoint(tmp_path / "x.ckpt")
+    second = learner(**options)
+    trainer(max_epochs=4).fit(second, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
+    assert int(first.episode) == 6
+    assert int(second.episode) == 16
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(-1), second.state_dict()[name].nan_to_num(-1)), name
+
+
+def test_checkpoint_holds_plain_values(tmp_path: Path) -> None:
+    module = learner(Regression(scale=0.25), lr=0.02)
+    fit = trainer(max_epochs=1)
+    fit.fit(module)
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    recipe = checkpoint["meta_opt"]
+    assert recipe["format"] == 1
+    assert recipe["optimizee"] == {"class_path": "problems_for_tests.Regression", "init_args": {"scale": 0.25}}
+    assert recipe["optimizer"]["class_path"] == "coordinatewise_lstm"
+    assert recipe["optimizer"]["init_args"]["hidden_size"] == 4
+    assert recipe["model"]["lr"] == 0.02
+    assert "optimizee" not in recipe["model"]
+
+
+def test_a_non_finite_episode_changes_nothing() -> None:
+    """Problem 0 is drawn by the check; of the four training episodes the third is bad."""
+    options = {"num_steps": 5, "average_decay": 0.5, "clip_relative": 2.0, "lr": 0.05}
+    good = learner(Sometimes([]), **options)
+    fit = trainer(max_epochs=1, limit_val_batches=0, limit_train_batches=2)
+    fit.fit(good)
+    bad = learner(Sometimes([3]), **options)
+    fit = trainer(max_epochs=1, limit_val_batches=0, limit_train_batches=3)
+    fit.fit(bad)
+    assert int(bad.skipped) == 1
+    assert int(bad.episode) == 3
+    assert fit.callback_metrics["train/skipped"].item() == 1
+    assert torch.equal(phi(good), phi(bad))
+    for key in ("average.module.networks.all.output_weight", "average.n_averaged", "_clip.norms"):
+        assert torch.equal(good.state_dict()[key].nan_to_num(-1), bad.state_dict()[key].nan_to_num(-1))
+
+
+def test_a_non_finite_unroll_late_in_an_episode_undoes_the_earlier_ones() -> None:
+    module = learner(Square(), num_steps=6, unroll_length=3, lr=0.05)
+    fit = trainer(max_epochs=1, limit_val_batches=0, limit_train_batches=1)
+    before = phi(module)
+    estimator, calls = module._estimate, []
+
+    def broken(*arguments: Any) -> Any:
+        estimate = estimator(*arguments)
+        calls.append(phi(module))
+        if len(calls) == 2:
+            estimate.grads[0].fill_(math.inf)
+        return estimate
+
+    module._estimate = broken  # type: ignore[method-assign]
+    fit.fit(module)
+    assert len(calls) == 2
+    assert not torch.equal(calls[1], before)
+    assert torch.equal(phi(module), before)
+    assert not fit.optimizers[0].state_dict()["state"]
+    assert int(module.skipped) == 1
+
+
+def test_training_stops_when_episodes_stay_non_finite() -> None:
+    module = learner(Sometimes(list(range(1, 100))), max_skipped=2)
+    with pytest.raises(DivergedError, match="3 episodes in a row were not finite"):
+        trainer(max_epochs=50).fit(module)
+
+
+def test_average_is_the_moving_average_of_phi() -> None:
+    module = learner(average_decay=0.75, num_steps=5, lr=0.05)
+    steps: list[torch.Tensor] = []
+    update = module.average.update_parameters
+    module.average.update_parameters = lambda model: (update(model), steps.append(phi(module)))[0]  # type: ignore[method-assign]
+    trainer(max_epochs=1, limit_val_batches=0).fit(module)
+    assert len(steps) == 4
+    expected = steps[0]
+    for step in steps[1:]:
+        expected = 0.75 * expected + 0.25 * step
+    average = torch.cat([parameter.flatten() for parameter in module.trained.parameters()])
+    torch.testing.assert_close(average, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_without_an_average_phi_itself_is_tested() -> None:
+    module = learner(lr=0.05)
+    trainer(max_epochs=1).fit(module)
+    assert torch.equal(phi(module), torch.cat([parameter.flatten() for parameter in module.trained.parameters()]))
+
+
+def test_cosine_learning_rate() -> None:
+    module = learner(lr=0.1, lr_schedule="cosine", num_steps=5)
+    fit = trainer(max_epochs=2, limit_val_batches=0)
+    seen = []
+    estimator = module._estimate
+
+    def watching(*arguments: Any) -> Any:
+        seen.append(fit.optimizers[0].param_groups[0]["lr"])
+        return estimator(*arguments)
+
+    module._estimate = watching  # type: ignore[method-assign]
+    fit.fit(module)
+    assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+
+
+def test_cosine_without_an_end_is_an_error() -> None:
+    with pytest.raises(MetaOptError, match="set trainer.max_epochs"):
+        trainer(max_epochs=-1).fit(learner(lr_schedule="cosine"))
+
+
+def test_validation_and_test_problems_differ() -> None:
+    module = learner()
+    assert not torch.equal(
+        module.curves(module.trained, "validation", 2).losses, module.curves(module.trained, "test", 2).losses
+    )
+
+
+def test_test_logs_losses_and_metrics() -> None:
+    module = learner()
+    (results,) = trainer(inference_mode=True).test(module, verbose=False)
+    curves = module.curves(module.trained, "test", 3)
+    assert results["test/final_loss"] == pytest.approx(curves.final.mean().item())
+    assert results["test/loss_sum"] == pytest.approx(curves.sum.mean().item())
+    assert results["test/root"] == pytest.approx(curves.metrics["root"].mean().item())
+
+
+def test_second_derivatives_take_another_path() -> None:
+    modules = [learner(second_derivatives=value, lr=0.05) for value in (False, True)]
+    for module in modules:
+        trainer(max_epochs=1).fit(module)
+    assert not torch.allclose(phi(modules[0]), phi(modules[1]))
+
+
+def test_a_sliding_window_updates_after_every_few_steps_over_the_last_losses() -> None:
+    """With φ at rest, each window's meta-gradient is that of the unroll which begins where it begins."""
+    module = learner(
+        num_steps=6, unroll_length=4, update_every=2, num_problems=2, lr=0.0, episodes_per_epoch=1
+    ).double()
+    estimates, estimate = [], module._estimate
+
+    def recorded(*arguments: Any) -> Any:
+        estimates.append(estimate(*arguments))
+        return estimates[-1]
+
+    module._estimate = recorded  # type: ignore[method-assign]
+    trainer(max_epochs=1).fit(module)
+    for estimate, lengths in zip(estimates, ([2], [4], [2, 4]), strict=True):
+        reference = PaperUnroll(
+            Problems(Regression(), "train", range(2), seed=0, dtype=torch.float64), module.optimizer
+        )
+        for length in lengths:
+            loss, grads = reference.run(length, torch.ones(length, dtype=torch.float64))
+        torch.testing.assert_close(estimate.loss, loss, rtol=1e-12, atol=0)
+        for ours, theirs in zip(estimate.grads, grads, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10 * float(theirs.abs().max()))
+
+
+def test_a_window_that_does_not_slide_is_an_unroll() -> None:
+    modules = [learner(lr=0.05, **options) for options in ({}, {"update_every": 5}, {"update_every": 1})]
+    for module in modules:
+        trainer(max_epochs=1).fit(module)
+    assert torch.equal(phi(modules[0]), phi(modules[1]))
+    assert not torch.allclose(phi(modules[0]), phi(modules[2]))
+
+
+def test_engines_learn_alike() -> None:
+    """The learning curves of 20 episodes, up to what float32 accumulates."""
+    if not native.available():
+        pytest.skip("there is no compiler")
+    curves = []
+    for engine in ("native", "torch"):
+        losses = Losses()
+        trainer(max_epochs=5, callbacks=[losses]).fit(learner(lr=0.003, engine=engine))
+        curves.append(torch.stack(losses.values))
+    assert len(curves[0]) == 20
+    assert curves[0][-4:].mean() < 0.9 * curves[0][:4].mean()
+    torch.testing.assert_close(*curves, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("num_steps", 0, "model.num_steps must be at least 1, not 0"),
+        ("unroll_length", 0, "model.unroll_length must be at least 1, not 0"),
+        ("max_num_steps", 9, "model.max_num_steps must be at least model.num_steps, 10, not 9"),
+        ("num_validation_steps", 0, "model.num_validation_steps must be at least 1, not 0"),
+        ("update_every", 0, "model.update_every must divide model.unroll_length, 5, and 0 does not"),
+        ("update_every", 2, "model.update_every must divide model.unroll_length, 5, and 2 does not"),
+        ("update_every", 10, "model.update_every must divide model.unroll_length, 5, and 10 does not"),
+        ("replay_fraction", 0.0, "model.replay_fraction must be more than 0 and at most 1, not 0.0"),
+        ("replay_fraction", 1.5, "model.replay_fraction must be more than 0 and at most 1, not 1.5"),
+        ("num_problems", 0, "model.num_problems must be at least 1, not 0"),
+        ("lr", -1.0, "model.lr must be at least 0.0, not -1.0"),
+        ("lr", math.nan, "model.lr must be at least 0.0, not nan"),
+        ("average_decay", 1.0, r"model.average_decay must be in \[0, 1\), not 1.0"),
+        ("clip_norm", 0.0, "model.clip_norm must be more than 0"),
+        ("step_weights", "first", "model.step_weights must be"),
+    ],
+)
+def test_values_out_of_range(option: str, value: object, message: str) -> None:
+    with pytest.raises(MetaOptError, match=message):
+        learner(**{option: value})
+
+
+def test_episodes_of_random_length() -> None:
+    module = learner(num_steps=5, max_num_steps=20, unroll_length=5, update_every=1, episodes_per_epoch=30, lr=0.0)
+    lengths, draw = [], module._draw_num_steps
+    module._draw_num_steps = lambda: lengths.append(draw()) or lengths[-1]  # type: ignore[method-assign,func-returns-value]
+    fit = trainer(max_epochs=1, limit_val_batches=0)
+    fit.fit(module)
+    assert fit.optimizers[0].state_dict()["state"][0]["step"] == sum(lengths)
+    assert min(lengths) >= 5
+    assert max(lengths) <= 20
+    assert 0.3 < sum(length < 10 for length in lengths) / 30 < 0.7  # the logarithm is uniform
+    assert module.curves(module.trained, "validation", 2).losses.shape == (6, 2)
+
+
+def test_validation_may_be_longer() -> None:
+    short, longer = learner(num_steps=5), learner(num_steps=5, num_validation_steps=9)
+    curves = [module.curves(module.trained, "validation", 2) for module in (short, longer)]
+    assert [len(each.losses) for each in curves] == [6, 10]
+    assert torch.equal(curves[0].losses, curves[1].until(5).losses)
+    assert longer._draw_num_steps() == 5
+
+
+def test_a_part_of_the_coordinates_is_drawn_anew_and_reproducibly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subset, "SMALL", 1)
+    modules = [learner(lr=0.05, replay_fraction=fraction) for fraction in (0.5, 0.5, 1.0)]
+    for module in modules:
+        trainer(max_epochs=1).fit(module)
+    assert torch.equal(phi(modules[0]), phi(modules[1]))
+    assert not torch.allclose(phi(modules[0]), phi(modules[2]))
+
+
+def test_second_derivatives_need_all_coordinates() -> None:
+    with pytest.raises(MetaOptError, match="model.second_derivatives needs model.replay_fraction 1"):
+        learner(replay_fraction=0.5, second_derivatives=True)
+
+
+def test_second_derivatives_go_unroll_by_unroll() -> None:
+    with pytest.raises(MetaOptError, match="model.second_derivatives needs model.update_every"):
+        learner(update_every=1, second_derivatives=True)
+
+
+def test_a_broken_optimizee_is_refused_at_once() -> None:
+    with pytest.raises(OptimizeeError, match="not finite at θ_0"):
+        learner(Sometimes([0]))
+
+
+def test_warm_start(tmp_path: Path) -> None:
+    source = learner()
+    first = trainer(max_epochs=1)
+    first.fit(source)
+    path = str(tmp_path / "source.ckpt")
+    first.save_checkpoint(path)
+    module = learner(seed=1, lr=0.0, warm_start=path)
+    trainer(max_epochs=1).fit(module)
+    assert all(map(torch.equal, module.optimizer.parameters(), source.trained.parameters()))
+    assert all(map(torch.equal, module.trained.parameters(), source.trained.parameters()))
+
+
+def test_a_resumed_run_does_not_start_warm_again(tmp_path: Path) -> None:
+    first = trainer(max_epochs=1)
+    first.fit(learner())
+    source, half = (str(tmp_path / f"{name}.ckpt") for name in ("source", "half"))
+    first.save_checkpoint(source)
+    whole, part, rest = (learner(warm_start=source) for _ in range(3))
+    trainer(max_epochs=2).fit(whole)
+    second = trainer(max_epochs=1)
+    second.fit(part)
+    second.save_checkpoint(half)
+    Path(source).unlink()
+    trainer(max_epochs=2).fit(rest, ckpt_path=half)
+    assert all(map(torch.equal, rest.optimizer.parameters(), whole.optimizer.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "quadratic",
+            "^model.warm_start quadratic: the two learned optimizers do not read the same inputs ",
+        ),
+        ("quadratics", "no pretrained optimizer is called 'quadratics'; did you mean 'quadratic'"),
+        ("gone.ckpt", "there is no checkpoint gone.ckpt"),
+    ],
+)
+def test_a_warm_start_that_cannot_be(name: str, message: str) -> None:
+    with pytest.raises(MetaOptError, match=message):
+        trainer().fit(learner(warm_start=name))

@@ -1,0 +1,178 @@
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
+from meta_opt.optimizees.problems import Problems, problem_generator
+
+
+class NoisyQuadratic(Optimizee):
+    """‖W(θ_1 + θ_2) - y‖², with a new y at every step, and θ in two tensors."""
+
+    def __init__(self, vmappable: bool = True) -> None:
+        self.vmappable = vmappable
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        return {"one": torch.randn(3, generator=generator), "two": torch.randn(3, 1, generator=generator)}
+
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
+        return {"w": torch.randn(4, 3, generator=generator)}
+
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        return {"y": torch.randn(4, generator=generator), "count": torch.randint(9, (2,), generator=generator)}
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return self._residual(params, problem, batch).square().sum()
+
+    def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
+        return {"worst": self._residual(params, problem, batch).abs().max()}
+
+    @staticmethod
+    def _residual(params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return problem["w"] @ (params["one"] + params["two"].squeeze(1)) - batch["y"]
+
+
+class Still(NoisyQuadratic):
+    """The same without noise."""
+
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        return {}
+
+    @staticmethod
+    def _residual(params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return problem["w"] @ (params["one"] + params["two"].squeeze(1))
+
+
+def draw(indices: list[int], optimizee: Optimizee | None = None, split: Split = "train", seed: int = 1) -> Problems:
+    return Problems(optimizee or NoisyQuadratic(), split, indices, seed=seed, dtype=torch.float64)
+
+
+def losses(problems: Problems, num_steps: int = 3) -> Tensor:
+    """A fixed walk through θ: the losses on the way, [num_steps, B]."""
+    thetas = [problems.initial_params * (1 - 0.1 * t) for t in range(num_steps)]
+    return torch.stack([problems.evaluate(theta).loss for theta in thetas])
+
+
+def test_streams_depend_on_every_part_of_the_key() -> None:
+    keys = [(0, "train", 1), (1, "train", 1), (0, "test", 1), (0, "train", 2), (0, "train", 11), (0, "train", 1, 1)]
+    assert len({problem_generator(seed, *key).initial_seed() for seed, *key in keys}) == len(keys)
+
+
+def test_streams_never_change() -> None:
+    # Published results would no longer be reproducible.
+    assert problem_generator(0, "train", 0).initial_seed() == 3168021335108090602
+
+
+def test_shapes() -> None:
+    problems = draw([0, 1, 2, 3, 4])
+    evaluation = problems.evaluate(problems.initial_params)
+    assert len(problems) == 5
+    assert problems.layout.names == ("one", "two")
+    assert problems.initial_params.shape == evaluation.grad.shape == evaluation.params.shape == (5, 6)
+    assert evaluation.loss.shape == (5,)
+
+
+def test_everything_is_of_the_type_asked_for() -> None:
+    problems = Problems(NoisyQuadratic(), "train", [0, 1], seed=1, dtype=torch.float32)
+    evaluation = problems.evaluate(problems.initial_params)
+    assert {problems.initial_params.dtype, evaluation.loss.dtype, evaluation.grad.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("vmappable", [True, False])
+def test_one_at_a_time_equals_all_at_once(vmappable: bool) -> None:
+    optimizee = NoisyQuadratic(vmappable)
+    together = draw([0, 1, 2, 3], optimizee)
+    for t in range(3):
+        theta = together.initial_params * (1 - 0.1 * t)
+        at_once = together.evaluate(theta)
+        for index in range(4):
+            alone = draw([index], optimizee)
+            for _ in range(t + 1):
+                evaluation = alone.evaluate(theta[index : index + 1])
+            torch.testing.assert_close(evaluation.loss, at_once.loss[index : index + 1], rtol=1e-12, atol=0)
+            torch.testing.assert_close(evaluation.grad, at_once.grad[index : index + 1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_problem_is_the_same_whatever_stands_beside_it() -> None:
+    # Index 7 alone, in other company and in another place.
+    expected = losses(draw([7]))[:, 0]
+    torch.testing.assert_close(losses(draw([3, 7]))[:, 1], expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(losses(draw([7, 0, 1]))[:, 0], expected, rtol=1e-12, atol=0)
+
+
+def test_a_problem_is_another_one_for_another_index_split_or_seed() -> None:
+    others = [draw([8]), draw([7], split="validation"), draw([7], seed=2)]
+    assert all((problems.initial_params != draw([7]).initial_params).all() for problems in others)
+
+
+def test_gradient_is_that_of_hand_algebra() -> None:
+    problems = draw([0, 1, 2], Still())
+    theta = problems.initial_params
+    evaluation = problems.evaluate(theta)
+    for index in range(3):
+        generator = problem_generator(1, "train", index)
+        w = Still().sample_problem("train", generator)["w"].double()
+        total = theta[index, :3] + theta[index, 3:]
+        torch.testing.assert_close(evaluation.loss[index], (w @ total).square().sum(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(evaluation.grad[index], (2 * w.T @ w @ total).repeat(2), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_problems", [1, 3])
+def test_second_derivatives(num_problems: int) -> None:
+    problems = draw(list(range(num_problems)), Still())
+    theta = problems.initial_params.clone().requires_grad_()
+    evaluation = problems.evaluate(theta, create_graph=True)
+    (product,) = torch.autograd.grad(evaluation.grad.sum(), theta)
+    for index in range(num_problems):
+        w = Still().sample_problem("train", problem_generator(1, "train", index))["w"].double()
+        # The Hessian is 2WᵀW in each of its four blocks; here it is multiplied by a vector of ones.
+        torch.testing.assert_close(product[index], (4 * w.T @ w).sum(1).repeat(2), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_problems", [1, 3])
+def test_evaluating_keeps_no_graph_and_changes_nothing(num_problems: int) -> None:
+    problems = draw(list(range(num_problems)))
+    before = problems.initial_params.clone()
+    theta = problems.initial_params
+    evaluation = problems.evaluate(theta)
+    assert not any(tensor.requires_grad for tensor in (theta, evaluation.loss, evaluation.grad, evaluation.params))
+    assert torch.equal(theta, before)
+    assert torch.equal(evaluation.params, before)
+
+
+def test_evaluating_works_without_grad_mode() -> None:
+    with torch.no_grad():
+        problems = draw([0, 1])
+        assert problems.evaluate(problems.initial_params).grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(("optimizee", "stochastic"), [(NoisyQuadratic(), True), (Still(), False)])
+def test_stochastic_losses_differ_from_step_to_step(optimizee: Optimizee, stochastic: bool) -> None:
+    problems = draw([0, 1], optimizee)
+    first, second = (problems.evaluate(problems.initial_params).loss for _ in range(2))
+    assert problems.stochastic is stochastic
+    assert (first != second).tolist() == [stochastic] * 2
+
+
+@pytest.mark.parametrize("num_problems", [1, 3])
+def test_metrics_are_of_the_batch_evaluated_last(num_problems: int) -> None:
+    problems = draw(list(range(num_problems)))
+    problems.evaluate(problems.initial_params)
+    problems.evaluate(problems.initial_params)
+    worst = problems.metrics(problems.initial_params)["worst"]
+    for index in range(num_problems):
+        optimizee, generator = NoisyQuadratic(), problem_generator(1, "train", index)
+        problem, params = optimizee.sample_problem("train", generator), optimizee.init_params(generator)
+        optimizee.sample_batch("train", generator)
+        expected = optimizee.metrics(params, problem, optimizee.sample_batch("train", generator))["worst"]
+        torch.testing.assert_close(worst[index].float(), expected, rtol=1e-5, atol=0)
+
+
+def test_no_metrics() -> None:
+    class Mute(Still):
+        def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
+            return {}
+
+    problems = draw([0, 1], Mute())
+    problems.evaluate(problems.initial_params)
+    assert problems.metrics(problems.initial_params) == {}

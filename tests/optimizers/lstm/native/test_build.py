@@ -1,0 +1,83 @@
+"""Building, caching, and what happens where neither can be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meta_opt.optimizers.lstm import native
+
+ROOT = Path(__file__).parents[4]
+LOAD = """
+import sys
+from meta_opt.optimizers.lstm import native
+print(native.available(), "torch.utils.cpp_extension" in sys.modules)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    native.load.cache_clear()
+    yield
+    native.load.cache_clear()
+
+
+def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
+    variables = {**os.environ, "TORCH_EXTENSIONS_DIR": str(cache), "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
+    )
+
+
+def test_without_a_compiler_there_is_one_warning_and_no_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.warns(RuntimeWarning, match=r"no native kernel.*no compiler 'c\+\+'") as caught:
+        assert native.load() is None
+    assert len(caught) == 1
+    assert native.load() is None  # warnings are errors: there is no second one
+    assert not native.available()
+
+
+def test_a_failed_build_is_a_warning_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\necho 'lstm.cpp:1: error: not today' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.warns(RuntimeWarning, match="error: not today"):
+        assert native.load() is None
+    assert not list(tmp_path.glob("**/*.so"))
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file"))
+    with pytest.warns(RuntimeWarning, match="no native kernel"):
+        assert native.load() is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++").split()[0]) is None, reason="needs a compiler")
+def test_processes_share_a_cache(tmp_path: Path) -> None:
+    both = [start(tmp_path), start(tmp_path)]
+    results = [process.communicate(timeout=300) for process in both]
+    assert [out.split() for out, _ in results] == [["True", "False"]] * 2, results
+    assert any("building the native kernel, once" in err for _, err in results)
+    (library,) = (tmp_path / "meta_opt_kernels").iterdir()  # nothing is left of the builds
+
+    out, err = start(tmp_path).communicate(timeout=60)
+    assert out.split() == ["True", "False"]
+    assert "building" not in err
+
+    library.write_bytes(b"not a library")
+    out, err = start(tmp_path).communicate(timeout=300)
+    assert out.split() == ["True", "False"]
+    assert "building" in err

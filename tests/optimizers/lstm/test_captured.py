@@ -1,0 +1,320 @@
+"""Steps as a CUDA graph: what surrounds the graph on any machine, the graph itself where there is a GPU."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from problems_for_tests import Regression
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.problems import Evaluation, Problems, layout_of, problem_generator
+from meta_opt.optimizers.contract import LearnedOptimizer, Rollout
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.lstm import captured
+from meta_opt.optimizers.lstm import network as lstm_network
+from meta_opt.optimizers.lstm.captured import CapturedRollout
+
+OPTIONS = [
+    {},
+    {"inputs": "moments", "share": "group"},
+    {"inputs": "log_sign+moments", "base_step": 0.03, "output": "tanh", "tensor_features": True},
+    {"inputs": "log_sign+moments+scales", "output": "magnitude", "share": "kind"},
+    {"inputs": "log_sign+moments+scales+orthogonal", "base_step": 0.03, "output": "magnitude"},
+    {"inputs": "log_sign+moments", "base_step": 0.03, "anneal_after": 3},
+]
+LAYOUT = layout_of(Regression())
+
+
+class Captured(CoordinatewiseLSTM):
+    """The LSTM whose every rollout without a graph of autograd goes through a CUDA graph."""
+
+    def rollout(self, state: Any) -> Rollout:
+        return super().rollout(state) if torch.is_grad_enabled() else CapturedRollout(self, state)
+
+
+def built(kind: type[CoordinatewiseLSTM], device: str = "cpu", **options: Any) -> CoordinatewiseLSTM:
+    optimizer = kind(**options)
+    optimizer.build(LAYOUT, problem_generator(7, "phi"))
+    optimizer.engine = "torch"
+    return optimizer.double().to(device)
+
+
+def grads(count: int = 5, problems: int = 2, device: str = "cpu") -> list[Tensor]:
+    generator = problem_generator(1, "grads")
+    shape = (problems, LAYOUT.num_coordinates)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(device) for _ in range(count)]
+
+
+def evaluation(grad: Tensor) -> Evaluation:
+    return Evaluation(grad.sum(1), grad, grad)
+
+
+def updates(optimizer: LearnedOptimizer, read: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        rollout = optimizer.rollout(optimizer.init_state(LAYOUT, len(read[0])))
+        return torch.stack([rollout.step(evaluation(grad)) for grad in read])
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """In place of a graph, the operations themselves: on the CPU. Collects what was captured."""
+    collected: list[object] = []
+
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        run()  # to warm up, as on a GPU
+        collected.append(run.__name__)
+        return run
+
+    monkeypatch.setattr(captured, "capture", capture)
+    return collected
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_errors() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_same_updates_as_step_by_step(captures: list[object], options: dict[str, Any]) -> None:
+    optimizer, plain = built(Captured, **options), built(CoordinatewiseLSTM, **options)
+    for factor in (1.0, 1.5):  # changed in place, as a meta-optimizer does
+        for weights in (*optimizer.parameters(), *plain.parameters()):
+            weights.data.mul_(factor)
+        for _ in range(2):
+            torch.testing.assert_close(updates(optimizer, grads()), updates(plain, grads()), rtol=0, atol=0)
+    assert len(captures) == 1
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_same_meta_gradient_through_two_unrolls(captures: list[object], options: dict[str, Any]) -> None:
+    def of(kind: type[CoordinatewiseLSTM]) -> list[tuple[Tensor, ...]]:
+        optimizer = built(kind, **options)
+        problems = Problems(Regression(), "train", [0, 1], seed=0, dtype=torch.float64)
+        position, found = begin(problems, optimizer), []
+        for _ in range(2):
+            trajectory = unroll(problems, optimizer, position, 4)
+            position = trajectory.end.detach()
+            found.append(trajectory)
+        return [first_order(trajectory, optimizer, MetaLoss("sum", "constant")).grads for trajectory in found]
+
+    torch.testing.assert_close(of(Captured), of(CoordinatewiseLSTM), rtol=0, atol=0)
+    assert captures
+
+
+def test_rollouts_at_the_same_time_do_not_disturb_each_other(captures: list[object]) -> None:
+    optimizer = built(Captured)
+    read = grads()
+    expected = updates(built(CoordinatewiseLSTM), read)
+    with torch.no_grad():
+        one, two = (optimizer.rollout(optimizer.init_state(LAYOUT, 2)) for _ in range(2))
+        found = [[rollout.step(evaluation(grad)) for rollout in (one, two)] for grad in read]
+    torch.testing.assert_close(torch.stack([row[0] for row in found]), expected, rtol=0, atol=0)
+    torch.testing.assert_close(torch.stack([row[1] for row in found]), expected, rtol=0, atol=0)
+    assert len(captures) == 2
+
+
+def test_a_state_stays_what_it_was(captures: list[object]) -> None:
+    optimizer = built(Captured)
+    first, *rest = grads()
+    with torch.no_grad():
+        rollout = optimizer.rollout(optimizer.init_state(LAYOUT, 2))
+        rollout.step(evaluation(first))
+        state = rollout.state
+        before = state.hidden[0][0].clone()
+        expected = [rollout.step(evaluation(grad)) for grad in rest]
+        assert torch.equal(state.hidden[0][0], before)
+        del rollout
+        again = optimizer.rollout(state)
+        torch.testing.assert_close([again.step(evaluation(grad)) for grad in rest], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("change", ["problems", "type", "weights"])
+def test_another_arrangement_is_another_graph(captures: list[object], change: str) -> None:
+    optimizer = built(Captured)
+    updates(optimizer, grads())
+    read = grads(problems=3) if change == "problems" else grads()
+    plain = built(CoordinatewiseLSTM)
+    if change == "type":
+        optimizer, plain, read = optimizer.float(), plain.float(), [grad.float() for grad in read]
+    if change == "weights":
+        for weights in (*optimizer.parameters(), *plain.parameters()):
+            weights.data = 2 * weights.data
+    torch.testing.assert_close(updates(optimizer, read), updates(plain, read), rtol=0, atol=0)
+    assert len(captures) == 2
+
+
+def test_made_in_inference_mode_it_serves_training(captures: list[object]) -> None:
+    optimizer = built(Captured)
+    with torch.inference_mode():
+        updates(optimizer, grads())
+    torch.testing.assert_close(updates(optimizer, grads()), updates(built(CoordinatewiseLSTM), grads()))
+    assert len(captures) == 1
+
+
+def test_without_a_graph_steps_go_one_by_one_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(captured, "capture", capture)
+    optimizer = built(Captured)
+    with pytest.warns(UserWarning, match="slower: operation not permitted when stream is capturing$"):
+        found = updates(optimizer, grads())
+    assert torch.equal(found, updates(built(CoordinatewiseLSTM), grads()))
+    assert torch.equal(updates(optimizer, grads()), found)  # a second warning would be an error
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "twice", "not a number", "no state"])
+def test_a_graph_with_another_update_is_not_used(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        step = run.__self__  # type: ignore[attr-defined]
+        run()
+
+        def replay() -> None:
+            before = [tensor.clone() for tensor in captured._tensors(step.state)]
+            for _ in range({"nothing": 0, "twice": 2}.get(wrong, 1)):
+                run()
+            if wrong == "not a number":
+                step.update.fill_(torch.nan)
+            if wrong == "no state":
+                torch._foreach_copy_(captured._tensors(step.state), before)
+
+        return replay
+
+    monkeypatch.setattr(captured, "capture", capture)
+    optimizer = built(Captured)
+    with pytest.warns(UserWarning, match="its steps are others"):
+        found = updates(optimizer, grads())
+    assert torch.equal(found, updates(built(CoordinatewiseLSTM), grads()))
+
+
+def test_gradients_that_are_not_finite_do_not_count_against_a_graph(captures: list[object]) -> None:
+    read = grads()
+    read[0][0, 0] = float("nan")
+    found = updates(built(Captured), read)
+    torch.testing.assert_close(found, updates(built(CoordinatewiseLSTM), read), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_graph_goes_with_its_optimizer(captures: list[object]) -> None:
+    optimizer = built(Captured)
+    updates(optimizer, grads())
+    graph = weakref.ref(captured._graphs[optimizer][0])
+    assert graph() is not None
+    del optimizer
+    gc.collect()
+    assert graph() is None
+
+
+class Seen(TorchDispatchMode):
+    """What a step asks of the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [item for item in tree_leaves((args, kwargs, result)) if isinstance(item, Tensor)]
+        self.count += 1
+        if "_local_scalar_dense" in str(func) or any(tensor.device.type != "cuda" for tensor in tensors):
+            self.waits.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_step_never_waits_for_the_gpu(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on tensors that have a device but no numbers: whatever waits cannot be captured."""
+    optimizer, seen = built(CoordinatewiseLSTM, **options), Seen()
+
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        run()  # to warm up
+        with seen:
+            run()
+        return run
+
+    monkeypatch.setattr(captured, "capture", capture)
+    lstm_network._column.cache_clear()
+    try:
+        with FakeTensorMode(), torch.no_grad():
+            for module in optimizer.modules():
+                for name, weights in module._parameters.items():
+                    module._parameters[name] = nn.Parameter(torch.empty(weights.shape, device="cuda"))  # type: ignore
+            monkeypatch.setattr(captured, "_signature", lambda *_: None)  # asks where they lie: nowhere
+            grad = torch.empty(2, LAYOUT.num_coordinates, device="cuda")
+            captured._StaticStep(optimizer, optimizer.init_state(LAYOUT, 2), grad)
+    finally:
+        lstm_network._column.cache_clear()
+    assert seen.count > 10
+    assert not seen.waits
+
+
+def test_the_graphs_of_one_optimizer_are_few(captures: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as have coordinates that are worth it; those in use stay, and others go when there is no room."""
+    optimizer, plain = built(Captured), built(CoordinatewiseLSTM)
+    size = LAYOUT.num_coordinates
+    monkeypatch.setattr(captured, "NUM_WORTHWHILE", 5 * size)
+    for problems in (2, 3, 2, 3):
+        assert torch.equal(updates(optimizer, grads(problems=problems)), updates(plain, grads(problems=problems)))
+    assert len(captures) == 2
+    updates(optimizer, grads(problems=1))
+    assert [step.num_coordinates for step in captured._graphs[optimizer]] == [3 * size, size]
+    with torch.no_grad():
+        kept = [optimizer.rollout(optimizer.init_state(LAYOUT, 2)) for _ in range(3)]
+        found = [[rollout.step(evaluation(grad)) for rollout in kept] for grad in grads()]
+    for column in zip(*found, strict=True):
+        assert torch.equal(torch.stack(column), updates(plain, grads()))
+    assert [step.num_coordinates for step in captured._graphs[optimizer]] == [2 * size, 2 * size]
+
+
+def test_a_state_can_be_assigned(captures: list[object]) -> None:
+    optimizer, (first, *rest) = built(Captured), grads()
+    with torch.no_grad():
+        start = optimizer.init_state(LAYOUT, 2)
+        rollout = optimizer.rollout(start)
+        rollout.step(evaluation(first))
+        rollout.state = start
+        found = torch.stack([rollout.step(evaluation(grad)) for grad in rest])
+    assert torch.equal(found, updates(built(CoordinatewiseLSTM), rest))
+
+
+def test_not_under_autocast(captures: list[object]) -> None:
+    optimizer = built(Captured)
+    with torch.autocast("cpu", torch.bfloat16):
+        updates(optimizer, grads())
+    assert not captures
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("options", OPTIONS)
+def test_graph_on_a_gpu(options: dict[str, Any]) -> None:
+    optimizer = built(CoordinatewiseLSTM, "cuda", **options)
+    read = grads(device="cuda")
+    with torch.no_grad():
+        assert isinstance(optimizer.rollout(optimizer.init_state(LAYOUT, 2)), CapturedRollout)
+    for _ in range(2):
+        found = updates(optimizer, read).cpu()
+        torch.testing.assert_close(found, updates(built(CoordinatewiseLSTM, **options), grads()), rtol=1e-9, atol=1e-12)
+    assert len(captured._graphs[optimizer]) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_after_a_capture_that_failed_a_gpu_goes_on() -> None:
+    number, stream = torch.zeros((), device="cuda"), torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        captured.capture(lambda: number.item() and None)
+    assert torch.cuda.current_stream() == stream
+    assert torch.randn(3, device="cuda").isfinite().all()

@@ -1,0 +1,88 @@
+"""Preprocessing against its definition."""
+
+import math
+
+import pytest
+import torch
+
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, log_sign, relative
+
+
+@pytest.mark.parametrize(
+    ("grad", "expected"),
+    [
+        (1.0, (0.0, 1.0)),
+        (-math.e, (0.1, -1.0)),
+        (math.exp(-5.0), (-0.5, 1.0)),
+        (-math.exp(-9.999), (-0.9999, -1.0)),
+        (0.5 * math.exp(-10.0), (-1.0, 0.5)),
+        (-0.25 * math.exp(-10.0), (-1.0, -0.25)),
+        (0.0, (-1.0, 0.0)),
+        (1e-300, (-1.0, 1e-300 * math.exp(10.0))),
+    ],
+)
+def test_log_sign(grad: float, expected: tuple[float, float]) -> None:
+    result = log_sign(torch.tensor(grad, dtype=torch.float64))
+    torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
+def test_log_sign_is_differentiable_at_zero() -> None:
+    grad = torch.zeros(3, requires_grad=True)
+    log_sign(grad).sum().backward()
+    assert grad.grad is not None
+    assert torch.allclose(grad.grad, torch.full((3,), math.exp(10.0)))
+
+
+def test_moments() -> None:
+    grads = torch.tensor([[2.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    moments = Moments.zeros(grads, 1, 2)
+    for grad in grads:
+        moments = moments.updated(grad.unsqueeze(0))
+    mean = (0.95 * 0.05 * 2.0 - 0.05 * 1.0) / (1 - 0.95**2)
+    square = (0.95 * 0.05 * 4.0 + 0.05 * 1.0) / (1 - 0.95**2)
+    result = moments.normalized(grads[1:])
+    expected = torch.tensor([[[mean / math.sqrt(square), 0.0]], [[-1.0 / math.sqrt(square), 0.0]]], dtype=torch.float64)
+    torch.testing.assert_close(result, expected, rtol=1e-7, atol=1e-12)
+
+
+def test_first_direction_is_the_sign() -> None:
+    grad = torch.tensor([[3.0, -1e-3, 0.0]], dtype=torch.float64)
+    result = Moments.zeros(grad, 1, 3).updated(grad).normalized(grad)
+    torch.testing.assert_close(result[0], torch.sign(grad), rtol=1e-4, atol=0)
+    torch.testing.assert_close(result[1], torch.sign(grad), rtol=1e-4, atol=0)
+
+
+def test_moments_are_differentiable_at_zero() -> None:
+    grad = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    Moments.zeros(grad, 1, 2).updated(grad).normalized(grad).sum().backward()
+    assert grad.grad is not None
+    assert grad.grad.isfinite().all()
+
+
+def test_time_stands_still_after_a_thousand_steps() -> None:
+    def time(steps: float) -> float:
+        return float(Scales(torch.ones(1, 2, dtype=torch.float64), torch.tensor(steps).double()).read()[1, 0, 0])
+
+    assert time(1.0) == -1.0
+    assert time(500.0) == pytest.approx(math.log(500) / 4 - 1)
+    assert time(1000.0) == time(20_000.0) == pytest.approx(math.log(1000) / 4 - 1)
+
+
+def test_scales_are_running_means_of_each_tensor() -> None:
+    grads = torch.randn(3, 2, 5, dtype=torch.float64)
+    scales = Scales.zeros(grads, 2, 2)
+    for grad in grads:
+        scales = scales.updated(grad, [2, 3])
+    weights = torch.tensor([0.95**2, 0.95, 1.0], dtype=torch.float64)
+    weights /= weights.sum()
+    for index, part in enumerate(grads.split([2, 3], dim=2)):
+        root = (weights[:, None] * part.square().mean(2)).sum(0).sqrt()
+        torch.testing.assert_close(scales.read()[index, :, 2], 1 / root)
+        torch.testing.assert_close(scales.read()[index, :, 1], root.log() / 5 + 1)
+
+
+def test_relative_has_a_derivative_at_zero() -> None:
+    grad = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+    relative(grad, grad, torch.tensor([[0.0, 0.0, 3.0]], dtype=torch.float64)).sum().backward()
+    assert grad.grad is not None
+    assert grad.grad.tolist() == [[6.0] * 4]  # of gradient and mean

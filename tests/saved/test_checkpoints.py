@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from meta_opt.errors import CheckpointError
+from meta_opt.meta_training.loading import load_learner
+from meta_opt.saved.checkpoints import AtomicCheckpointIO, export, remove_leftovers
+from meta_opt.saved.recipes import load, load_optimizer, pretrained_path
+
+
+class NotSavable:
+    def __reduce__(self):
+        raise OSError("the disk is full")
+
+
+def content(number):
+    return {"meta_opt": {"format": 1}, "number": torch.tensor(number)}
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "folder" / "last.ckpt"
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(content(1), path)
+    with pytest.raises(OSError, match="the disk is full"):
+        io.save_checkpoint({**content(2), "rest": NotSavable()}, path)
+    assert io.load_checkpoint(path)["number"] == 1
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    io.save_checkpoint(content(3), path)
+    assert io.load_checkpoint(path)["number"] == 3
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    for name in (".last.ckpt.123.tmp", "last.ckpt", ".mine"):
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".mine", "last.ckpt"]
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({**content(1), "module": torch.nn.Linear(1, 1)}, path)
+    with pytest.raises(CheckpointError, match="is damaged or not a checkpoint"):
+        load(path)
+    with pytest.raises(CheckpointError, match="is damaged or not a checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
+
+
+def test_load_learner_makes_the_module_again(meta_opt, tmp_path):
+    options = ["--optimizee.dimension", "3", "--model.num_steps", "6", "--model.episodes_per_epoch", "2"]
+    few = ["--model.num_problems", "2", "--trainer.max_epochs", "1"]
+    status, _, errors = meta_opt("fit", "--optimizee", "quadratic", *options, *few)
+    assert status == 0, errors
+    path = tmp_path / "checkpoints" / "quadratic" / "run_0" / "best.ckpt"
+    module = load_learner(path)
+    assert module.optimizee.init_args == {"dimension": 3, "convention": "gaussian"}
+    assert module.num_steps == 6
+    assert int(module.episode) == 2
+    curves = module.curves(module.trained, "validation", module.num_validation_problems)
+    checkpoint = load(path)
+    (best,) = (
+        state for key, state in checkpoint["callbacks"].items() if "best_model_score" in state and state["monitor"]
+    )
+    assert curves.final.mean().item() == pytest.approx(best["best_model_score"].item(), rel=1e-6)
+
+    optimizer = load_optimizer(path)  # without the optimizee
+    assert not optimizer.trained_parameters()
+    for name, tensor in optimizer.state_dict().items():
+        assert torch.equal(tensor, module.trained.state_dict()[name])
+
+
+def test_an_export_is_small_and_can_be_tested(meta_opt, tmp_path):
+    few = ["--model.num_steps", "4", "--model.episodes_per_epoch", "2", "--trainer.max_epochs", "1"]
+    assert meta_opt("fit", "--optimizee", "quadratic", *few, "--model.num_test_problems", "3")[0] == 0
+    path, exported = tmp_path / "checkpoints" / "quadratic" / "run_0" / "best.ckpt", tmp_path / "small.ckpt"
+    export(path, exported)
+    assert set(load(exported)) == {"meta_opt", "state_dict", "pytorch-lightning_version"}
+    tables = [meta_opt("test", "--ckpt_path", each)[1].partition("test/final_loss")[2] for each in (path, exported)]
+    assert tables[0] == tables[1] != ""
+    status, _, errors = meta_opt("fit", "--ckpt_path", exported)
+    assert status == 2
+    assert "no run that fit can go on with" in errors
+
+
+def test_pretrained_names_are_checked():
+    with pytest.raises(CheckpointError, match="no pretrained optimizer is called 'nothing_like_it'; There are "):
+        pretrained_path("nothing_like_it")
+
+
+def test_load_learner_takes_installed_names_only(tmp_path):
+    part = {"class_path": "os.system", "init_args": {}}
+    layout = {"names": ["w"], "shapes": [[1]], "groups": ["all"], "depths": [0.0]}
+    recipe = {"format": 1, "optimizee": part, "optimizer": part, "model": {}, "layout": layout}
+    torch.save({"meta_opt": recipe}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="is os.system, not an installed one"):
+        load_learner(tmp_path / "x.ckpt")

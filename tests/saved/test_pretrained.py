@@ -1,0 +1,56 @@
+"""The learned optimizers that come with meta-opt."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+import torch
+
+from meta_opt import registry
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.saved.recipes import load, load_optimizer, pretrained, read_recipe
+
+NAMES = ("cifar_cnn", "digits_mlp", "general_mlp", "mnist_mlp", "omniglot", "quadratic")
+
+
+def test_these_come_with_meta_opt() -> None:
+    assert set(pretrained()) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_small_and_holds_weights_and_plain_values_only(name: str) -> None:
+    path = pretrained()[name]
+    assert path.stat().st_size < 250_000
+    assert set(load(path)) == {"meta_opt", "state_dict", "pytorch-lightning_version"}
+    assert not load_optimizer(path).trained_parameters()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_a_card_with_its_command(name: str) -> None:
+    card = pretrained()[name].with_suffix(".md").read_text()
+    recipe = read_recipe(pretrained()[name])
+    assert re.search(rf"meta-opt fit .*--optimizee {recipe.optimizee.name}", card)
+    assert f"meta-opt compare --pretrained {name}" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizee", "num_steps", "most"),
+    [
+        ("quadratic", "quadratic", 100, 0.01),
+        ("digits_mlp", "digits_mlp", 100, 0.1),
+        ("general_mlp", "digits_mlp", 100, 0.3),
+        ("mnist_mlp", "mnist_mlp", 100, 0.3),
+        ("cifar_cnn", "cifar_cnn", 50, 2.0),
+        ("omniglot", "omniglot", 30, 0.3),
+    ],
+)
+def test_optimizes(name: str, optimizee: str, num_steps: int, most: float) -> None:
+    if optimizee not in ("quadratic", "digits_mlp") and "META_OPT_DATA_DIR" not in os.environ:
+        pytest.skip("META_OPT_DATA_DIR, the folder that holds the data sets, is not set")
+    problems = registry.load("optimizee", optimizee)()
+    num_problems = 32 if optimizee == "quadratic" else 2
+    curves = run_episodes(problems, load_optimizer(pretrained()[name]), "test", num_problems, num_steps, seed=0)
+    assert torch.isfinite(curves.losses).all()
+    assert curves.final.mean() < most
