@@ -179,7 +179,7 @@ def test_recommended_lengths(optimizee: Optimizee) -> None:
     assert settings["model.num_steps"] >= settings["model.unroll_length"] > 0
 
 
-@pytest.mark.parametrize("kind", classes())
+@pytest.mark.parametrize("kind", sorted(classes(), key=lambda kind: kind.__name__))
 def test_every_option_is_documented(kind: type) -> None:
     assert kind.__doc__
     assert kind.__doc__.splitlines()[0].endswith(".")
