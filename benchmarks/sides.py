@@ -15,8 +15,8 @@ from meta_opt.meta_training.estimators.first_order import first_order
 from meta_opt.meta_training.estimators.subset import draw_subset
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
-from meta_opt.optimizers.contract import Engine, Rollout
-from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.contract import Rollout
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from plain_pytorch import PlainLSTM, PlainMetaTrainer
 from workloads import Workload
 
@@ -97,9 +97,9 @@ class MetaOptSide:
         """Time the steps of every rollout, and its preparation."""
         begin_rollout = self.optimizer.rollout
 
-        def timed_rollout(state: Any) -> Rollout:
+        def timed_rollout(state: Any, noise: torch.Generator | None = None) -> Rollout:
             started = time.perf_counter()
-            rollout = begin_rollout(state)
+            rollout = begin_rollout(state, noise)
             self.seconds["forward"] += time.perf_counter() - started
             self._time(rollout, "step", "forward")
             return rollout

@@ -1,25 +1,35 @@
-"""What a plugin may import: the two contracts and what is needed to fulfil them."""
+"""What a plugin may import: the three contracts and what is needed to fulfil them."""
 
 from meta_opt.configurable import API_VERSION
 from meta_opt.errors import MetaOptError, OptimizeeError
+from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
 from meta_opt.optimizees.layout import Layout, Segment
 from meta_opt.optimizees.module import ModuleOptimizee
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import LearnedOptimizer, Rollout
+from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork, Rollout, Step
+from meta_opt.optimizers.sharing import SharedNetworks
+from meta_opt.optimizers.state import axis
 
 __all__ = [
     "API_VERSION",
+    "Episode",
+    "Estimator",
     "Evaluation",
+    "InnerOptimizer",
     "Layout",
-    "LearnedOptimizer",
+    "MetaGradient",
     "MetaOptError",
     "ModuleOptimizee",
     "Optimizee",
     "OptimizeeError",
     "OptimizeeFamily",
+    "OptimizerNetwork",
     "Rollout",
     "Segment",
+    "SharedNetworks",
     "Split",
+    "Step",
     "TensorDict",
+    "axis",
 ]

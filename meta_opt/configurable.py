@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-API_VERSION = 1
+API_VERSION = 2
 """Version of the contracts with plugins. It goes up when a plugin that fulfils them might no longer work."""
 
 

@@ -24,12 +24,16 @@ from typing import Any, Literal
 from meta_opt.configurable import API_VERSION
 from meta_opt.errors import RegistryError
 
-Kind = Literal["optimizee", "optimizer"]
+Kind = Literal["optimizee", "optimizer", "estimator"]
 
-KINDS: tuple[Kind, ...] = ("optimizee", "optimizer")
+OPTIONS: dict[Kind, str] = {"optimizee": "optimizee", "optimizer": "optimizer", "estimator": "model.estimator"}
+"""The command-line option that chooses one of a kind."""
+
+KINDS: tuple[Kind, ...] = ("optimizee", "optimizer", "estimator")
 _CONTRACTS: dict[Kind, tuple[str, str]] = {
     "optimizee": ("meta_opt.optimizees.contract", "Optimizee"),
-    "optimizer": ("meta_opt.optimizers.contract", "LearnedOptimizer"),
+    "optimizer": ("meta_opt.optimizers.contract", "OptimizerNetwork"),
+    "estimator": ("meta_opt.meta_training.estimators.contract", "Estimator"),
 }
 
 

@@ -10,12 +10,12 @@ import torch
 
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.contract import Optimizee
-from meta_opt.optimizers.contract import LearnedOptimizer
+from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 
 def save_untrained(
-    path: Path, optimizee: Optimizee, make: Callable[..., LearnedOptimizer] = CoordinatewiseLSTM, **options: Any
+    path: Path, optimizee: Optimizee, make: Callable[..., OptimizerNetwork] = CoordinatewiseLSTM, **options: Any
 ) -> Path:
     """The checkpoint of a learned optimizer with these options, as it was built."""
     module = MetaLearner(optimizee, make(**options))

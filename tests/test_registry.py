@@ -55,12 +55,12 @@ FAILURES = {
     "not_an_optimizee": ["offered.wrong:NotAnOptimizee must be a subclass of Optimizee"],
     "of_the_future": [
         "'of_the_future' of meta-opt-offered 1.2 cannot be used: it is written for version 99 of meta-opt's plugin",
-        "interface, and this meta-opt has 1; install versions of the two that fit",
+        "interface, and this meta-opt has 2; install versions of the two that fit",
     ],
     "offered.wrong.OfTheFuture": ["it is written for version 99"],
     "raises": ["does not import: OSError: no luck today"],
     "syntax_error": ["does not import: SyntaxError"],
-    "unroll": ["meta_opt has a module of that name; meta-opt-offered must choose another"],
+    "evaluation": ["meta_opt has a module of that name; meta-opt-offered must choose another"],
     "nowhere.Class": ["optimizee nowhere.Class does not import: ModuleNotFoundError"],
     "offered.good.torch": ["must be a subclass of Optimizee"],
 }

@@ -12,7 +12,7 @@ import torch
 from problems_for_tests import Polynomials, Regression, Square
 from torch import Generator, Tensor, nn
 
-from meta_opt.api import Evaluation, Layout, LearnedOptimizer, Optimizee, Rollout, Split, TensorDict
+from meta_opt.api import Evaluation, Layout, Optimizee, OptimizerNetwork, Rollout, Split, Step, TensorDict, axis
 from meta_opt.testing import check_optimizee, check_optimizer, optimizee_checks, optimizer_checks
 
 
@@ -170,13 +170,13 @@ BROKEN_OPTIMIZEES: list[tuple[Callable[[], Optimizee], str, str]] = [
 
 @dataclass(frozen=True)
 class Memory:
-    mean: Tensor  # [B, N]
+    mean: Tensor = axis("coordinate")  # [B, N]
 
 
-class Momentum(LearnedOptimizer):
+class Momentum(OptimizerNetwork):
     """m_{t+1} = βm_t + ∇_t, update = -α·m_{t+1}, with α and β learned."""
 
-    reads_params = False
+    scope = "coordinate"
 
     def __init__(self, lr: float = 0.1) -> None:
         super().__init__()
@@ -188,9 +188,9 @@ class Momentum(LearnedOptimizer):
     def init_state(self, layout: Layout, num_problems: int) -> Memory:
         return Memory(self.weights.new_zeros(num_problems, layout.num_coordinates))
 
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
         mean = self.weights[1] * state.mean + evaluation.grad
-        return -self.weights[0] * mean, Memory(mean)
+        return Step(-self.weights[0] * mean, Memory(mean))
 
 
 class RandomBuild(Momentum):
@@ -199,13 +199,13 @@ class RandomBuild(Momentum):
 
 
 class TransposedUpdate(Momentum):
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
-        update, state = super().step(evaluation, state)
-        return update.T, state
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update.T, state)
 
 
 class InPlace(Momentum):
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
         with torch.no_grad():
             state.mean.mul_(2)
         return super().step(evaluation, state)
@@ -221,17 +221,17 @@ class StepsInPlace(Rollout):
 
 
 class OverwritesTheStart(Momentum):
-    def rollout(self, state: Memory) -> Rollout:
+    def rollout(self, state: Memory, noise: Generator | None = None) -> Rollout:
         return StepsInPlace(self, state)
 
 
 class RollsOutOtherwise(Momentum):
-    def rollout(self, state: Memory) -> Rollout:
+    def rollout(self, state: Memory, noise: Generator | None = None) -> Rollout:
         return super().rollout(Memory(2 * state.mean))
 
 
 class ScalesTheGradient(Momentum):
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
         evaluation.grad.mul_(2)
         return super().step(evaluation, state)
 
@@ -239,32 +239,32 @@ class ScalesTheGradient(Momentum):
 class CountsSteps(Momentum):
     count = 0
 
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
         self.count += 1
-        update, state = super().step(evaluation, state)
-        return update / self.count, state
+        update, state, _ = super().step(evaluation, state)
+        return Step(update / self.count, state)
 
 
 class DividesByZero(Momentum):
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
-        update, state = super().step(evaluation, state)
-        return update / evaluation.grad.norm(dim=1, keepdim=True), state
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update / evaluation.grad.norm(dim=1, keepdim=True), state)
 
 
 class MixesProblems(Momentum):
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
-        update, state = super().step(evaluation, state)
-        return update.mean(0).expand_as(update), state
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update.mean(0).expand_as(update), state)
 
 
 class KnowsPlaces(Momentum):
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
-        update, state = super().step(evaluation, state)
-        return update * torch.arange(update.shape[1]), state
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update * torch.arange(update.shape[1]), state)
 
 
 class ForgetsBetweenUnrolls(Momentum):
-    def rollout(self, state: Memory) -> Rollout:
+    def rollout(self, state: Memory, noise: Generator | None = None) -> Rollout:
         return super().rollout(Memory(torch.zeros_like(state.mean)))
 
 
@@ -273,9 +273,9 @@ class HidesAWeight(Momentum):
         super().build(layout, generator)
         self.hidden = torch.rand((), generator=generator)
 
-    def step(self, evaluation: Evaluation, state: Memory) -> tuple[Tensor, Memory]:
-        update, state = super().step(evaluation, state)
-        return update * self.hidden, state
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update * self.hidden, state)
 
 
 class IdleWeight(Momentum):
@@ -333,7 +333,7 @@ class AdviceToTheOptimizer(Momentum):
         return {"optimizer.lr": 0.1}
 
 
-BROKEN_OPTIMIZERS: list[tuple[Callable[[], LearnedOptimizer], str, str]] = [
+BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
     (RandomBuild, "weights_from_the_generator", "RandomBuild.build makes another weights from the same generator"),
     (TransposedUpdate, "update_shape", "must return an update [B, N], [3, 17], not [17, 3]"),
     (InPlace, "pure_step", "InPlace.step changes state.mean of the state in place"),
@@ -378,7 +378,7 @@ def test_broken_optimizees(make: Callable[[], Optimizee], name: str, message: st
 
 
 @pytest.mark.parametrize(("make", "name", "message"), BROKEN_OPTIMIZERS)
-def test_broken_optimizers(make: Callable[[], LearnedOptimizer], name: str, message: str) -> None:
+def test_broken_optimizers(make: Callable[[], OptimizerNetwork], name: str, message: str) -> None:
     (check,) = (each for each in optimizer_checks() if each.__name__ == name)
     with pytest.raises(AssertionError) as caught:
         check(make())

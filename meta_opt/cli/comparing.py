@@ -24,6 +24,7 @@ from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily
 from meta_opt.optimizees.layout import Layout, Sharing
 from meta_opt.optimizees.problems import layout_of
 from meta_opt.optimizers.baselines import BASELINES, baseline
+from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.recipes import Recipe, load_optimizer, pretrained, pretrained_path, read_recipe
 from meta_opt.saved.runs import Run, relative
 
@@ -51,8 +52,8 @@ def run(options: list[str]) -> int:
     learned = {}
     for label, path in paths.items():
         optimizer = load_optimizer(path, asked)
-        optimizer.engine = recipes[path].model.get("engine", "auto")
-        optimizer.network_for = config.network_for
+        if isinstance(optimizer, SharedNetworks):
+            optimizer.network_for = config.network_for
         learned[label] = Contestant(optimizer.to(device), _validation(recipes[path], optimizee))
     if config.network_for:
         _check_network_for(config.network_for, optimizee, learned, [recipes[path] for path in paths.values()])
@@ -201,7 +202,8 @@ def _check_network_for(
         names = (segment.name for share in by for segment in layout.segments(share))
         return list(dict.fromkeys(name.replace(".", "/") for name in names))
 
-    shares = [contestant.optimizer.share for contestant in learned.values()]
+    optimizers = [contestant.optimizer for contestant in learned.values()]
+    shares: list[Sharing] = [each.share if isinstance(each, SharedNetworks) else "all" for each in optimizers]
     networks = [name for recipe, share in zip(recipes, shares, strict=True) for name in named(recipe.layout, [share])]
     # The variants of a family may have others than the one seen here.
     parts = None if isinstance(optimizee, OptimizeeFamily) else named(layout_of(optimizee), shares)

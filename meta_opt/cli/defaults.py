@@ -21,6 +21,7 @@ from meta_opt.saved.recipes import Part, Recipe, read_recipe
 from meta_opt.saved.runs import Run, relative
 
 DEFAULT_OPTIMIZER = "coordinatewise_lstm"
+DEFAULT_ESTIMATOR = "first_order"
 NEWEST = ("last", "best")  # as --ckpt_path: of the run that saved last
 
 # What a checkpoint keeps of its run, so that resuming goes on in the same way. Nothing that names a file or a class.
@@ -68,7 +69,9 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
     said = read_first(arguments)
     defaults = Defaults(Path(said.get("trainer.default_root_dir") or "."))
     asked: dict[Kind, type[Any]] = {
-        kind: registry.resolve(kind, text) for kind in registry.KINDS if (text := said.get(kind)) is not None
+        kind: registry.resolve(kind, text)
+        for kind in registry.KINDS
+        if (text := said.get(registry.OPTIONS[kind])) is not None
     }
     if text := said.get("ckpt_path"):
         path = checkpoint_path(text, defaults.root, asked.get("optimizee"))
@@ -77,7 +80,8 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         if "optimizee" in asked:
             _use_class(defaults, "optimizee", asked["optimizee"], {})
         _use_class(defaults, "optimizer", asked.get("optimizer") or registry.load("optimizer", DEFAULT_OPTIMIZER), {})
-        _recommend(defaults, with_optimizer=True)
+        _use_class(defaults, "estimator", asked.get("estimator") or registry.load("estimator", DEFAULT_ESTIMATOR), {})
+        _recommend(defaults, new=True)
     return defaults
 
 
@@ -156,11 +160,11 @@ def _use_checkpoint(command: str, defaults: Defaults, asked: dict[Kind, type[Any
     if "seed" in recipe.model:
         model["seed_everything"] = recipe.model["seed"]
     if same["optimizee"]:
-        _recommend(defaults, with_optimizer=False)
+        _recommend(defaults, new=False)
         defaults.options |= model
     else:  # the same learned optimizer elsewhere, for as many steps as are recommended there
         defaults.options |= model
-        _recommend(defaults, with_optimizer=False)
+        _recommend(defaults, new=False)
     if command == "fit":
         if not recipe.resumable:
             raise CheckpointError(f"{relative(path)} holds a trained optimizer to use, no run that fit can go on with")
@@ -194,29 +198,40 @@ def _use_part(defaults: Defaults, kind: Kind, asked: type[Any] | None, path: Pat
 
 def _use_class(defaults: Defaults, kind: Kind, cls: type[Any], init_args: dict[str, Any]) -> None:
     defaults.classes[kind] = cls
-    defaults.options[kind] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(init_args)}
+    defaults.options[registry.OPTIONS[kind]] = {
+        "class_path": f"{cls.__module__}.{cls.__qualname__}",
+        "init_args": dict(init_args),
+    }
 
 
-def _recommend(defaults: Defaults, *, with_optimizer: bool) -> None:
-    """Add the optimizee's recommended settings; those of the optimizer where it has such an argument, and its own.
+def _recommend(defaults: Defaults, *, new: bool) -> None:
+    """Add the settings that optimizee and optimizer recommend, the optimizer's above the optimizee's.
 
-    Weights to start from are those of the default optimizer, and nothing to another.
+    What is recommended for arguments of an optimizer or an estimator counts where that has such an argument. Weights to
+    start from are those of the default optimizer, and nothing to another.
+
+    Args:
+        defaults: With the classes.
+        new: Whether a meta-training begins; else optimizer and estimator are as the checkpoint has them.
     """
     optimizee = defaults.classes.get("optimizee")
-    other = with_optimizer and registry.name_of(defaults.classes["optimizer"]) != DEFAULT_OPTIMIZER
-    for name, value in optimizee.recommended_settings().items() if optimizee else ():
-        part, _, argument = name.partition(".")
-        if part != "optimizer":
-            if not (other and name == "model.warm_start"):
-                defaults.options[name] = value
-        elif with_optimizer:
-            optimizer = defaults.classes["optimizer"]
-            if argument in argument_names(optimizer):
-                defaults.options["optimizer"]["init_args"][argument] = value
-            elif not other:
+    settings = dict(optimizee.recommended_settings()) if optimizee else {}
+    if new and registry.name_of(defaults.classes["optimizer"]) != DEFAULT_OPTIMIZER:
+        settings.pop("model.warm_start", None)
+    if new:
+        settings |= defaults.classes["optimizer"].recommended_settings()
+    usual: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
+    for name, value in settings.items():
+        kind: Kind | None = next((kind for kind in usual if name.startswith(f"{registry.OPTIONS[kind]}.")), None)
+        if kind is None:
+            defaults.options[name] = value
+        elif new:
+            option, _, argument = name.rpartition(".")
+            chosen = defaults.classes[kind]
+            if argument in argument_names(chosen):
+                defaults.options[option]["init_args"][argument] = value
+            elif registry.name_of(chosen) == usual[kind]:
                 defaults.options[name] = value  # which is no option, as set_defaults will say
-    if with_optimizer:
-        defaults.options |= defaults.classes["optimizer"].recommended_settings()
 
 
 def argument_names(cls: type[Any]) -> list[str]:
@@ -243,7 +258,8 @@ def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = 
     Raises:
         MetaOptError: If there is no such option.
     """
-    advice = {kind: cls.recommended_settings() for kind, cls in defaults.classes.items()}
+    kinds: tuple[Kind, ...] = ("optimizee", "optimizer")
+    advice = {kind: cls.recommended_settings() for kind in kinds if (cls := defaults.classes.get(kind))}
     for name, value in defaults.options.items():
         if name.partition(".")[0] in without:
             continue

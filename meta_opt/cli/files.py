@@ -12,7 +12,7 @@ from meta_opt import registry
 from meta_opt.errors import RegistryError
 
 _REFERENCE = re.compile(r"""[^\s'",:{}\[\]=]+\.py:[A-Za-z_][\w.]*""")
-_OPTION = re.compile(r"--(optimizee|optimizer)([.=]|$)")
+_OPTION = re.compile(r"--(optimizee|optimizer|model\.estimator)([.=]|$)")
 
 
 def with_dotted_paths(arguments: list[str]) -> list[str]:

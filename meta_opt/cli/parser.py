@@ -14,6 +14,12 @@ from meta_opt import registry
 from meta_opt.errors import MetaOptError
 
 _UNKNOWN = "unknown option "
+_MOVED = {
+    "--model.update_every": "--model.estimator.update_every",
+    "--model.replay_fraction": "--model.estimator.replay_fraction",
+    "--model.second_derivatives": "--model.estimator second_order",
+    "--model.engine": "--optimizer.engine",
+}
 
 
 class Parser(ArgumentParser):
@@ -41,6 +47,8 @@ class Parser(ArgumentParser):
         return _joined(message)
 
     def _unknown(self, option: str) -> str:
+        if option in _MOVED:
+            return f"{_UNKNOWN}{option}: it is {_MOVED[option]} now"
         names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         nearest = [name for name in names if name.startswith(option)]
         nearest = nearest or difflib.get_close_matches(option, names, n=1, cutoff=0.7)
@@ -55,7 +63,7 @@ def add_plugin_argument(parser: ArgumentParser, kind: registry.Kind, chosen: typ
         kind: Which of the two.
         chosen: The class, as far as it is known.
     """
-    _offer_names(kind, registry.contract(kind), chosen)
+    offer_names(kind, chosen)
     text = f"The {kind}: a name, one of {', '.join(registry.names(kind))}, or a class, MODULE.CLASS or FILE.py:CLASS."
     parser.add_subclass_arguments(registry.contract(kind), kind, required=False, help=text)
 
@@ -85,7 +93,7 @@ def errors_of_plugins(parser: ArgumentParser) -> Iterator[None]:
 _OFFERED: dict[tuple[str, str], type[Any]] = {}
 
 
-def _offer_names(kind: registry.Kind, base: type[Any], chosen: type[Any] | None) -> None:
+def offer_names(kind: registry.Kind, chosen: type[Any] | None) -> None:
     """Let the parser accept entry-point names, and list them, without importing what they stand for.
 
     The parser resolves the short name of any known subclass. So each name gets an empty subclass, said to be in
@@ -94,7 +102,7 @@ def _offer_names(kind: registry.Kind, base: type[Any], chosen: type[Any] | None)
     """
     for name in registry.names(kind):
         if (kind, name) not in _OFFERED:
-            stub = type(name, (base,), {"__module__": "meta_opt"})
+            stub = type(name, (registry.contract(kind),), {"__module__": "meta_opt"})
             stub.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
             _OFFERED[kind, name] = stub
     if chosen is not None and (kind, chosen.__name__) in _OFFERED:  # now the name would stand for two

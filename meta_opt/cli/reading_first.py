@@ -13,7 +13,8 @@ import yaml
 
 from meta_opt import registry
 
-OPTIONS = ("optimizee", "optimizer", "ckpt_path", "trainer.default_root_dir")
+OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "trainer.default_root_dir")
+_CLASSES = tuple(registry.OPTIONS.values())
 
 
 def read_first(arguments: list[str]) -> dict[str, str | None]:
@@ -48,7 +49,7 @@ def check_names(arguments: list[str]) -> None:
     """
     said = read_first(arguments)
     for kind in registry.KINDS:
-        name = said.get(kind)
+        name = said.get(registry.OPTIONS[kind])
         if name is not None and "." not in name:
             registry.find(kind, name)
 
@@ -71,13 +72,13 @@ def _said(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
                     yield name, _text(name, entry)
         elif name in OPTIONS:
             yield name, None if value == "null" else _text(name, value)
-        elif name.removesuffix(".class_path") in registry.KINDS:
+        elif name.removesuffix(".class_path") in _CLASSES:
             yield name.removesuffix(".class_path"), value
 
 
 def _text(name: str, value: Any) -> str | None:
     """A value as text; of a class its name, also where it is said by class_path and init_args, or a file does so."""
-    if name not in registry.KINDS:
+    if name not in _CLASSES:
         return str(value)
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = _parse_yaml(value)

@@ -22,7 +22,7 @@ from meta_opt import __version__, registry
 from meta_opt.cli import HELP
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
-from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
+from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.meta_training.callbacks import MONITOR, Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
@@ -108,10 +108,12 @@ class MetaOptCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Trainer, model, optimizee and optimizer."""
-        for kind in registry.KINDS:
+        kinds: tuple[registry.Kind, ...] = ("optimizee", "optimizer")
+        for kind in kinds:
             add_plugin_argument(parser, kind, self._defaults.classes.get(kind))
+        offer_names("estimator", self._defaults.classes.get("estimator"))
         parser.add_lightning_class_args(MetaLearner, "model")
-        for kind in registry.KINDS:
+        for kind in kinds:
             parser.link_arguments(kind, f"model.{kind}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
         use = "a run to go on with, or 'last'" if self._command == "fit" else "what to load, or 'best' or 'last'"
@@ -187,7 +189,8 @@ class MetaOptCLI(LightningCLI):
         config = yaml.safe_load(text)
         config["ckpt_path"] = None
         for kind, cls in self._defaults.classes.items():
-            config[kind]["class_path"] = registry.reference(cls)
+            part = config["model"]["estimator"] if kind == "estimator" else config[kind]
+            part["class_path"] = registry.reference(cls)
         return f"# meta-opt {__version__}: meta-opt fit --config THIS_FILE\n" + yaml.safe_dump(config, sort_keys=False)
 
     # ---------------------------------------------------------------------------------------------------------- runs
@@ -241,7 +244,11 @@ class MetaOptCLI(LightningCLI):
     def _foreign_classes(self) -> list[str]:
         """The options that name what a checkpoint may not name: classes that are not installed plugins."""
         classes = self._defaults.classes.items()
-        named = ((f"--{kind}", registry.reference(cls)) for kind, cls in classes if "." in registry.name_of(cls))
+        named = (
+            (f"--{registry.OPTIONS[kind]}", registry.reference(cls))
+            for kind, cls in classes
+            if "." in registry.name_of(cls)
+        )
         return [part for option in named for part in option]
 
     def _options_without_checkpoint(self) -> list[str]:

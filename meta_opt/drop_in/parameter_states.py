@@ -1,52 +1,61 @@
 """The state of a learned optimizer twice: per parameter, to be saved, and of many parameters at once, to be stepped.
 
-A learned optimizer keeps its state as tensors whose last axis goes through the coordinates, and tensors that all
-coordinates share (a decay β^t). Parameters that one network works on, that lie on one device and whose shared tensors
-are equal are stepped as one long vector, in a *bucket*: as long as the same parameters have gradients, nothing is
-copied. When that changes, or when somebody looks, buckets are cut into the states of their parameters.
+The scope of the learned optimizer says what is stepped at once, as one vector of coordinates: a *bucket*.
+
+- ``coordinate``: parameters of one network, device and type whose states agree in what all their coordinates share
+  (a decay β^t): as many as there are, since they do not influence each other.
+- ``tensor``: each parameter on its own.
+- ``problem``: all parameters that have ever had a gradient, whatever device and type they have. One that has none in a
+  step counts as having a gradient of zero.
+
+As long as the same parameters have gradients, nothing is copied. When that changes, or when somebody looks, buckets are
+cut into the states of their parameters, along the axes that the state says its tensors have.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from meta_opt.errors import MetaOptError
+from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import LearnedOptimizer, Rollout, map_state
+from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
+from meta_opt.optimizers.state import NamedTensor, map_state, named_tensors
 
 NamedState = dict[str, Tensor]
 """The state of one parameter: its tensors, by their path in the optimizer's state (``cell.0.1``)."""
 
 
-class Kind(NamedTuple):
-    """What parameters must have in common to be stepped at once."""
+class Place(NamedTuple):
+    """Where a learned optimizer finds a parameter, and where and in what type it computes its steps."""
 
     network: str
     device: torch.device
     dtype: torch.dtype  # what the network computes in
-    depth: float  # place in the model, see Layout; 0 where the network does not read it
+    depth: float  # place in the model, see Layout
 
     @classmethod
-    def of(cls, param: Tensor, network: str, depth: float = 0.0) -> Kind:
+    def of(cls, param: Tensor, network: str, depth: float = 0.0) -> Place:
         """float64 for parameters in float64, or else float32, whatever they are in."""
         return cls(network, param.device, torch.float64 if param.dtype == torch.float64 else torch.float32, depth)
 
 
-@dataclasses.dataclass
+@dataclass
 class Bucket:
     """Parameters that are stepped as one vector of N coordinates, one behind the other."""
 
     params: list[Tensor]
+    places: list[Place]
+    device: torch.device
     dtype: torch.dtype
-    optimizer: LearnedOptimizer
+    optimizer: OptimizerNetwork
     rollout: Rollout
 
     @property
@@ -55,7 +64,7 @@ class Bucket:
         return self.rollout.state
 
     def step(self, loss: Tensor | float | None) -> list[Tensor]:
-        """The update of each parameter, in its shape, from its gradient; and the state moves on.
+        """The update of each parameter, in its shape and on its device; and the state moves on.
 
         Args:
             loss: The loss, if it is known.
@@ -63,30 +72,21 @@ class Bucket:
         Raises:
             MetaOptError: If the learned optimizer reads the loss and it is not known.
         """
-        grad = self._flat([param.grad for param in self.params if param.grad is not None])
-        params = self._flat(self.params) if self.optimizer.reads_params else grad.new_empty(1, 0)
-        if loss is None:
-            evaluation: Evaluation = _WithoutLoss(grad, params)
-        else:
-            evaluation = Evaluation(torch.as_tensor(loss).detach().to(grad).reshape(1), grad, params)
-        update = self.rollout.step(evaluation)
+        reads, known = self.optimizer.reads, {}
+        if "grad" in reads:
+            known["grad"] = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
+        if "params" in reads:
+            known["params"] = self._flat(self.params)
+        if loss is not None and "loss" in reads:
+            known["loss"] = torch.as_tensor(loss).detach().to(self.device, self.dtype).reshape(1)
+        with no_autocast(self.device):
+            update = self.rollout.step(Evaluation.of(**known))
         parts = update.reshape(-1).split([param.numel() for param in self.params])
-        return [part.view(param.shape) for part, param in zip(parts, self.params, strict=True)]
+        return [part.view(param.shape).to(param.device) for part, param in zip(parts, self.params, strict=True)]
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).to(self.dtype).unsqueeze(0)  # [1, N]
-
-
-class _WithoutLoss(Evaluation):
-    """What is known at a step without a closure."""
-
-    def __init__(self, grad: Tensor, params: Tensor) -> None:
-        object.__setattr__(self, "grad", grad)
-        object.__setattr__(self, "params", params)
-
-    @property
-    def loss(self) -> Tensor:
-        raise MetaOptError("this learned optimizer reads the loss: call step with a closure that returns it")
+        parts = [tensor.detach().reshape(-1).to(self.device) for tensor in tensors]
+        return torch.cat(parts).to(self.dtype).unsqueeze(0)  # [1, N]
 
 
 class ParameterStates:
@@ -95,19 +95,17 @@ class ParameterStates:
     Changed in place only, so that wrappers of optimizers that share it always see the same.
     """
 
-    def __init__(self, optimizer: LearnedOptimizer, network: str) -> None:
+    def __init__(self, optimizer: OptimizerNetwork) -> None:
         """Nothing has a state yet.
 
         Args:
             optimizer: With weights, on the CPU.
-            network: Name of any of its networks.
         """
         self._optimizer = optimizer
-        self._copies: dict[tuple[torch.device, torch.dtype], LearnedOptimizer] = {}
+        self._copies: dict[tuple[torch.device, torch.dtype], OptimizerNetwork] = {}
         self._one_by_one: defaultdict[Tensor, NamedState] = defaultdict(dict)
         self._buckets: list[Bucket] = []
-        self._signature: list[tuple[int, Kind]] = []
-        self._per_coordinate = self._find_per_coordinate(Kind.of(torch.empty(0), network))
+        self._signature: list[tuple[int, Place]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_one_by_one": self.one_by_one(), "_copies": {}}
@@ -115,10 +113,10 @@ class ParameterStates:
     def one_by_one(self) -> defaultdict[Tensor, NamedState]:
         """The state of each parameter that has one. Whatever is changed in it holds."""
         for bucket in self._buckets:
-            sizes = [param.numel() for param in bucket.params]
+            sizes = {"coordinate": [param.numel() for param in bucket.params], "tensor": [1] * len(bucket.params)}
             parts = {
-                name: tensor.split(sizes, dim=-1) if name in self._coordinates else (tensor,) * len(sizes)
-                for name, tensor in _named(bucket.state).items()
+                name: tensor.split(sizes[axis], dim=-1) if axis in sizes else (tensor,) * len(bucket.params)
+                for name, tensor, axis in map(_checked, named_tensors(bucket.state))
             }
             for index, param in enumerate(bucket.params):
                 self._one_by_one[param] = {
@@ -135,99 +133,85 @@ class ParameterStates:
         self._one_by_one.clear()
         self._one_by_one.update(states)
 
-    def buckets(self, kinds: Mapping[Tensor, Kind]) -> list[Bucket]:
+    def has_state(self, param: Tensor) -> bool:
+        """Whether the parameter has been stepped."""
+        return any(param is member for bucket in self._buckets for member in bucket.params) or bool(
+            self._one_by_one.get(param)
+        )
+
+    def buckets(self, places: Mapping[Tensor, Place]) -> list[Bucket]:
         """The buckets of exactly these parameters; parameters without a state get one."""
-        signature = [(id(param), kind) for param, kind in kinds.items()]
+        signature = [(id(param), place) for param, place in places.items()]
         if signature != self._signature:
             states = self.one_by_one()
             alike: dict[Any, list[Tensor]] = {}
-            for param, kind in kinds.items():
-                states[param] = states.get(param) or self.initial(param, kind)
-                alike.setdefault((kind, self._history(param)), []).append(param)
-            for (kind, _), params in alike.items():
-                self._buckets.append(self._join(params, kind))
-            for param in kinds:
-                del states[param]
+            for param, place in places.items():
+                if self._optimizer.scope != "problem":  # where a newcomer takes over what the others share
+                    states[param] = states.get(param) or self.initial(param, place)
+                alike.setdefault(self._bucket_of(param, place), []).append(param)
+            for params in alike.values():
+                self._buckets.append(self._join(params, [places[param] for param in params]))
+            for param in places:
+                states.pop(param, None)
             self._signature.extend(signature)
         return self._buckets
 
-    def initial(self, param: Tensor, kind: Kind) -> NamedState:
+    def initial(self, param: Tensor, place: Place) -> NamedState:
         """The state of a parameter before its first step."""
-        return _named(self._copy(kind).init_state(self._layout(kind, [param.shape]), 1))
+        state = self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1)
+        return {name: tensor for name, tensor, _ in map(_checked, named_tensors(state))}
 
-    def _join(self, params: list[Tensor], kind: Kind) -> Bucket:
-        optimizer = self._copy(kind)
-        state = optimizer.init_state(self._layout(kind, [param.shape for param in params]), 1)
+    def _bucket_of(self, param: Tensor, place: Place) -> Any:
+        """What parameters of one bucket have in common."""
+        if self._optimizer.scope == "problem":
+            return None
+        if self._optimizer.scope == "tensor":
+            return id(param)
+        axes = named_tensors(self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1))
+        shared = (self._one_by_one[param][name] for name, _, axis in axes if axis == "problem")
+        bits = tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
+        return place.network, place.device, place.dtype, bits
+
+    def _join(self, params: list[Tensor], places: list[Place]) -> Bucket:
+        dtype = max((place.dtype for place in places), key=lambda dtype: dtype.itemsize)
+        device = places[0].device
+        optimizer = self._copy(device, dtype)
+        state = optimizer.init_state(_layout(params, places), 1)
+        known = [self._one_by_one.get(param) for param in params]
         tensors = []
-        for name, like in _named(state).items():
-            parts = [self._one_by_one[param][name].to(like) for param in params]
-            tensors.append(torch.cat(parts, dim=-1) if name in self._coordinates else parts[0].clone())
+        for name, like, axis in map(_checked, named_tensors(state)):
+            if axis == "problem":
+                tensors.append(next((each[name].to(like).clone() for each in known if each), like))
+                continue
+            sizes = [param.numel() for param in params] if axis == "coordinate" else [1] * len(params)
+            parts = zip(known, like.split(sizes, dim=-1), strict=True)
+            tensors.append(torch.cat([each[name].to(like) if each else initial for each, initial in parts], dim=-1))
         in_order = iter(tensors)
         state = map_state(lambda _: next(in_order), state)
-        return Bucket(params, kind.dtype, optimizer, optimizer.rollout(state))
+        return Bucket(params, places, device, dtype, optimizer, optimizer.rollout(state))
 
-    def _history(self, param: Tensor) -> Any:
-        """What must be equal for parameters to be joined."""
-        if self._per_coordinate is None:
-            return id(param)
-        shared = (tensor for name, tensor in self._one_by_one[param].items() if name not in self._per_coordinate)
-        return tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
-
-    @property
-    def _coordinates(self) -> frozenset[str]:
-        return self._per_coordinate or frozenset()
-
-    def _find_per_coordinate(self, kind: Kind) -> frozenset[str] | None:
-        """Names of the tensors whose last axis goes through the coordinates.
-
-        None if the state is not of that form; then every parameter is a bucket of its own.
-        """
-        two, three, both = (
-            _named(self._optimizer.init_state(self._layout(kind, [_shape(kind.network, size) for size in sizes]), 1))
-            for sizes in ([2], [3], [1, 2])
-        )
-        names = set()
-        if not two.keys() == three.keys() == both.keys():
-            return None
-        for name, tensor in three.items():
-            if both[name].shape != tensor.shape:
-                return None
-            if two[name].shape != tensor.shape:
-                if (*two[name].shape, 3) != (*tensor.shape[:-1], 2, 3) or tensor.shape[-1] != 3:
-                    return None
-                names.add(name)
-        return frozenset(names)
-
-    def _layout(self, kind: Kind, shapes: Sequence[torch.Size]) -> Layout:
-        network = kind.network
-        count = len(shapes)
-        names = (network,) * count if self._optimizer.share == "tensor" else tuple(map(str, range(count)))
-        return Layout(names, tuple(shapes), (network,) * count, (kind.depth,) * count)
-
-    def _copy(self, kind: Kind) -> LearnedOptimizer:
+    def _copy(self, device: torch.device, dtype: torch.dtype) -> OptimizerNetwork:
         """The learned optimizer on the device, and in the type, of such parameters."""
-        place = (kind.device, kind.dtype)
-        if place not in self._copies:
-            self._copies[place] = copy.deepcopy(self._optimizer).to(*place)
-        return self._copies[place]
+        if (device, dtype) not in self._copies:
+            self._copies[device, dtype] = copy.deepcopy(self._optimizer).to(device, dtype)
+        return self._copies[device, dtype]
 
 
-def _shape(network: str, size: int) -> torch.Size:
-    """The shape of a tensor of ``size`` numbers that this network works on, where networks are told apart by kind."""
-    return torch.Size([size, 1] if network == "matrix" else [size])
+def _layout(params: Sequence[Tensor], places: Sequence[Place]) -> Layout:
+    """Parameters as tensors of a model, each named and grouped so that its network is found."""
+    networks = tuple(place.network for place in places)
+    return Layout(networks, tuple(p.shape for p in params), networks, tuple(place.depth for place in places))
 
 
-def _named(state: Any, path: str = "") -> NamedState:
-    """The tensors of a state by their path, in the order of :func:`meta_opt.optimizers.contract.map_state`."""
-    if isinstance(state, Tensor):
-        return {path: state}
-    items: Sequence[tuple[object, Any]] = ()
-    if isinstance(state, tuple):
-        items = list(enumerate(state))
-    elif dataclasses.is_dataclass(state):
-        items = [(field.name, getattr(state, field.name)) for field in dataclasses.fields(state)]
-    return {
-        name: tensor
-        for key, item in items
-        for name, tensor in _named(item, f"{path}.{key}" if path else str(key)).items()
-    }
+def _checked(named: NamedTensor) -> NamedTensor:
+    """A tensor of a state that says what its last axis goes through.
+
+    Raises:
+        TypeError: If it does not.
+    """
+    if named.axis is None:
+        raise TypeError(
+            f"the state's tensor {named.name or 'state'} does not say what its last axis goes through: make the state "
+            'a dataclass, with a field such as mean: Tensor = axis("coordinate")'
+        )
+    return named

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from meta_opt.drop_in.parameter_states import Kind, NamedState, ParameterStates
+from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import depths_of, kind_of
-from meta_opt.optimizers import contract
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
+from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.recipes import load_optimizer, pretrained_path, read_recipe
 
 
@@ -32,17 +34,20 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     With ``lr`` of 1, its default, the steps are those of meta-training. The network stays as it was trained: it is no
     parameter, and no part of the ``state_dict``. It computes in float32 (in float64 for parameters in float64), and the
-    state stays so when the parameters are in less. Parameters without a gradient are skipped, and their state waits.
-    As elsewhere in ``torch.optim``, a gradient that is not finite is not looked for: it spoils its parameters.
+    state stays so when the parameters are in less; ``torch.autocast`` changes nothing. Parameters without a gradient
+    are not moved, and their state waits; where the network ties all parameters together (its scope is the problem),
+    their gradient counts as zero. As elsewhere in ``torch.optim``, a gradient that is not finite is not looked for: it
+    spoils its parameters.
 
-    All parameters of one network, device and type that have gradients are stepped at once, or each on its own where the
-    network reads what tensor it is in (``tensor_features``) or how large its gradients are (``scales``). A state of few
-    numbers per coordinate (40 per LSTM layer of 20, and two moments) is kept.
+    What is stepped at once depends on the scope of the network: all parameters (``problem``), each on its own
+    (``tensor``), or all of one network, device and type (``coordinate``). A state of few numbers per coordinate (40 per
+    LSTM layer of 20, and two moments) is kept.
 
     A checkpoint may hold several networks, one per group or per tensor of the optimizee it was meta-trained on. Then
     each parameter group names its own: ``[{"params": convolutions, "network": "conv"}, ...]``. (Where there is one per
     kind of tensor, each parameter has that of its kind.) Networks that read where in the model a tensor is take the
-    order of the parameters for it, or ``order``, where groups have another.
+    order of the parameters for it, or ``order``, where groups have another. Without ``order``, parameters that are
+    added later count as the last of the model.
 
     ``state`` and ``state_dict`` hold copies per parameter, made when they are looked at.
     """
@@ -54,9 +59,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         *,
         checkpoint: str | Path | None = None,
         lr: float = 1.0,
-        engine: contract.Engine = "auto",
+        engine: Engine = "auto",
         order: Iterable[Tensor] | None = None,
-        optimizer_class: type[contract.LearnedOptimizer] | None = None,
+        optimizer_class: type[OptimizerNetwork] | None = None,
     ) -> None:
         """Load the network.
 
@@ -77,18 +82,26 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """
         if (pretrained is None) == (checkpoint is None):
             raise MetaOptError("give either pretrained, a name, or checkpoint, a path")
-        if engine not in get_args(contract.Engine):
-            raise MetaOptError(f"engine must be one of {', '.join(get_args(contract.Engine))}, not {engine!r}")
+        if engine not in get_args(Engine):
+            raise MetaOptError(f"engine must be one of {', '.join(get_args(Engine))}, not {engine!r}")
         path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
         learned = load_optimizer(path, optimizer_class)
-        learned.engine = engine
+        if engine != "auto":
+            if not isinstance(learned, CoordinatewiseLSTM):
+                raise MetaOptError(f"engine {engine}: {type(learned).__name__} has no engine to choose")
+            learned.engine = engine
         layout = read_recipe(path).layout
-        self._networks = list(dict.fromkeys(segment.name for segment in layout.segments(learned.share)))
-        self._by_kind = learned.share == "kind"
-        self._reads_depth = learned.tensor_features
-        self._order = None if order is None else list(order)
-        self._states = ParameterStates(learned, self._networks[0])
-        super().__init__(params, {"lr": lr, "network": None})
+        self._networks = learned.network_names(layout) if isinstance(learned, SharedNetworks) else ["all"]
+        self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"
+        self._network = learned
+        self._order = None if order is None else {id(param): depth for param, depth in _depths(list(order))}
+        self._states = ParameterStates(learned)
+        self._begun = False
+        super().__init__(params, {"lr": lr, "network": None, "depths": None})
+        everything = _depths([param for group in self.param_groups for param in group["params"]])
+        for group in self.param_groups:
+            group["depths"] = [self._depth(param, next(everything)[1]) for param in group["params"]]
+        self._begun = True
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
@@ -112,6 +125,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         except MetaOptError:
             self.param_groups.pop()
             raise
+        if self._begun:
+            group = self.param_groups[-1]
+            group["depths"] = [self._depth(param, 1.0) for param in group["params"]]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -132,23 +148,29 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        reads_grad = "grad" in self._network.reads
         rates: dict[Tensor, float] = {}
-        depths = self._depths()
-        kinds: dict[Tensor, Kind] = {}
+        places: dict[Tensor, Place] = {}
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                if param.grad.layout is not torch.strided:
+            for param, depth in zip(group["params"], group["depths"], strict=True):
+                if param.grad is not None and param.grad.layout is not torch.strided:
                     raise MetaOptError(
                         f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is "
                         f"{param.grad.layout}: for embeddings set sparse=False"
                     )
-                rates[param] = float(group["lr"])
-                kinds[param] = self._kind(param, group["network"], depths)
-        for bucket in self._states.buckets(kinds):
-            updates = torch._foreach_mul(bucket.step(loss), [rates[param] for param in bucket.params])
-            torch._foreach_add_(bucket.params, updates)
+                moves = param.grad is not None if reads_grad else param.requires_grad
+                if moves:
+                    rates[param] = float(group["lr"])
+                if moves or (self._network.scope == "problem" and self._states.has_state(param)):
+                    places[param] = self._place(param, group["network"], depth)
+        if not rates:
+            return loss
+        for bucket in self._states.buckets(places):
+            moved = [
+                (param, each) for param, each in zip(bucket.params, bucket.step(loss), strict=True) if param in rates
+            ]
+            updates = torch._foreach_mul([each for _, each in moved], [rates[param] for param, _ in moved])
+            torch._foreach_add_([param for param, _ in moved], updates)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -178,7 +200,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 hook.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_networks", "_by_kind", "_reads_depth", "_order", "_states")
+        own = ("_networks", "_by_kind", "_network", "_order", "_states", "_begun")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -189,11 +211,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         if not float(group["lr"]) >= 0.0:
             raise MetaOptError(f"lr must be at least 0, not {group['lr']}")
-        known = None if self._order is None else {id(param) for param in self._order}
         for param in group["params"]:
             if not param.is_floating_point():
                 raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
-            if known is not None and id(param) not in known:
+            if self._order is not None and id(param) not in self._order:
                 raise MetaOptError(f"order must be all parameters of the model, one of {tuple(param.shape)} is missing")
         if self._by_kind:
             if group["network"] is not None:
@@ -215,19 +236,16 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 f"the checkpoint has {', '.join(self._networks)}"
             )
 
-    def _kind(self, param: Tensor, network: str | None, depths: Mapping[Tensor, float]) -> Kind:
-        return Kind.of(param, network or kind_of(param.shape), depths.get(param, 0.0))
+    def _place(self, param: Tensor, network: str | None, depth: float) -> Place:
+        return Place.of(param, network or kind_of(param.shape), depth)
 
-    def _depths(self) -> dict[Tensor, float]:
-        """The place of each parameter in the model, where the network reads it."""
-        if not self._reads_depth:
-            return {}
-        params = self._order or [param for group in self.param_groups for param in group["params"]]
-        return dict(zip(params, depths_of(len(params)), strict=True))
+    def _depth(self, param: Tensor, otherwise: float) -> float:
+        """The place of a parameter in the model."""
+        return otherwise if self._order is None else self._order[id(param)]
 
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
-        states, depths = {}, self._depths()
+        states = {}
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
             if "network" not in saved:
                 raise MetaOptError("this is not the state of a learned optimizer")
@@ -236,9 +254,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 raise MetaOptError(
                     f"the state belongs to a network {network!r}; the checkpoint has {', '.join(self._networks)}"
                 )
-            for param, number in zip(group["params"], saved["params"], strict=False):
+            depths = saved.get("depths") or group["depths"]
+            for param, number, depth in zip(group["params"], saved["params"], depths, strict=False):
                 if state := incoming["state"].get(number):
-                    expected = self._states.initial(param, self._kind(param, network, depths))
+                    expected = self._states.initial(param, self._place(param, network, depth))
                     shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
                     if next(shapes) != next(shapes):
                         raise MetaOptError(
@@ -247,3 +266,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         )
                     states[param] = {name: state[name].to(like) for name, like in expected.items()}
         return states
+
+
+def _depths(params: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:
+    """Each parameter with its place in the model, if these are all of it in order."""
+    return zip(params, depths_of(len(params)), strict=True)

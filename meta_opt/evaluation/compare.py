@@ -21,7 +21,7 @@ from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes
 from meta_opt.optimizees.contract import Optimizee, Split, check_loss
 from meta_opt.optimizees.problems import problem_generator
 from meta_opt.optimizers.baselines import MakeBaseline
-from meta_opt.optimizers.contract import LearnedOptimizer
+from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 
 Merit = Literal["sum", "final"]  # figure of merit: Σ_{t=1..num_steps} f_t(θ_t), or the final loss
 MERITS: tuple[Merit, ...] = ("sum", "final")
@@ -68,7 +68,7 @@ class Setting:
     device: torch.device | str = "cpu"
     progress: Progress = field(default_factory=Progress)
 
-    def curves(self, optimizer: LearnedOptimizer, split: Split) -> Curves:
+    def curves(self, optimizer: InnerOptimizer, split: Split) -> Curves:
         """Curves of the longest horizon: what is known after fewer steps is their beginning."""
         return run_episodes(
             self.optimizee,
@@ -103,7 +103,7 @@ class Validation:
 class Contestant:
     """A learned optimizer, frozen and on the device; how it was validated, if that was on the same optimizee."""
 
-    optimizer: LearnedOptimizer
+    optimizer: OptimizerNetwork
     validation: Validation | None = None
 
 
@@ -287,7 +287,7 @@ def tune(score: Callable[[float], float], start: float) -> float:
     return start * 10 ** (best / _FINE)
 
 
-def _tested(setting: Setting, optimizer: LearnedOptimizer) -> tuple[Curves, float]:
+def _tested(setting: Setting, optimizer: InnerOptimizer) -> tuple[Curves, float]:
     """Curves on the test problems, and seconds per step and problem."""
     run_episodes(setting.optimizee, optimizer, "test", 1, 1, seed=setting.seed, device=setting.device)  # warm up
     started = time.perf_counter()

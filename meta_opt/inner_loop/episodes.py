@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.inner_loop.unroll import begin, unroll, unroll_lengths
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
 from meta_opt.optimizees.problems import Problems, layout_of
-from meta_opt.optimizers.contract import LearnedOptimizer
+from meta_opt.optimizers.contract import InnerOptimizer
 
 _STEPS_AT_ONCE = 20  # how many steps' gradients are held before their losses are read off
 _COORDINATES_AT_ONCE = 1 << 18  # how many problems run side by side is chosen to stay below this, for the cache
@@ -49,18 +49,18 @@ class Curves:
 
 
 def final_loss(losses: Tensor, *, stochastic: bool) -> Tensor:
-    """The last loss of each problem, or the mean of the last ten where mini-batches make it noisy.
+    """The last loss of each problem, or where mini-batches make it noisy the mean of the last tenth, at most ten.
 
     Args:
         losses: [steps, B].
         stochastic: Whether to average.
     """
-    return losses[-10:].mean(0) if stochastic else losses[-1]
+    return losses[-min(10, -(-len(losses) // 10)) :].mean(0) if stochastic else losses[-1]
 
 
 def run_episodes(
     optimizee: Optimizee,
-    optimizer: LearnedOptimizer,
+    optimizer: InnerOptimizer,
     split: Split,
     num_problems: int,
     num_steps: int,
@@ -68,6 +68,7 @@ def run_episodes(
     seed: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Curves:
     """Optimize the first ``num_problems`` problems of ``split``, the same at every call, for ``num_steps`` steps.
@@ -81,6 +82,7 @@ def run_episodes(
         seed: The seed of all streams.
         device: Where to compute.
         dtype: Floating-point type of θ.
+        autocast: See :class:`Problems`.
         progress: Is told how many steps have been taken, counted over all problems, since it was last told.
     """
     at_once = max(1, _COORDINATES_AT_ONCE // layout_of(optimizee).num_coordinates)
@@ -89,7 +91,7 @@ def run_episodes(
     parts = []
     for first in range(0, num_problems, at_once):
         indices = range(first, min(first + at_once, num_problems))
-        problems = Problems(optimizee, split, indices, seed=seed, device=device, dtype=dtype)
+        problems = Problems(optimizee, split, indices, seed=seed, device=device, dtype=dtype, autocast=autocast)
         position = begin(problems, optimizer)
         losses = [position.evaluation.loss.unsqueeze(0)]
         for steps in unroll_lengths(num_steps, _STEPS_AT_ONCE):
@@ -105,9 +107,3 @@ def run_episodes(
         {name: torch.cat([part.metrics[name] for part in parts]) for name in sorted(shared)},
         parts[0].stochastic,
     )
-
-
-def unroll_lengths(num_steps: int, unroll_length: int) -> list[int]:
-    """An episode of ``num_steps`` cut into unrolls; the last may be shorter."""
-    whole, rest = divmod(num_steps, unroll_length)
-    return [unroll_length] * whole + [rest] * (rest > 0)

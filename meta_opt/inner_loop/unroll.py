@@ -1,16 +1,17 @@
-"""The inner loop: a learned optimizer optimizes B problems for T steps. There is no other loop in this package."""
+"""The inner loop: an optimizer optimizes B problems for T steps. There is no other loop in this package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from meta_opt.optimizees.problems import Evaluation, Problems
-from meta_opt.optimizers.contract import LearnedOptimizer, map_state
+from meta_opt.optimizers.contract import InnerOptimizer
+from meta_opt.optimizers.state import map_state
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,7 @@ class Position:
 
     def detach(self) -> Position:
         """The same place without a graph behind it."""
-        evaluation = Evaluation(
-            self.evaluation.loss.detach(), self.evaluation.grad.detach(), self.evaluation.params.detach()
-        )
-        return Position(evaluation, map_state(torch.Tensor.detach, self.state))
+        return Position(self.evaluation.detach(), map_state(torch.Tensor.detach, self.state))
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class Trajectory:
 
     start: Position
     evaluations: tuple[Evaluation, ...]  # T + 1 of them, at θ_0 ... θ_T; the first is the start's. See unroll().
+    records: tuple[Any, ...]  # T of them, see Step
     end: Position
 
     @property
@@ -50,36 +49,65 @@ def joined(trajectories: Sequence[Trajectory]) -> Trajectory:
     """Trajectories that follow each other as one."""
     first, *rest = trajectories
     evaluations = first.evaluations + tuple(evaluation for part in rest for evaluation in part.evaluations[1:])
-    return Trajectory(first.start, evaluations, trajectories[-1].end)
+    records = tuple(record for part in trajectories for record in part.records)
+    return Trajectory(first.start, evaluations, records, trajectories[-1].end)
 
 
-def begin(problems: Problems, optimizer: LearnedOptimizer) -> Position:
-    """The position at θ_0."""
-    return Position(problems.evaluate(problems.initial_params), optimizer.init_state(problems.layout, len(problems)))
+def begin(problems: Problems, optimizer: InnerOptimizer, *, grads: bool = False) -> Position:
+    """The position at θ_0.
+
+    Args:
+        problems: The B problems.
+        optimizer: What is to step them.
+        grads: Whether gradients are wanted also where the optimizer does not read them.
+    """
+    grads = grads or "grad" in optimizer.reads
+    evaluation = problems.evaluate(problems.initial_params, grad=grads)
+    return Position(evaluation, optimizer.init_state(problems.layout, len(problems)))
 
 
 def unroll(
-    problems: Problems, optimizer: LearnedOptimizer, start: Position, num_steps: int, *, keep_graph: bool = False
+    problems: Problems,
+    optimizer: InnerOptimizer,
+    start: Position,
+    num_steps: int,
+    *,
+    grads: bool = False,
+    keep_graph: bool = False,
+    noise: Generator | None = None,
 ) -> Trajectory:
     """Take ``num_steps`` steps from ``start``.
 
-        g_t, h_{t+1} = m_φ(∇_t, h_t)        θ_{t+1} = θ_t + g_t
+        g_t, h_{t+1} = m_φ(f_t, ∇_t, θ_t, h_t)        θ_{t+1} = θ_t + g_t
 
-    What is recorded is what the replay reads: without θ_t (``params`` is [B, 0]) unless the optimizer reads it.
+    Of each evaluation the loss is recorded, the gradient where there is one, and θ_t where the optimizer reads it.
 
     Args:
         problems: The B problems; each evaluation draws the next mini-batch.
         optimizer: m_φ.
         start: A detached position.
         num_steps: T.
+        grads: Whether gradients are wanted also where the optimizer does not read them.
         keep_graph: Whether losses and gradients stay differentiable in φ through all steps (second derivatives).
+        noise: See :meth:`InnerOptimizer.step`.
     """
+    reads = optimizer.reads
+    grads = grads or "grad" in reads
+    recorded = frozenset({"loss", "grad"}) | reads
+    graph: Literal["none", "second"] = "second" if keep_graph else "none"
     evaluation = start.evaluation
-    evaluations, nothing = [evaluation], evaluation.params.new_empty(len(problems), 0)
+    evaluations, records = [evaluation], []
     with torch.set_grad_enabled(keep_graph):
-        rollout = optimizer.rollout(start.state)
+        rollout = optimizer.rollout(start.state, noise)
         for _ in range(num_steps):
-            update = rollout.step(evaluation)
-            evaluation = problems.evaluate(evaluation.params + update, create_graph=keep_graph)
-            evaluations.append(evaluation if optimizer.reads_params else replace(evaluation, params=nothing))
-    return Trajectory(start, tuple(evaluations), Position(evaluation, rollout.state))
+            update = rollout.step(evaluation.only(reads))
+            evaluation = problems.evaluate(evaluation.params + update, grad=grads, graph=graph)
+            evaluations.append(evaluation.only(recorded))
+            records.append(rollout.record)
+    return Trajectory(start, tuple(evaluations), tuple(records), Position(evaluation, rollout.state))
+
+
+def unroll_lengths(num_steps: int, unroll_length: int) -> list[int]:
+    """An episode of ``num_steps`` cut into unrolls; the last may be shorter."""
+    whole, rest = divmod(num_steps, unroll_length)
+    return [unroll_length] * whole + [rest] * (rest > 0)

@@ -18,8 +18,8 @@ def load_learner(path: Path) -> MetaLearner:
         RegistryError: If a plugin that it names is not installed or does not load.
     """
     recipe = read_recipe(path)
-    optimizee, optimizer = (make(kind, getattr(recipe, kind), path) for kind in registry.KINDS)
-    module = MetaLearner(optimizee, optimizer, **recipe.model)
+    optimizee, optimizer, estimator = (make(kind, getattr(recipe, kind), path) for kind in registry.KINDS)
+    module = MetaLearner(optimizee, optimizer, estimator=estimator, **recipe.model)
     try:
         module.load_state_dict(load(path)["state_dict"])
     except RuntimeError as error:

@@ -1,8 +1,6 @@
 """Meta-training as a LightningModule: one batch is one episode, with manual optimization.
 
-    repeat num_steps / T times:   roll out T steps, estimate ∂L/∂φ, clip, take a step of the meta-optimizer (Adam)
-
-(or, every ``update_every`` steps, estimate it from the last T)
+    for each meta-gradient ∂L/∂φ that the estimator gives:   average over processes, clip, step of the meta-optimizer
 
 Problems come from (seed, split, index), never from a random state that goes on. Nothing but φ, its average, the
 meta-optimizer and a few counters outlives an episode, all of them in the checkpoint: resuming is exact.
@@ -14,33 +12,33 @@ import copy
 import inspect
 import math
 import time
-from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Generator, Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from meta_opt import registry
 from meta_opt.configurable import Configurable
 from meta_opt.errors import DivergedError, MetaOptError
-from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes, unroll_lengths
-from meta_opt.inner_loop.unroll import Trajectory, begin, joined, unroll
+from meta_opt.inner_loop.autocast import no_autocast
+from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes
 from meta_opt.meta_training.clipping import GradientClipper
-from meta_opt.meta_training.estimators.base import MetaGradient
-from meta_opt.meta_training.estimators.first_order import first_order
-from meta_opt.meta_training.estimators.second_order import second_order
-from meta_opt.meta_training.estimators.subset import draw_subset
+from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
+from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
+from meta_opt.meta_training.ranges import check_ranges
 from meta_opt.optimizees.contract import Optimizee, Split, check_loss
-from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.baselines import adam
-from meta_opt.optimizers.contract import Engine, LearnedOptimizer
-from meta_opt.saved.recipes import FORMAT
+from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 from meta_opt.saved.recipes import warm_start as start_warm
+from meta_opt.saved.upgrades import FORMAT
 
 
 class MetaLearner(LightningModule):
@@ -49,17 +47,15 @@ class MetaLearner(LightningModule):
     def __init__(
         self,
         optimizee: Optimizee,
-        optimizer: LearnedOptimizer,
+        optimizer: OptimizerNetwork,
         num_steps: int = 100,
         max_num_steps: int | None = None,
         num_validation_steps: int | None = None,
         unroll_length: int = 20,
-        update_every: int | None = None,
+        estimator: Estimator | None = None,
         num_problems: int = 1,
         meta_loss: MetaLossName = "sum",
         step_weights: str = "constant",
-        second_derivatives: bool = False,
-        replay_fraction: float = 1.0,
         lr: float = 0.001,
         lr_schedule: Literal["constant", "cosine"] = "constant",
         clip_norm: float | None = None,
@@ -71,7 +67,6 @@ class MetaLearner(LightningModule):
         num_test_problems: int = 100,
         reference_lr: float = 0.001,
         max_skipped: int = 10,
-        engine: Engine = "auto",
         warm_start: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -87,15 +82,11 @@ class MetaLearner(LightningModule):
                 much longer than num_steps, so many that validation chooses for those. Null: num_steps.
             unroll_length: T, optimizee steps whose losses a meta-update looks at; the last unroll of an episode may be
                 shorter.
-            update_every: Optimizee steps between two meta-updates, a divisor of T. Less than T, each of them looks at
-                the last T losses, a window that slides; null for T, one unroll after the other.
+            estimator: What makes meta-gradients of an episode; null for first_order.
             num_problems: B, problems per episode and process.
             meta_loss: Σ w_t f_t (sum), or for losses that are not negative Σ w_t ln f_t (log_sum), or the logarithm of
                 the mean of f_t over an unroll, times its length (log_mean).
             step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
-            second_derivatives: Differentiate the optimizee's gradients too, through the whole graph of the unroll.
-            replay_fraction: Part of the coordinates of each large tensor, drawn anew for each meta-update, that the
-                meta-gradient is computed from; weighted, so that it is right on average. Less is faster and noisier.
             lr: Learning rate of the meta-optimizer, Adam.
             lr_schedule: Keep lr, or let it fall to zero along a half cosine over all episodes.
             clip_norm: Scale the meta-gradient down to this Euclidean norm when it is longer.
@@ -107,7 +98,6 @@ class MetaLearner(LightningModule):
             num_test_problems: How many problems it is tested on.
             reference_lr: Learning rate of the Adam that validation figures show beside the learned optimizer.
             max_skipped: How many non-finite episodes in a row are skipped before training gives up.
-            engine: What computes the learned optimizer: native code if it can be had (auto), native code, or PyTorch.
             warm_start: A checkpoint (a path that ends in .ckpt), or the name of a pretrained optimizer, whose weights φ
                 meta-training begins with. Only they are taken over: base_step and the like are this optimizer's.
             seed: All randomness comes from it.
@@ -118,46 +108,22 @@ class MetaLearner(LightningModule):
         """
         super().__init__()
         self.automatic_optimization = False
-        for name, value, least in (
-            ("num_steps", num_steps, 1),
-            ("num_validation_steps", num_steps if num_validation_steps is None else num_validation_steps, 1),
-            ("unroll_length", unroll_length, 1),
-            ("num_problems", num_problems, 1),
-            ("episodes_per_epoch", episodes_per_epoch, 1),
-            ("num_validation_problems", num_validation_problems, 1),
-            ("num_test_problems", num_test_problems, 1),
-            ("max_skipped", max_skipped, 0),
-            ("lr", lr, 0.0),
-        ):
-            if not value >= least:
-                raise MetaOptError(f"model.{name} must be at least {least}, not {value}")
+        arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
+        check_ranges(arguments)
         if max_num_steps is not None and max_num_steps < num_steps:
             raise MetaOptError(
                 f"model.max_num_steps must be at least model.num_steps, {num_steps}, not {max_num_steps}"
             )
-        every = unroll_length if update_every is None else update_every
-        if every < 1 or unroll_length % every:
-            raise MetaOptError(
-                f"model.update_every must divide model.unroll_length, {unroll_length}, and {every} does not"
-            )
-        if second_derivatives and every != unroll_length:
-            raise MetaOptError("model.second_derivatives needs model.update_every to be model.unroll_length, or null")
-        if not 0.0 < replay_fraction <= 1.0:
-            raise MetaOptError(f"model.replay_fraction must be more than 0 and at most 1, not {replay_fraction}")
-        if second_derivatives and replay_fraction != 1.0:
-            raise MetaOptError("model.second_derivatives needs model.replay_fraction 1")
-        if not 0.0 <= average_decay < 1.0:
-            raise MetaOptError(f"model.average_decay must be in [0, 1), not {average_decay}")
-        arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
+        estimator = estimator or FirstOrder()
+        estimator.check(optimizer, unroll_length)
         self.save_hyperparameters(arguments)
         self.optimizee = optimizee
         self.optimizer = optimizer
-        self.optimizer.engine = engine
+        self.estimator = estimator
         self.num_steps = num_steps
         self.max_num_steps = max_num_steps or num_steps
         self.num_validation_steps = num_validation_steps or num_steps
         self.unroll_length = unroll_length
-        self.update_every = every
         self.num_problems = num_problems
         self.lr = lr
         self.lr_schedule = lr_schedule
@@ -169,8 +135,6 @@ class MetaLearner(LightningModule):
         self.seed = seed
         self._warm_start = warm_start
         self._meta_loss = MetaLoss(meta_loss, step_weights)
-        self._second_derivatives = second_derivatives
-        self._replay_fraction = replay_fraction
         self._clip = GradientClipper(clip_norm, clip_relative, normalize_gradient)
 
         check_loss(optimizee, problem_generator(seed, "check"))
@@ -189,8 +153,8 @@ class MetaLearner(LightningModule):
     # ------------------------------------------------------------------------------------------------ meta-training
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The meta-optimizer."""
-        return torch.optim.Adam(self.optimizer.trained_parameters(), lr=self.lr)
+        """The meta-optimizer, of φ and of what the estimator trains for itself."""
+        return torch.optim.Adam([*self.optimizer.trained_parameters(), *self.estimator.parameters()], lr=self.lr)
 
     @property
     def _meta_optimizer(self) -> LightningOptimizer:
@@ -207,7 +171,16 @@ class MetaLearner(LightningModule):
         return range(self.episodes_per_epoch)
 
     def on_fit_start(self) -> None:
-        """Bring the optimizee's data to the device, and the weights of another optimizer where asked for."""
+        """Bring the optimizee's data to the device, and the weights of another optimizer where asked for.
+
+        Raises:
+            MetaOptError: If φ would be in less than float32.
+        """
+        if self._float not in (torch.float32, torch.float64):
+            raise MetaOptError(f"learned optimizers need float32 or float64, not {self._float}: see trainer.precision")
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision):
+            plugin.scaler = None  # meta-gradients come from no scaled loss
         self.optimizee.to(self.device)
         if self._warm_start is not None and int(self.episode) == 0:
             start_warm(self._warm_start, [self.optimizer, self.trained])
@@ -217,23 +190,19 @@ class MetaLearner(LightningModule):
         started = time.perf_counter()
         self._set_learning_rate()
         before = self._snapshot()
-        problems = self._problems()
-        position = begin(problems, self.optimizer)
-        num_steps = self._draw_num_steps()
+        problems, num_steps = self._problems(), self._draw_num_steps()
+        episode = Episode(
+            problems, self.optimizer, self._meta_loss, num_steps, self.unroll_length, self._generator_of_episode()
+        )
         losses, meta_loss = [], torch.zeros((), device=self.device)
-        window: deque[Trajectory] = deque()
-        for number, length in enumerate(unroll_lengths(num_steps, self.update_every)):
-            if len(window) == self.unroll_length // self.update_every:
-                window.popleft()  # before the next is made, for the sake of memory
-            window.append(unroll(problems, self.optimizer, position, length, keep_graph=self._second_derivatives))
-            estimate = self._estimate(problems.layout, joined(window), number)
-            if not self._meta_step(estimate):
-                self._restore(before)
-                self._skip()
-                return
-            losses.append(window[-1].losses)
-            meta_loss = meta_loss + estimate.loss
-            position = window[-1].end.detach()
+        with no_autocast(self.device):
+            for estimate in self.estimator.estimates(episode):
+                if not self._meta_step(estimate):
+                    self._restore(before)
+                    self._skip()
+                    return
+                losses.append(estimate.losses)
+                meta_loss = meta_loss + estimate.loss
         self.episode += 1
         self.skipped_in_a_row.zero_()
         final = final_loss(torch.cat(losses).detach(), stochastic=problems.stochastic).mean()
@@ -250,20 +219,22 @@ class MetaLearner(LightningModule):
         part = float(torch.rand((), generator=generator, dtype=torch.float64))
         return round(self.num_steps * (self.max_num_steps / self.num_steps) ** part)
 
-    def _estimate(self, layout: Layout, trajectory: Trajectory, number: int) -> MetaGradient:
-        """The meta-gradient for the update of that number in this episode."""
-        if self._second_derivatives:
-            return second_order(trajectory, self.optimizer, self._meta_loss)
-        subset = None
-        if self._replay_fraction < 1.0:
-            generator = problem_generator(self.seed, "replay", int(self.episode), self.global_rank, number)
-            subset = draw_subset(layout, self._replay_fraction, generator)
-        return first_order(trajectory, self.optimizer, self._meta_loss, subset)
+    def _generator_of_episode(self) -> Callable[..., Generator]:
+        """Sources of randomness of this episode and process."""
+        return partial(problem_generator, self.seed, "episode", int(self.episode), self.global_rank)
 
     @property
     def _float(self) -> torch.dtype:
         """The type that φ has, and so θ."""
         return next(self.optimizer.parameters()).dtype
+
+    @property
+    def _autocast(self) -> torch.dtype | None:
+        """The type of ``torch.autocast`` in mixed precision, for the optimizee."""
+        plugin = None if self._trainer is None else self._trainer.precision_plugin
+        if not isinstance(plugin, MixedPrecision):
+            return None
+        return torch.bfloat16 if plugin.precision == "bf16-mixed" else torch.float16
 
     def _problems(self) -> Problems:
         """The problems of this episode: those of process r of R, of R·B in all."""
@@ -275,16 +246,19 @@ class MetaLearner(LightningModule):
             seed=self.seed,
             device=self.device,
             dtype=self._float,
+            autocast=self._autocast,
         )
 
     def _meta_step(self, estimate: MetaGradient) -> bool:
         """Average over processes, clip, step; False, with nothing done, if anything is not finite."""
-        flat = torch.cat([grad.flatten() for grad in estimate.grads] + [estimate.loss.reshape(1)])
+        of_phi = sum(grad.numel() for grad in estimate.grads)
+        flat = torch.cat([*(g.flatten() for g in (*estimate.grads, *estimate.own_grads)), estimate.loss.reshape(1)])
         flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
         if not bool(flat.isfinite().all()):
             return False
-        parameters = self.optimizer.trained_parameters()
-        grads = self._clip(flat[:-1]).split([parameter.numel() for parameter in parameters])
+        parameters = [*self.optimizer.trained_parameters(), *self.estimator.parameters()]
+        flat = torch.cat([self._clip(flat[:of_phi]), flat[of_phi:-1]])
+        grads = flat.split([parameter.numel() for parameter in parameters])
         for parameter, grad in zip(parameters, grads, strict=True):
             parameter.grad = grad.view_as(parameter)
         self._meta_optimizer.step()
@@ -297,7 +271,7 @@ class MetaLearner(LightningModule):
             total = self.trainer.num_training_batches * (self.trainer.max_epochs or -1)
             if total <= 0 or math.isinf(total):
                 raise MetaOptError("model.lr_schedule cosine needs a length: set trainer.max_epochs")
-            lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, int(self.episode + self.skipped) / total)))
+            lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, int(self.episode) / total)))
         for group in self._meta_optimizer.param_groups:
             group["lr"] = lr
 
@@ -322,7 +296,7 @@ class MetaLearner(LightningModule):
     # -------------------------------------------------------------------------------------------- validation and test
 
     @property
-    def trained(self) -> LearnedOptimizer:
+    def trained(self) -> OptimizerNetwork:
         """The learned optimizer as it is validated, saved for use and tested: with the average of φ."""
         return self.average.module  # type: ignore[return-value]
 
@@ -347,7 +321,7 @@ class MetaLearner(LightningModule):
         """The learned optimizer on test problems."""
         self._log_curves("test", self.curves(self.trained, "test", self.num_test_problems))
 
-    def curves(self, optimizer: LearnedOptimizer, split: Split, num_problems: int) -> Curves:
+    def curves(self, optimizer: InnerOptimizer, split: Split, num_problems: int) -> Curves:
         """Loss curves of ``optimizer`` over ``num_validation_steps`` steps, with the device and seed of this module."""
         with torch.inference_mode(False):
             return run_episodes(
@@ -359,6 +333,7 @@ class MetaLearner(LightningModule):
                 seed=self.seed,
                 device=self.device,
                 dtype=self._float,
+                autocast=self._autocast,
             )
 
     def reference_curves(self) -> Curves:
@@ -382,6 +357,7 @@ class MetaLearner(LightningModule):
         return {
             "optimizee": _named(self.optimizee),
             "optimizer": _named(self.optimizer),
+            "estimator": _named(self.estimator),
             "model": dict(self.hparams),
             "layout": self._layout.to_plain(),
         }
@@ -392,7 +368,7 @@ class MetaLearner(LightningModule):
 
 def _hyperparameter_names() -> list[str]:
     names = list(inspect.signature(MetaLearner.__init__).parameters)
-    return [name for name in names if name not in ("self", "optimizee", "optimizer")]
+    return [name for name in names if name not in ("self", "optimizee", "optimizer", "estimator")]
 
 
 def _named(made: Configurable) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hand-made optimizers behind the learned optimizer's contract: ``torch.optim`` itself, applied to θ of B problems.
+"""Hand-made inner optimizers: ``torch.optim`` itself, applied to θ of B problems.
 
 SGD, momentum, RMSprop and Adam work coordinate by coordinate, so the tensor [B, N] is one parameter to them. Muon works
 on the matrices of each problem.
@@ -12,20 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import LearnedOptimizer
+from meta_opt.optimizers.contract import InnerOptimizer, Scope, Step
 
 
-class Baseline(LearnedOptimizer):
+class Baseline(InnerOptimizer):
     """A ``torch.optim`` optimizer with fixed hyperparameters. Its state is the optimizer object itself."""
+
+    reads = frozenset({"grad", "params"})
+    scope: Scope = "coordinate"
 
     def __init__(self, optimizer_class: type[torch.optim.Optimizer], lr: float, **options: Any) -> None:
         """Choose ``optimizer_class(params, lr=lr, **options)``."""
-        super().__init__()
         self.optimizer_class = optimizer_class
         self.options = {"lr": lr, **options}
 
@@ -33,7 +35,7 @@ class Baseline(LearnedOptimizer):
         """Nothing yet: ``torch.optim`` wants the parameters first."""
         return
 
-    def step(self, evaluation: Evaluation, state: torch.optim.Optimizer | None) -> tuple[Tensor, torch.optim.Optimizer]:
+    def step(self, evaluation: Evaluation, state: torch.optim.Optimizer | None, noise: Generator | None = None) -> Step:
         """One step of the ``torch.optim`` optimizer; unlike a learned optimizer's, the state changes in place."""
         if state is None:
             state = self.optimizer_class([torch.empty_like(evaluation.params)], **self.options)
@@ -41,26 +43,28 @@ class Baseline(LearnedOptimizer):
         param.copy_(evaluation.params)
         param.grad = evaluation.grad
         state.step()
-        return param - evaluation.params, state
+        return Step(param - evaluation.params, state)
 
 
-class Muon(LearnedOptimizer):
+class Muon(InnerOptimizer):
     """``torch.optim.Muon`` for matrices and filters (a row for each output channel), ``torch.optim.Adam`` for the rest.
 
     One learning rate for both, as steps of Muon are scaled to the size of Adam's (``adjust_lr_fn="match_rms_adamw"``).
     No weight decay. The state is the layout, then θ [B, N] with the optimizers that work on views of it.
     """
 
+    reads = frozenset({"grad", "params"})
+    scope: Scope = "tensor"
+
     def __init__(self, lr: float) -> None:
         """Choose the learning rate."""
-        super().__init__()
         self.lr = lr
 
     def init_state(self, layout: Layout, num_problems: int) -> Layout | _MuonState:
         """The layout: ``torch.optim`` wants the parameters before there is more."""
         return layout
 
-    def step(self, evaluation: Evaluation, state: Layout | _MuonState) -> tuple[Tensor, _MuonState]:
+    def step(self, evaluation: Evaluation, state: Layout | _MuonState, noise: Generator | None = None) -> Step:
         """One step of both; the state changes in place."""
         if isinstance(state, Layout):
             state = _MuonState.of(state, evaluation.params, self.lr)
@@ -68,7 +72,7 @@ class Muon(LearnedOptimizer):
         state.grads.copy_(evaluation.grad)
         for optimizer in state.optimizers:
             optimizer.step()
-        return state.params - evaluation.params, state
+        return Step(state.params - evaluation.params, state)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def adam(lr: float) -> Baseline:
     return Baseline(torch.optim.Adam, lr)
 
 
-MakeBaseline = Callable[[float], LearnedOptimizer]  # from its learning rate
+MakeBaseline = Callable[[float], InnerOptimizer]  # from its learning rate
 BASELINES: dict[str, MakeBaseline] = {"SGD": sgd, "Nesterov": nesterov, "RMSprop": rmsprop, "Adam": adam}
 
 

@@ -1,49 +1,92 @@
-"""The learned-optimizer contract: an ``nn.Module`` with weights φ inside and its state outside."""
+"""The contract of inner optimizers: what steps θ, hand-made or learned.
+
+    g_t, h_{t+1} = m(f_t, ∇_t, θ_t, h_t)        θ_{t+1} = θ_t + g_t
+
+Everything that is remembered is in the state h. A learned optimizer is also an ``nn.Module``, whose weights are φ.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from meta_opt.configurable import Configurable
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizees.layout import Layout, Sharing
+from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.state import columns_of
 
-State = TypeVar("State")
-Engine = Literal["auto", "native", "torch"]
+Scope = Literal["coordinate", "tensor", "problem"]
 
 
-class LearnedOptimizer(Configurable, nn.Module, ABC):
-    """An optimizer network m with weights φ (Andrychowicz et al. 2016, equation 3).
-
-        g_t, h_{t+1} = m_φ(∇_t, h_t)        θ_{t+1} = θ_t + g_t
-
-    The state h is a dataclass of tensors (or of tuples of tensors) that :meth:`init_state` makes and :meth:`step`
-    replaces.
+class Step(NamedTuple):
+    """What one step gives.
 
     Attributes:
-        engine: What computes steps and replays where an architecture has native code for it: native code if it can be
-            had (``"auto"``), native code or an error, or PyTorch.
-        reads_params: Whether :meth:`step` reads the parameters; where it does not, unrolls need not keep them.
-        share: Which parameters have a network in common; :meth:`Layout.segments` says what the networks are called.
-        tensor_features: Whether the layout's shapes and depths matter to it, not only which coordinates there are.
-        network_for: Of parameters that have no network of their own name, which network works on them instead: from
-            the name that ``share`` gives them to that of a network (of tensors with slashes for dots).
+        update: g_t, [B, N], to be added to the parameters.
+        state: h_{t+1}.
+        record: What an estimator wants to know of a stochastic step (actions, log-probabilities), in any form.
     """
 
-    engine: Engine = "auto"
-    reads_params: bool = True
-    share: Sharing = "all"
-    tensor_features: bool = False
-    network_for: Mapping[str, str] = MappingProxyType({})
+    update: Tensor
+    state: Any
+    record: Any = None
 
+
+class InnerOptimizer(ABC):
+    """Steps the parameters of B problems at once; its state is outside of it.
+
+    The state is a tensor, or a dataclass, tuple, list or dict of tensors (and of others). Each dataclass field with
+    tensors says by :func:`meta_opt.optimizers.state.axis` what their last axis goes through.
+
+    Attributes:
+        reads: Which of ``"loss"``, ``"grad"`` and ``"params"`` :meth:`step` looks at. The others are not computed for
+            it, not recorded, and reading them is an error.
+        scope: How far one coordinate's update depends on others: on nothing but itself (``"coordinate"``), on its
+            tensor (``"tensor"``: the other coordinates of it, or its shape and place in the model), or on the whole
+            problem (``"problem"``). Problems never depend on each other.
+    """
+
+    reads: frozenset[str] = frozenset({"grad"})
+    scope: Scope = "problem"
+
+    @abstractmethod
+    def init_state(self, layout: Layout, num_problems: int) -> Any:
+        """h_0 for B = ``num_problems`` problems."""
+
+    @abstractmethod
+    def step(self, evaluation: Evaluation, state: Any, noise: Generator | None = None) -> Step:
+        """One update.
+
+        Args:
+            evaluation: What ``reads`` names of: loss [B], gradient [B, N] and parameters [B, N] at this step.
+            state: h_t.
+            noise: The source of randomness of a stochastic optimizer, on the device of the state; None for the
+                deterministic step.
+        """
+
+    def rollout(self, state: Any, noise: Generator | None = None) -> Rollout:
+        """Steps one after the other, which some optimizers know a faster way for than :meth:`step` again and again.
+
+        Args:
+            state: Where to begin; it stays what it is.
+            noise: See :meth:`step`.
+        """
+        return Rollout(self, state, noise)
+
+
+class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
+    """An optimizer network m with weights φ (Andrychowicz et al. 2016, equation 3), meta-trained from the command line.
+
+    Its state is on the device, and of the type, of φ. ``forward`` is :meth:`step`, so that
+    ``torch.func.functional_call(network, phi, (evaluation, state))`` steps with other weights.
+    """
+
+    @abstractmethod
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make the weights φ, drawn from ``generator``; called once, before anything else.
 
@@ -52,11 +95,15 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
             generator: The only source of randomness.
         """
 
-    def start_from(self, other: LearnedOptimizer) -> None:
+    def forward(self, evaluation: Evaluation, state: Any, noise: Generator | None = None) -> Step:
+        """See :meth:`step`."""
+        return self.step(evaluation, state, noise)
+
+    def start_from(self, other: OptimizerNetwork) -> None:
         """Take over the weights of ``other``, to train them further.
 
         Args:
-            other: A built optimizer of the same class.
+            other: A built network of the same class.
 
         Raises:
             MetaOptError: If its weights are others, or of other shapes.
@@ -76,29 +123,14 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
         """
         return {}
 
-    @abstractmethod
-    def init_state(self, layout: Layout, num_problems: int) -> Any:
-        """h_0 for B = ``num_problems`` problems, on the device and of the type of φ."""
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The parameters of φ that the meta-gradient is taken of."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    @abstractmethod
-    def step(self, evaluation: Evaluation, state: Any) -> tuple[Tensor, Any]:
-        """One update.
-
-        Args:
-            evaluation: Loss [B], gradient [B, N] and parameters [B, N] at this step.
-            state: h_t.
-
-        Returns:
-            The update g_t, [B, N], to be added to the parameters, and h_{t+1}.
-        """
-
-    def rollout(self, state: Any) -> Rollout:
-        """Steps one after the other, which architectures may know a faster way for than :meth:`step` again and again.
-
-        Args:
-            state: Where to begin; it stays what it is.
-        """
-        return Rollout(self, state)
+    @property
+    def replays_columns(self) -> bool:
+        """Whether :meth:`replay` can go over some coordinates only."""
+        return self.scope == "coordinate"
 
     def replay(
         self,
@@ -109,62 +141,51 @@ class LearnedOptimizer(Configurable, nn.Module, ABC):
     ) -> tuple[Tensor, ...]:
         """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩, the meta-gradient of recorded steps whose inputs are held constant.
 
-        Here: step through the evaluations once more, with a graph, and back. Architectures may know a faster way.
+        Only for networks that read nothing but the gradient. Here: step through the evaluations once more, with a
+        graph, and back. Architectures may know a faster way.
 
         Args:
             evaluations: What steps τ = 0..T-1 read.
             state: h_0.
             coefficients: c_τ = ∂L/∂g_τ, each [B, N], or [B, n] with columns.
-            columns: Which of the N coordinates the sum goes over, [n], ascending; all if None. Only for networks that
-                work on each coordinate on its own.
+            columns: Which of the N coordinates the sum goes over, [n], ascending; all if None. Only where
+                :attr:`replays_columns`.
 
         Returns:
             One gradient per parameter of :meth:`trained_parameters`, in their order.
 
         Raises:
-            MetaOptError: If the architecture cannot replay some coordinates alone, as it is here.
+            MetaOptError: If columns are given and the network cannot replay some coordinates alone.
         """
         if columns is not None:
-            name = type(self).__name__
-            raise MetaOptError(f"model.replay_fraction must be 1 with {name}, which replays all coordinates")
-        inner = torch.zeros_like(coefficients[0][0, 0])
+            if self.scope != "coordinate":
+                raise MetaOptError(f"{type(self).__name__} replays all coordinates or none: its scope is {self.scope}")
+            state = columns_of(state, columns, *evaluations[0].grad.shape)
+            evaluations = [Evaluation.of(grad=each.grad.index_select(1, columns)) for each in evaluations]
+        inner = torch.zeros_like(coefficients[0][0, :1].sum())
         with torch.enable_grad():
             for evaluation, coefficient in zip(evaluations, coefficients, strict=True):
-                update, state = self.step(evaluation, state)
+                update, state, _ = self.step(evaluation, state)
                 inner = inner + torch.dot(coefficient.flatten(), update.flatten())
             return torch.autograd.grad(inner, self.trained_parameters(), materialize_grads=True)
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """The parameters of φ that the meta-gradient is taken of."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
 
 class Rollout:
-    """Steps of a learned optimizer one after the other, while φ stays what it is.
+    """Steps of an optimizer one after the other, while φ stays what it is.
 
     Attributes:
         state: The state after the last step. The next may overwrite it.
+        record: The record of the last step.
     """
 
-    def __init__(self, optimizer: LearnedOptimizer, state: Any) -> None:
+    def __init__(self, optimizer: InnerOptimizer, state: Any, noise: Generator | None = None) -> None:
         """Begin at ``state``."""
         self._optimizer = optimizer
+        self._noise = noise
         self.state = state
+        self.record: Any = None
 
     def step(self, evaluation: Evaluation) -> Tensor:
-        """The update, [B, N]; see :meth:`LearnedOptimizer.step`."""
-        update, self.state = self._optimizer.step(evaluation, self.state)
+        """The update, [B, N]; see :meth:`InnerOptimizer.step`."""
+        update, self.state, self.record = self._optimizer.step(evaluation, self.state, self._noise)
         return update
-
-
-def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
-    """Apply ``function`` to every tensor of a state (a tensor, a tuple or a dataclass of such), keeping its form."""
-    if isinstance(state, Tensor):
-        return function(state)  # type: ignore[return-value]
-    if isinstance(state, tuple):
-        return tuple(map_state(function, item) for item in state)  # type: ignore[return-value]
-    if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        return dataclasses.replace(
-            state, **{item.name: map_state(function, getattr(state, item.name)) for item in dataclasses.fields(state)}
-        )
-    return state

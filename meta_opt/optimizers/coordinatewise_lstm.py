@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import LearnedOptimizer, Rollout, map_state
+from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Scope, Step
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.lstm.fused_replay import coordinates_at_once, lstm_grads
@@ -21,13 +21,16 @@ from meta_opt.optimizers.lstm.network import LSTMNetwork, bias_grads
 from meta_opt.optimizers.lstm.orthogonal import directions
 from meta_opt.optimizers.lstm.preprocessing import Moments, Scales
 from meta_opt.optimizers.lstm.state import LSTMState
+from meta_opt.optimizers.sharing import SharedNetworks
+from meta_opt.optimizers.state import map_state
 
+Engine = Literal["auto", "native", "torch"]
 Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
 
 
-class CoordinatewiseLSTM(LearnedOptimizer):
+class CoordinatewiseLSTM(SharedNetworks):
     """LSTM with shared weights and a separate state for every coordinate.
 
     update = output_scale · out(LSTM(inputs(∇), h)) - base_step · d
@@ -37,8 +40,6 @@ class CoordinatewiseLSTM(LearnedOptimizer):
     or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network. After
     ``anneal_after`` steps all of it is multiplied by √(anneal_after / t).
     """
-
-    reads_params = False
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         anneal_after: int | None = None,
         share: Sharing = "all",
         tensor_features: bool = False,
+        engine: Engine = "auto",
     ) -> None:
         """Choose the architecture; :meth:`build` makes the weights.
 
@@ -77,6 +79,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 filters are, too), or one per group of parameters, or one per tensor.
             tensor_features: Let a network know of each coordinate what tensor it is in, by what adds to its biases:
                 kind, place in the model, fan-in and fan-out (see :func:`meta_opt.optimizees.layout.features_of`).
+            engine: What computes steps and replays: native code if it can be had (auto), native code, or PyTorch.
 
         Raises:
             MetaOptError: If a size is out of range.
@@ -98,10 +101,12 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         self.anneal_after = anneal_after
         self.share: Sharing = share
         self.tensor_features = tensor_features
+        self.engine: Engine = engine
         self.networks = nn.ModuleDict()
         self._uses_moments = "moments" in inputs or base_step != 0.0
         self._uses_scales = "scales" in inputs
         self._uses_directions = "orthogonal" in inputs
+        self.scope: Scope = "tensor" if self._uses_scales or tensor_features else "coordinate"
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network per segment of ``layout``, with weights drawn from ``generator``."""
@@ -118,8 +123,13 @@ class CoordinatewiseLSTM(LearnedOptimizer):
                 generator,
             )
 
-    def start_from(self, other: LearnedOptimizer) -> None:
-        """See :meth:`LearnedOptimizer.start_from`.
+    @property
+    def replays_columns(self) -> bool:
+        """Given recorded gradients, coordinates are independent: what is read of a tensor is known."""
+        return True
+
+    def start_from(self, other: OptimizerNetwork) -> None:
+        """See :meth:`OptimizerNetwork.start_from`.
 
         Networks start from those of the same name, or all from the only one of ``other``, or, where it has one for each
         kind of tensor, from that of matrices, which most coordinates are in.
@@ -169,16 +179,16 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         steps = None if self.anneal_after is None else like.new_zeros(())
         return LSTMState(segments, hidden, cell, moments, scales, steps)
 
-    def step(self, evaluation: Evaluation, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """One update, see :meth:`LearnedOptimizer.step`."""
+    def step(self, evaluation: Evaluation, state: LSTMState, noise: Generator | None = None) -> Step:
+        """One update, see :meth:`OptimizerNetwork.step`."""
         grad = evaluation.grad
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
             rollout = _NativeRollout(self, kernel, state)
-            return rollout.step(evaluation), rollout.state
+            return Step(rollout.step(evaluation), rollout.state)
         of_matrices = self.read_directions([grad], state)
         state, read = state.read_scales([grad])
         update, state = self._step(grad, state, *read, *of_matrices)
-        return self.annealed(update, state), state
+        return Step(self.annealed(update, state), state)
 
     def annealed(self, update: Tensor, state: LSTMState, ahead: int = 0) -> Tensor:
         """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after ``state``."""
@@ -228,13 +238,13 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             update = update - self.base_step * direction
         return update * outputs[1].exp() if self.output == "magnitude" else update
 
-    def rollout(self, state: LSTMState) -> Rollout:
-        """See :meth:`LearnedOptimizer.rollout`; native code and CUDA graphs work on a copy of the state."""
+    def rollout(self, state: LSTMState, noise: Generator | None = None) -> Rollout:
+        """See :meth:`OptimizerNetwork.rollout`; native code and CUDA graphs work on a copy of the state."""
         if torch.is_grad_enabled():
-            return super().rollout(state)
+            return super().rollout(state, noise)
         if kernel := self._kernel(next(self.parameters())):
             return _NativeRollout(self, kernel, state)
-        return CapturedRollout(self, state) if self._captures(state) else super().rollout(state)
+        return CapturedRollout(self, state) if self._captures(state) else super().rollout(state, noise)
 
     def prepare(self, kernel: native.Kernel, state: LSTMState, shape: torch.Size) -> native.Rollout:
         """Native steps that overwrite ``state``, for gradients [B, N] of this shape."""
@@ -249,7 +259,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
         coefficients: Sequence[Tensor],
         columns: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """See :meth:`LearnedOptimizer.replay`; coordinates are independent, so it goes through them block by block."""
+        """See :meth:`OptimizerNetwork.replay`; coordinates are independent, so it goes through them block by block."""
         grads = [evaluation.grad for evaluation in evaluations]
         # ⟨c, ∂(a u)⟩ = ⟨a c, ∂u⟩
         coefficients = [self.annealed(each, state, step) for step, each in enumerate(coefficients, start=1)]
@@ -365,7 +375,7 @@ class CoordinatewiseLSTM(LearnedOptimizer):
             return None
         kernel = native.load()
         if kernel is None and self.engine == "native":
-            raise MetaOptError("model.engine native needs a C++ compiler; auto falls back to torch")
+            raise MetaOptError("engine native needs a C++ compiler; auto falls back to torch")
         return kernel
 
     @property

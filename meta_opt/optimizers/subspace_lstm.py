@@ -21,9 +21,10 @@ from torch import Generator, Tensor
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import LearnedOptimizer
+from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.lbfgs import lbfgs_direction
 from meta_opt.optimizers.lstm.network import LSTMNetwork
+from meta_opt.optimizers.state import axis
 
 _TINY = 1e-30  # a vector whose largest entry is not larger is taken for zero
 _MAX_COEFFICIENT = 2.0
@@ -34,15 +35,15 @@ _MAX_CHANGE = 10.0  # of the unit, from one step to the next
 class SubspaceState:
     """What the last k steps were, and what they did to the gradient; newest first, zeros where there is none yet."""
 
-    grad: Tensor  # [B, N], the last gradient
-    steps: Tensor  # [B, k, N], s_i
-    changes: Tensor  # [B, k, N], y_i, by how much s_i changed the gradient
-    hidden: Tensor  # [B, H]
-    cell: Tensor  # [B, H]
-    unit: Tensor  # [B, 1], η; 0 before the first gradient that is not zero
+    grad: Tensor = axis("coordinate")  # [B, N], the last gradient
+    steps: Tensor = axis("coordinate")  # [B, k, N], s_i
+    changes: Tensor = axis("coordinate")  # [B, k, N], y_i, by how much s_i changed the gradient
+    hidden: Tensor = axis("problem")  # [B, H]
+    cell: Tensor = axis("problem")  # [B, H]
+    unit: Tensor = axis("problem")  # [B, 1], η; 0 before the first gradient that is not zero
 
 
-class SubspaceLSTM(LearnedOptimizer):
+class SubspaceLSTM(OptimizerNetwork):
     """LSTM that writes how to combine the gradient, the last steps and the direction of L-BFGS; one state per problem.
 
     update = -a·η∇ + Σ_i b_i s_i - Σ_i c_i·η y_i - q·d        a, b, c, q = 2·tanh(out(LSTM(inputs, h)))
@@ -54,7 +55,7 @@ class SubspaceLSTM(LearnedOptimizer):
     lengths, ∇ and y times η, relative to that of the last step (of η∇ where there is none).
     """
 
-    reads_params = False
+    scope = "problem"
 
     def __init__(self, history: int = 5, hidden_size: int = 32, base_step: float = 0.3) -> None:
         """Choose the architecture; :meth:`build` makes the weights.
@@ -98,8 +99,8 @@ class SubspaceLSTM(LearnedOptimizer):
             unit=zeros(num_problems, 1),
         )
 
-    def step(self, evaluation: Evaluation, state: SubspaceState) -> tuple[Tensor, SubspaceState]:
-        """See :meth:`LearnedOptimizer.step`."""
+    def step(self, evaluation: Evaluation, state: SubspaceState, noise: Generator | None = None) -> Step:
+        """See :meth:`OptimizerNetwork.step`."""
         grad, steps, begun = evaluation.grad, state.steps, state.unit > 0.0
         newest = torch.where(begun, grad - state.grad, 0.0)
         changes = torch.cat([newest.unsqueeze(1), state.changes[:, :-1]], dim=1)
@@ -121,12 +122,12 @@ class SubspaceLSTM(LearnedOptimizer):
         coefficients = written[:, :-1] * self._signs(grad) - written[:, -1:] * direction.coefficients
         update = ((coefficients * scales).unsqueeze(1) @ vectors).squeeze(1)
         steps = torch.cat([update.unsqueeze(1), steps[:, :-1]], dim=1)
-        return update, SubspaceState(grad, steps, changes, hidden.T, cell.T, unit)
+        return Step(update, SubspaceState(grad, steps, changes, hidden.T, cell.T, unit))
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """Small steps: errors in the coefficients spoil what BFGS does well. All coordinates are replayed."""
-        return {"model.lr": 0.0005, "model.meta_loss": "log_mean", "model.replay_fraction": 1.0}
+        """Small steps: errors in the coefficients spoil what BFGS does well."""
+        return {"model.lr": 0.0005, "model.meta_loss": "log_mean"}
 
     def _unit(self, lengths: Tensor, last: Tensor, num_coordinates: int) -> Tensor:
         """η, [B, 1]."""

@@ -13,9 +13,9 @@ import torch
 from meta_opt import registry
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.optimizees.layout import Layout
-from meta_opt.optimizers.contract import LearnedOptimizer
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.saved.upgrades import FORMAT, upgraded
 
-FORMAT = 1
 RUN_SETTINGS = "meta_opt_run"  # where the command line keeps its own settings in a checkpoint
 AVERAGE = "average.module."  # prefix, among the weights of a MetaLearner, of the learned optimizer that is used
 # In a wheel the pretrained checkpoints lie in the package, in a checkout beside it.
@@ -59,6 +59,7 @@ class Recipe:
 
     optimizee: Part
     optimizer: Part
+    estimator: Part
     model: dict[str, Any]
     layout: Layout  # of the optimizee's parameters, for which the optimizer was built
     run: dict[str, Any]  # settings of the run, by option name
@@ -72,11 +73,12 @@ def read_recipe(path: Path) -> Recipe:
         CheckpointError: If the checkpoint is missing, damaged, or not one of ours.
     """
     checkpoint = load(path)
-    recipe = checkpoint["meta_opt"]
     try:
+        recipe = upgraded(checkpoint["meta_opt"])
         return Recipe(
             _part(recipe["optimizee"]),
             _part(recipe["optimizer"]),
+            _part(recipe["estimator"]),
             dict(recipe["model"]),
             Layout.from_plain(recipe["layout"]),
             dict(checkpoint.get(RUN_SETTINGS, {})),
@@ -91,10 +93,10 @@ def _part(entry: dict[str, Any]) -> Part:
 
 
 def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = None) -> Any:
-    """The optimizee or optimizer that the checkpoint at ``path`` names, from an installed plugin.
+    """The optimizee, optimizer or estimator that the checkpoint at ``path`` names, from an installed plugin.
 
     Args:
-        kind: Which of the two.
+        kind: Which of the three.
         part: How it was made.
         path: The checkpoint.
         asked: A class that need not be an installed plugin, to be used where the checkpoint names it.
@@ -139,7 +141,7 @@ def _does_not_fit(path: Path, what: str, error: Exception) -> CheckpointError:
     )
 
 
-def load_optimizer(path: Path, asked: type[Any] | None = None) -> LearnedOptimizer:
+def load_optimizer(path: Path, asked: type[Any] | None = None) -> OptimizerNetwork:
     """The learned optimizer in the checkpoint at ``path``, for use: with the average of φ, frozen, on the CPU.
 
     Its optimizee need not be there: neither the plugin nor its data.
@@ -153,7 +155,7 @@ def load_optimizer(path: Path, asked: type[Any] | None = None) -> LearnedOptimiz
         RegistryError: If the plugin that it names is not installed or does not load.
     """
     recipe = read_recipe(path)
-    optimizer: LearnedOptimizer = make("optimizer", recipe.optimizer, path, asked)
+    optimizer: OptimizerNetwork = make("optimizer", recipe.optimizer, path, asked)
     try:
         optimizer.build(recipe.layout, torch.Generator())
         state = load(path)["state_dict"]
@@ -166,7 +168,7 @@ def load_optimizer(path: Path, asked: type[Any] | None = None) -> LearnedOptimiz
     return optimizer.requires_grad_(False)
 
 
-def warm_start(name: str, optimizers: Sequence[LearnedOptimizer]) -> None:
+def warm_start(name: str, optimizers: Sequence[OptimizerNetwork]) -> None:
     """Give built optimizers of one class the weights of another, see ``model.warm_start``.
 
     Args:

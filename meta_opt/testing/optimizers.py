@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,14 +17,15 @@ from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems
-from meta_opt.optimizers.contract import LearnedOptimizer, map_state
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.state import map_state, named_tensors
 
-OptimizerCheck = Callable[[LearnedOptimizer], None]
+OptimizerCheck = Callable[[OptimizerNetwork], None]
 
 _NUM_STEPS = 6
 
 
-def check_optimizer(optimizer: LearnedOptimizer) -> None:
+def check_optimizer(optimizer: OptimizerNetwork) -> None:
     """Run every check.
 
     Args:
@@ -59,7 +59,7 @@ def optimizer_checks() -> tuple[OptimizerCheck, ...]:
     )
 
 
-def weights_from_the_generator(optimizer: LearnedOptimizer) -> None:
+def weights_from_the_generator(optimizer: OptimizerNetwork) -> None:
     """``build`` makes weights, from the generator alone."""
     name = type(optimizer).__name__
     state = torch.get_rng_state()
@@ -75,26 +75,26 @@ def weights_from_the_generator(optimizer: LearnedOptimizer) -> None:
         assert torch.equal(value, weights[1][key]), f"{name}.build makes another {key} from the same generator"
 
 
-def update_shape(optimizer: LearnedOptimizer) -> None:
+def update_shape(optimizer: OptimizerNetwork) -> None:
     """Updates are [B, N], like gradients."""
     optimizer = _built(optimizer)
     evaluation = _evaluations(3)[0]
-    update, _ = optimizer.step(evaluation, optimizer.init_state(_LAYOUT, 3))
+    update, *_ = optimizer.step(evaluation, optimizer.init_state(_LAYOUT, 3))
     found = list(update.shape)
     assert update.shape == evaluation.grad.shape, (
         f"{type(optimizer).__name__}.step must return an update [B, N], {list(evaluation.grad.shape)}, not {found}"
     )
 
 
-def pure_step(optimizer: LearnedOptimizer) -> None:
+def pure_step(optimizer: OptimizerNetwork) -> None:
     """``step`` gives the same result at the same arguments, which it leaves unchanged."""
     optimizer = _built(optimizer)
     name = type(optimizer).__name__
     first, second = _evaluations(2)[:2]
-    _, state = optimizer.step(first, optimizer.init_state(_LAYOUT, 2))
+    _, state, _ = optimizer.step(first, optimizer.init_state(_LAYOUT, 2))
     before = copy.deepcopy((_tensors(map_state(Tensor.detach, state)), second))
-    update, _ = optimizer.step(second, state)
-    again, _ = optimizer.step(second, state)
+    update, *_ = optimizer.step(second, state)
+    again, *_ = optimizer.step(second, state)
     for key, value in _tensors(state).items():
         assert torch.equal(value, before[0][key]), f"{name}.step changes {key} of the state in place: see rollout"
     for field in ("loss", "grad", "params"):
@@ -103,37 +103,37 @@ def pure_step(optimizer: LearnedOptimizer) -> None:
     assert torch.equal(update, again), f"{name}.step gives another update when it is called again: keep no state in it"
 
 
-def rollout_is_step_after_step(optimizer: LearnedOptimizer) -> None:
+def rollout_is_step_after_step(optimizer: OptimizerNetwork) -> None:
     """``rollout`` gives the updates of ``step``, and leaves the state that it begins at unchanged."""
     optimizer = _built(optimizer)
     name = type(optimizer).__name__
     first, *rest = _evaluations(2)
     with torch.no_grad():
-        _, state = optimizer.step(first, optimizer.init_state(_LAYOUT, 2))
+        _, state, _ = optimizer.step(first, optimizer.init_state(_LAYOUT, 2))
         before = copy.deepcopy(_tensors(map_state(Tensor.detach, state)))
         rollout = optimizer.rollout(state)
         updates = [rollout.step(evaluation) for evaluation in rest]
         for key, value in _tensors(state).items():
             assert torch.equal(value, before[key]), f"{name}.rollout changes {key} of the state that it begins at"
         for update, evaluation in zip(updates, rest, strict=True):
-            expected, state = optimizer.step(evaluation, state)
+            expected, state, _ = optimizer.step(evaluation, state)
             assert _close(update, expected), f"{name}.rollout gives other updates than step"
         for key, value in _tensors(rollout.state).items():
             assert _close(value, _tensors(state)[key]), f"{name}.rollout ends at another state than step"
 
 
-def finite_updates(optimizer: LearnedOptimizer) -> None:
+def finite_updates(optimizer: OptimizerNetwork) -> None:
     """Updates are finite at gradients of zero, tiny and huge."""
     optimizer = _built(optimizer, dtype=torch.float32)
     name = type(optimizer).__name__
     state = optimizer.init_state(_LAYOUT, 1)
     for size in (0.0, 1e-30, 1e8, 1.0, 0.0):
         like = torch.full((1, _LAYOUT.num_coordinates), size)
-        update, state = optimizer.step(Evaluation(like.sum(1), like, torch.zeros_like(like)), state)
+        update, state, _ = optimizer.step(Evaluation(like.sum(1), like, torch.zeros_like(like)), state)
         assert update.isfinite().all(), f"{name}.step gives an update that is not finite at gradients of {size:g}"
 
 
-def problems_side_by_side(optimizer: LearnedOptimizer) -> None:
+def problems_side_by_side(optimizer: OptimizerNetwork) -> None:
     """Several problems at once get the updates that each gets alone."""
     optimizer = _built(optimizer)
     together = _updates(optimizer, _evaluations(3))
@@ -145,7 +145,7 @@ def problems_side_by_side(optimizer: LearnedOptimizer) -> None:
         )
 
 
-def permuted_coordinates(optimizer: LearnedOptimizer) -> None:
+def permuted_coordinates(optimizer: OptimizerNetwork) -> None:
     """Permuting the coordinates of a tensor permutes its updates."""
     layout = Layout.of({"theta": torch.zeros(7)})
     optimizer = _built(optimizer, layout)
@@ -158,7 +158,7 @@ def permuted_coordinates(optimizer: LearnedOptimizer) -> None:
     )
 
 
-def segments_equal_the_whole(optimizer: LearnedOptimizer) -> None:
+def segments_equal_the_whole(optimizer: OptimizerNetwork) -> None:
     """An episode in two unrolls is the same as in one: all that is remembered is in the state."""
     losses = []
     for lengths in ((_NUM_STEPS,), (2, _NUM_STEPS - 2)):
@@ -172,7 +172,7 @@ def segments_equal_the_whole(optimizer: LearnedOptimizer) -> None:
     assert _close(*losses), f"{type(optimizer).__name__} optimizes otherwise when an episode is cut into unrolls"
 
 
-def save_and_reload(optimizer: LearnedOptimizer) -> None:
+def save_and_reload(optimizer: OptimizerNetwork) -> None:
     """Other weights, loaded from the ``state_dict`` or pickled, give the same updates."""
     one, two = _built(optimizer), _built(optimizer, seed=5)
     name, evaluations = type(optimizer).__name__, _evaluations(2)
@@ -183,10 +183,10 @@ def save_and_reload(optimizer: LearnedOptimizer) -> None:
     assert torch.equal(_updates(twin, evaluations), expected), f"{name} gives other updates once it is pickled and back"
 
 
-def gradient_reaches_every_weight(optimizer: LearnedOptimizer) -> None:
+def gradient_reaches_every_weight(optimizer: OptimizerNetwork) -> None:
     """Every weight has a part in the updates."""
     optimizer = _built(optimizer)
-    grads = _replay(optimizer, LearnedOptimizer.replay)
+    grads = _replay(optimizer, OptimizerNetwork.replay)
     parameters = {id(parameter): key for key, parameter in optimizer.named_parameters()}
     idle = [
         parameters[id(parameter)]
@@ -196,16 +196,16 @@ def gradient_reaches_every_weight(optimizer: LearnedOptimizer) -> None:
     assert not idle, f"{type(optimizer).__name__}: no gradient reaches {', '.join(idle)}"
 
 
-def replay_is_backpropagation(optimizer: LearnedOptimizer) -> None:
+def replay_is_backpropagation(optimizer: OptimizerNetwork) -> None:
     """An own ``replay`` gives the gradients of the one that all learned optimizers have."""
     optimizer = _built(optimizer)
     name = type(optimizer).__name__
-    own, plain = (_replay(optimizer, replay) for replay in (type(optimizer).replay, LearnedOptimizer.replay))
+    own, plain = (_replay(optimizer, replay) for replay in (type(optimizer).replay, OptimizerNetwork.replay))
     for key, one, other in zip(dict(optimizer.named_parameters()), own, plain, strict=False):
         assert _close(one, other), f"{name}.replay gives another gradient of {key} than backpropagation"
 
 
-def replay_of_some_coordinates(optimizer: LearnedOptimizer) -> None:
+def replay_of_some_coordinates(optimizer: OptimizerNetwork) -> None:
     """``replay`` of some columns is that of all with coefficients of zero elsewhere, or a ``MetaOptError``."""
     optimizer = _built(optimizer)
     problems = _problems(2)
@@ -220,12 +220,12 @@ def replay_of_some_coordinates(optimizer: LearnedOptimizer) -> None:
         found = optimizer.replay(*recorded, some, columns)
     except MetaOptError:
         return
-    expected = LearnedOptimizer.replay(optimizer, *recorded, [zeros.index_copy(1, columns, part) for part in some])
+    expected = OptimizerNetwork.replay(optimizer, *recorded, [zeros.index_copy(1, columns, part) for part in some])
     for key, one, other in zip(dict(optimizer.named_parameters()), found, expected, strict=False):
         assert _close(one, other), f"{name}.replay of some columns gives another gradient of {key} than they have"
 
 
-def state_follows_the_weights(optimizer: LearnedOptimizer) -> None:
+def state_follows_the_weights(optimizer: OptimizerNetwork) -> None:
     """``init_state`` makes tensors of the type, and on the device, of the weights."""
     name = type(optimizer).__name__
     built = _built(optimizer)
@@ -241,7 +241,7 @@ def state_follows_the_weights(optimizer: LearnedOptimizer) -> None:
                 )
 
 
-def recommended_settings(optimizer: LearnedOptimizer) -> None:
+def recommended_settings(optimizer: OptimizerNetwork) -> None:
     """What is recommended are options of meta-training that there are."""
     from meta_opt.meta_training.meta_learner import MetaLearner  # which takes seconds
 
@@ -252,7 +252,7 @@ def recommended_settings(optimizer: LearnedOptimizer) -> None:
         assert known, f"{name} recommends a setting {option}, but there is no such option"
 
 
-def plain_arguments(optimizer: LearnedOptimizer) -> None:
+def plain_arguments(optimizer: OptimizerNetwork) -> None:
     """The constructor's arguments are plain values, from which a checkpoint can make the optimizer again."""
     name = type(optimizer).__name__
     plain = optimizer.plain_init_args(registry.name_of)
@@ -296,13 +296,13 @@ def _generator(seed: int) -> Generator:
 
 
 def _built(
-    optimizer: LearnedOptimizer,
+    optimizer: OptimizerNetwork,
     layout: Layout = _LAYOUT,
     *,
     seed: int = 0,
     noise: float = 0.1,
     dtype: torch.dtype = torch.float64,
-) -> LearnedOptimizer:
+) -> OptimizerNetwork:
     """A copy with weights; noise is added to them, as some may be zero at first."""
     assert not any(True for _ in optimizer.parameters()), "check_optimizer wants a learned optimizer before its build"
     optimizer = copy.deepcopy(optimizer)
@@ -328,18 +328,18 @@ def _rows(evaluation: Evaluation, rows: slice) -> Evaluation:
     return Evaluation(evaluation.loss[rows], evaluation.grad[rows], evaluation.params[rows])
 
 
-def _updates(optimizer: LearnedOptimizer, evaluations: list[Evaluation], layout: Layout = _LAYOUT) -> Tensor:
+def _updates(optimizer: OptimizerNetwork, evaluations: list[Evaluation], layout: Layout = _LAYOUT) -> Tensor:
     """The updates at a given sequence of evaluations, [T, B, N]."""
     state = optimizer.init_state(layout, len(evaluations[0].loss))
     updates = []
     with torch.no_grad():
         for evaluation in evaluations:
-            update, state = optimizer.step(evaluation, state)
+            update, state, _ = optimizer.step(evaluation, state)
             updates.append(update)
     return torch.stack(updates)
 
 
-def _replay(optimizer: LearnedOptimizer, replay: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def _replay(optimizer: OptimizerNetwork, replay: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     problems = _problems(2)
     trajectory = unroll(problems, optimizer, begin(problems, optimizer), _NUM_STEPS)
     evaluations = trajectory.evaluations[:-1]
@@ -353,15 +353,4 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 def _tensors(state: Any, path: str = "state") -> dict[str, Tensor]:
     """The tensors of a state by their names."""
-    return dict(_walk(state, path))
-
-
-def _walk(state: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(state, Tensor):
-        yield path, state
-    elif isinstance(state, tuple):
-        for index, item in enumerate(state):
-            yield from _walk(item, f"{path}[{index}]")
-    elif dataclasses.is_dataclass(state) and not isinstance(state, type):
-        for field in dataclasses.fields(state):
-            yield from _walk(getattr(state, field.name), f"{path}.{field.name}")
+    return {f"{path}.{named.name}": named.tensor for named in named_tensors(state)}

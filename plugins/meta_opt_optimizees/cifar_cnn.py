@@ -100,7 +100,7 @@ class CifarCnn(ModuleOptimizee):
             "model.max_num_steps": 1000,
             "model.lr": 0.002,
             "model.normalize_gradient": True,
-            "model.replay_fraction": 0.25,
+            "model.estimator.replay_fraction": 0.25,
             "model.reference_lr": 0.01,
             "model.episodes_per_epoch": 20,
             "model.num_validation_problems": 3,

@@ -66,7 +66,7 @@ class MnistMlp(ModuleOptimizee):
             "model.max_num_steps": 400,
             "model.lr": 0.002,
             "model.clip_relative": 2.0,
-            "model.replay_fraction": 0.25,
+            "model.estimator.replay_fraction": 0.25,
             "model.average_decay": 0.99,
             "optimizer.share": "kind",
             "optimizer.tensor_features": True,

@@ -144,7 +144,7 @@ class Omniglot(Optimizee):
             "model.meta_loss": "sum",
             "model.lr": 0.0003,
             "model.normalize_gradient": True,
-            "model.replay_fraction": 0.5,
+            "model.estimator.replay_fraction": 0.5,
             "model.reference_lr": 0.01,
             "model.num_validation_problems": 32,
             "optimizer.share": "group",

@@ -70,7 +70,7 @@ class SmallMlps(OptimizeeFamily):
             "model.episodes_per_epoch": 25,
             "model.lr": 0.002,
             "model.normalize_gradient": True,
-            "model.replay_fraction": 0.25,
+            "model.estimator.replay_fraction": 0.25,
             "optimizer.share": "kind",
             "optimizer.tensor_features": True,
             "model.num_validation_problems": 24,

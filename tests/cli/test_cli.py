@@ -123,7 +123,7 @@ BROKEN = {
     "not_an_optimizee": "offered.wrong:NotAnOptimizee is not a subclass of the optimizee contract",
     "of_the_future": "it is written for version 99 of meta-opt's plugin interface, and this meta-opt has 1",
     "syntax_error": "offered.syntax_error does not parse",
-    "unroll": "meta_opt has a module of that name; meta-opt-offered must choose another",
+    "evaluation": "meta_opt has a module of that name; meta-opt-offered must choose another",
 }
 
 

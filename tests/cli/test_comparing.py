@@ -355,7 +355,7 @@ WRONG = {
     f"--ckpt_path {BOWL} --baselines LBFGS": "LBFGS cannot be a baseline: it evaluates the loss itself",
     f"--ckpt_path {BOWL} --device nothing": "--device nothing cannot be used",
     f"--ckpt_path {BOWL} --device meta": "--device meta cannot be used: it computes nothing",
-    f"--ckpt_path {BOWL} --optimizer meta_opt.optimizers.baselines.Baseline": "Baseline: no checkpoint holds one",
+    f"--ckpt_path {BOWL} --optimizer subspace_lstm": "subspace_lstm: no checkpoint holds one",
     f"--ckpt_path {BOWL} --optimizee infinite_loss": "InfiniteLoss.loss is not finite at θ_0",
     f"--ckpt_path {BOWL} {DIGIT}": (
         f"{BOWL} and {DIGIT} were trained on different problems (bowl dimension=2 steepness=1.0; digits_mlp "

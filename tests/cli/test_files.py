@@ -39,10 +39,10 @@ class Dell(Optimizee):
 SCALED = '''
 import torch
 
-from meta_opt.api import LearnedOptimizer
+from meta_opt.api import OptimizerNetwork, Step
 
 
-class Scaled(LearnedOptimizer):
+class Scaled(OptimizerNetwork):
     """Gradient descent with a learned rate."""
 
     def __init__(self, start: float = 0.1):
@@ -55,8 +55,8 @@ class Scaled(LearnedOptimizer):
     def init_state(self, layout, num_problems):
         return ()
 
-    def step(self, evaluation, state):
-        return -self.rate * evaluation.grad, state
+    def step(self, evaluation, state, noise=None):
+        return Step(-self.rate * evaluation.grad, state)
 '''
 OPTIMIZEE, OPTIMIZER = "folder/dell_in_a_file.py:Dell", "folder/scaled_in_a_file.py:Scaled"
 

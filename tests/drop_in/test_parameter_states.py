@@ -7,54 +7,61 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from meta_opt.drop_in.parameter_states import Kind, ParameterStates
+from meta_opt.drop_in.parameter_states import ParameterStates, Place
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import LearnedOptimizer
+from meta_opt.optimizers.contract import OptimizerNetwork, Step
+from meta_opt.optimizers.state import axis
 
 
 @dataclass(frozen=True)
 class Steps:
-    mean: tuple[Tensor, ...]  # one of [3, N]
-    count: Tensor  # [], of all coordinates
+    mean: tuple[Tensor, ...] = axis("coordinate")  # one of [3, N]
+    count: Tensor = axis("problem")  # [], of all coordinates
 
 
-class Counting(LearnedOptimizer):
+class Counting(OptimizerNetwork):
     """g = count · mean of the gradients so far, for each coordinate."""
+
+    scope = "coordinate"
+    build = None  # type: ignore[assignment]
 
     def init_state(self, layout: Layout, num_problems: int) -> Steps:
         return Steps((torch.zeros(3, num_problems * layout.num_coordinates),), torch.zeros((), dtype=torch.int64))
 
-    def step(self, evaluation: Evaluation, state: Steps) -> tuple[Tensor, Steps]:
+    def step(self, evaluation: Evaluation, state: Steps, noise: Generator | None = None) -> Step:
         count = state.count + 1
         mean = state.mean[0] + (evaluation.grad - state.mean[0]) / count
-        return count * mean[:1], Steps((mean,), count)
+        return Step(count * mean[:1], Steps((mean,), count))
 
 
 @dataclass(frozen=True)
 class Rows:
-    largest: Tensor  # [tensors]
+    largest: Tensor = axis("tensor")  # [tensors]
 
 
-class PerTensor(LearnedOptimizer):
+class PerTensor(OptimizerNetwork):
     """g = the largest gradient that the coordinate's tensor has had; its state goes through tensors."""
+
+    scope = "tensor"
+    build = None  # type: ignore[assignment]
 
     def init_state(self, layout: Layout, num_problems: int) -> Rows:
         return Rows(torch.zeros(len(layout.names)))
 
-    def step(self, evaluation: Evaluation, state: Rows) -> tuple[Tensor, Rows]:
+    def step(self, evaluation: Evaluation, state: Rows, noise: Generator | None = None) -> Step:
         assert len(state.largest) == 1
         largest = torch.maximum(state.largest, evaluation.grad.max())
-        return largest.expand(1, evaluation.grad.shape[1]), Rows(largest)
+        return Step(largest.expand(1, evaluation.grad.shape[1]), Rows(largest))
 
 
 class Run:
     """Two parameters of 2 and 3 coordinates, all of whose gradients are the same number."""
 
-    def __init__(self, optimizer: LearnedOptimizer) -> None:
-        self.states = ParameterStates(optimizer, "all")
+    def __init__(self, optimizer: OptimizerNetwork) -> None:
+        self.states = ParameterStates(optimizer)
         self.params = [torch.zeros(2, requires_grad=True), torch.zeros(3, 1, requires_grad=True)]
 
     def step(self, *grads: float | None) -> list[Any]:
@@ -63,7 +70,7 @@ class Run:
         for param, grad in zip(self.params, grads, strict=True):
             if grad is not None:
                 param.grad = torch.full_like(param, grad)
-                kinds[param] = Kind.of(param, "all")
+                kinds[param] = Place.of(param, "all")
         found: dict[Tensor, Any] = {}
         for bucket in self.states.buckets(kinds):
             for param, update in zip(bucket.params, bucket.step(None), strict=True):
@@ -75,9 +82,9 @@ class Run:
 def test_parameters_with_one_history_are_one_bucket() -> None:
     run = Run(Counting())
     assert run.step(1.0, 2.0) == [1.0, 2.0]
-    (bucket,) = run.states.buckets({param: Kind.of(param, "all") for param in run.params})
+    (bucket,) = run.states.buckets({param: Place.of(param, "all") for param in run.params})
     assert run.step(3.0, 2.0) == [4.0, 4.0]
-    assert run.states.buckets({param: Kind.of(param, "all") for param in run.params}) == [bucket]
+    assert run.states.buckets({param: Place.of(param, "all") for param in run.params}) == [bucket]
     assert bucket.state.mean[0].shape == (3, 5)
     assert not run.states._one_by_one  # nothing is kept twice
 
@@ -115,4 +122,4 @@ def test_other_states_are_kept_per_parameter() -> None:
 
 @pytest.mark.parametrize(("dtype", "computed"), [(torch.float16, torch.float32), (torch.float64, torch.float64)])
 def test_networks_compute_in_float32_or_more(dtype: torch.dtype, computed: torch.dtype) -> None:
-    assert Kind.of(torch.zeros(1, dtype=dtype), "all") == ("all", torch.device("cpu"), computed, 0.0)
+    assert Place.of(torch.zeros(1, dtype=dtype), "all") == ("all", torch.device("cpu"), computed, 0.0)

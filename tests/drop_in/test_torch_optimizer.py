@@ -24,9 +24,8 @@ from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
-from meta_opt.optimizers import contract
-from meta_opt.optimizers.contract import Rollout
-from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.lstm import native
 from meta_opt.saved.recipes import load_optimizer
 from meta_opt_optimizees.digits_mlp import DigitsMlp
@@ -82,7 +81,7 @@ def plain_loop(optimizee: Optimizee, make: Any, num_steps: int) -> Tensor:
     return torch.stack(losses[1:])
 
 
-def unrolled(optimizee: Optimizee, path: Path, num_steps: int, engine: contract.Engine) -> Tensor:
+def unrolled(optimizee: Optimizee, path: Path, num_steps: int, engine: Engine) -> Tensor:
     learned = load_optimizer(path)
     learned.engine = engine
     problems = Problems(optimizee, "test", [0], seed=0)
@@ -93,7 +92,7 @@ def unrolled(optimizee: Optimizee, path: Path, num_steps: int, engine: contract.
 @pytest.mark.parametrize("optimizee", [Quadratic(), DigitsMlp()], ids=["quadratic", "digits_mlp"])
 @pytest.mark.parametrize("options", [{"inputs": "none"}, MOMENTS], ids=["none", "moments"])
 def test_takes_the_steps_of_meta_training(
-    tmp_path: Path, options: dict[str, Any], optimizee: Optimizee, engine: contract.Engine
+    tmp_path: Path, options: dict[str, Any], optimizee: Optimizee, engine: Engine
 ) -> None:
     if engine == "native" and not native.available():
         pytest.skip("this machine cannot build the native kernel")
@@ -477,14 +476,17 @@ def test_several_devices_in_one_model(path: Path) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-class LossReader(contract.LearnedOptimizer):
+class LossReader(OptimizerNetwork):
     """g = -loss · θ."""
+
+    reads = frozenset({"loss", "params"})
+    build = None  # type: ignore[assignment]
 
     def init_state(self, layout: Layout, num_problems: int) -> None:
         return None
 
-    def step(self, evaluation: Evaluation, state: None) -> tuple[Tensor, None]:
-        return -evaluation.loss.unsqueeze(1) * evaluation.params, None
+    def step(self, evaluation: Evaluation, state: None, noise: torch.Generator | None = None) -> Step:
+        return Step(-evaluation.loss.unsqueeze(1) * evaluation.params, None)
 
 
 def test_a_closure_tells_the_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,7 +502,7 @@ def test_a_closure_tells_the_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     assert optimizer.step(closure).item() == pytest.approx(0.5)
     assert param.tolist() == [0.5, 1.0]  # θ - 0.5 θ
-    with pytest.raises(MetaOptError, match="reads the loss: call step with a closure"):
+    with pytest.raises(MetaOptError, match="reads loss, which is not known here"):
         optimizer.step()
 
 

@@ -219,7 +219,7 @@ def test_muon_is_that_of_torch_on_each_problem() -> None:
                 tensor.grad = part.view(tensor.shape)
             for each in optimizers:
                 each.step()
-        update, state = optimizer.step(evaluation, state)
+        update, state, *_ = optimizer.step(evaluation, state)
         params = params + update
         expected = torch.stack([torch.cat([tensor.flatten() for tensor in tensors]) for tensors, _ in alone])
         torch.testing.assert_close(params, expected)

@@ -19,7 +19,9 @@ def test_unroll_lengths() -> None:
 def test_final_loss() -> None:
     losses = torch.arange(20.0).unsqueeze(1)
     assert final_loss(losses, stochastic=False).tolist() == [19.0]
-    assert final_loss(losses, stochastic=True).tolist() == [14.5]
+    assert final_loss(losses, stochastic=True).tolist() == [18.5]  # a tenth
+    assert final_loss(losses[:5], stochastic=True).tolist() == [4.0]
+    assert final_loss(torch.arange(300.0).unsqueeze(1), stochastic=True).tolist() == [294.5]  # at most ten
 
 
 def test_gradient_descent_on_a_square() -> None:

@@ -6,8 +6,8 @@ from problems_for_tests import Regression
 
 from meta_opt.inner_loop.unroll import begin, joined, unroll
 from meta_opt.optimizees.problems import Problems, problem_generator
-from meta_opt.optimizers.contract import map_state
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.state import map_state
 
 
 def tensors(state: object) -> list[torch.Tensor]:
@@ -52,17 +52,19 @@ def test_the_state_at_the_start_is_left_alone(share: str) -> None:
         assert torch.equal(ours, theirs)
     state = before.state
     for evaluation in trajectory.evaluations[:-1]:
-        _, state = optimizer.step(evaluation, state)
+        _, state, *_ = optimizer.step(evaluation, state)
     for ours, theirs in zip(tensors(trajectory.end.state), tensors(state), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
 def test_keeps_params_only_for_optimizers_that_read_them() -> None:
     problems, optimizer = setup()
-    for reads, shape in ((False, (2, 0)), (True, problems.initial_params.shape)):
-        optimizer.reads_params = reads
+    for reads in ({"grad"}, {"grad", "params"}):
+        optimizer.reads = frozenset(reads)
         trajectory = unroll(problems, optimizer, begin(problems, optimizer), 3)
-        assert {evaluation.params.shape for evaluation in trajectory.evaluations[1:]} == {shape}
+        assert {frozenset(vars(evaluation)) for evaluation in trajectory.evaluations[1:]} == {
+            frozenset(reads | {"loss"})
+        }
         assert trajectory.end.evaluation.params.shape == problems.initial_params.shape
 
 
@@ -71,14 +73,14 @@ def test_steps_are_theta_plus_update_and_nothing_is_evaluated_twice() -> None:
     calls = []
     evaluate = problems.evaluate
     problems.evaluate = lambda params, **options: calls.append(params) or evaluate(params, **options)  # type: ignore[method-assign,assignment,func-returns-value]
-    optimizer.reads_params = True
+    optimizer.reads = frozenset({"grad", "params"})
     start = begin(problems, optimizer)
     trajectory = unroll(problems, optimizer, start, 3)
     trajectory = unroll(problems, optimizer, trajectory.end.detach(), 3)
     assert len(calls) == 7  # θ_0 ... θ_6
     state = trajectory.start.state
     for before, after in zip(trajectory.evaluations, trajectory.evaluations[1:], strict=False):
-        update, state = optimizer.step(before, state)
+        update, state, *_ = optimizer.step(before, state)
         torch.testing.assert_close(after.params, before.params + update.detach(), rtol=1e-13, atol=1e-13)
 
 

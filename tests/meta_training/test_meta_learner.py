@@ -15,6 +15,9 @@ from reference import PaperUnroll
 from meta_opt.errors import DivergedError, MetaOptError, OptimizeeError
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.meta_training.estimators import subset
+from meta_opt.meta_training.estimators.contract import MetaGradient
+from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems
@@ -136,8 +139,10 @@ def test_checkpoint_holds_plain_values(tmp_path: Path) -> None:
     fit.save_checkpoint(tmp_path / "x.ckpt")
     checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
     recipe = checkpoint["meta_opt"]
-    assert recipe["format"] == 1
+    assert recipe["format"] == 2
     assert recipe["optimizee"] == {"class_path": "problems_for_tests.Regression", "init_args": {"scale": 0.25}}
+    assert recipe["estimator"]["class_path"] == "first_order"
+    assert recipe["estimator"]["init_args"] == {"update_every": None, "replay_fraction": 1.0}
     assert recipe["optimizer"]["class_path"] == "coordinatewise_lstm"
     assert recipe["optimizer"]["init_args"]["hidden_size"] == 4
     assert recipe["model"]["lr"] == 0.02
@@ -165,16 +170,15 @@ def test_a_non_finite_unroll_late_in_an_episode_undoes_the_earlier_ones() -> Non
     module = learner(Square(), num_steps=6, unroll_length=3, lr=0.05)
     fit = trainer(max_epochs=1, limit_val_batches=0, limit_train_batches=1)
     before = phi(module)
-    estimator, calls = module._estimate, []
+    step, calls = module._meta_step, []
 
-    def broken(*arguments: Any) -> Any:
-        estimate = estimator(*arguments)
+    def broken(estimate: MetaGradient) -> bool:
         calls.append(phi(module))
         if len(calls) == 2:
             estimate.grads[0].fill_(math.inf)
-        return estimate
+        return step(estimate)
 
-    module._estimate = broken  # type: ignore[method-assign]
+    module._meta_step = broken  # type: ignore[method-assign]
     fit.fit(module)
     assert len(calls) == 2
     assert not torch.equal(calls[1], before)
@@ -213,13 +217,13 @@ def test_cosine_learning_rate() -> None:
     module = learner(lr=0.1, lr_schedule="cosine", num_steps=5)
     fit = trainer(max_epochs=2, limit_val_batches=0)
     seen = []
-    estimator = module._estimate
+    step = module._meta_step
 
-    def watching(*arguments: Any) -> Any:
+    def watching(estimate: MetaGradient) -> bool:
         seen.append(fit.optimizers[0].param_groups[0]["lr"])
-        return estimator(*arguments)
+        return step(estimate)
 
-    module._estimate = watching  # type: ignore[method-assign]
+    module._meta_step = watching  # type: ignore[method-assign]
     fit.fit(module)
     assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
 
@@ -246,7 +250,7 @@ def test_test_logs_losses_and_metrics() -> None:
 
 
 def test_second_derivatives_take_another_path() -> None:
-    modules = [learner(second_derivatives=value, lr=0.05) for value in (False, True)]
+    modules = [learner(estimator=estimator, lr=0.05) for estimator in (FirstOrder(), SecondOrder())]
     for module in modules:
         trainer(max_epochs=1).fit(module)
     assert not torch.allclose(phi(modules[0]), phi(modules[1]))
@@ -255,15 +259,20 @@ def test_second_derivatives_take_another_path() -> None:
 def test_a_sliding_window_updates_after_every_few_steps_over_the_last_losses() -> None:
     """With φ at rest, each window's meta-gradient is that of the unroll which begins where it begins."""
     module = learner(
-        num_steps=6, unroll_length=4, update_every=2, num_problems=2, lr=0.0, episodes_per_epoch=1
+        num_steps=6,
+        unroll_length=4,
+        estimator=FirstOrder(update_every=2),
+        num_problems=2,
+        lr=0.0,
+        episodes_per_epoch=1,
     ).double()
-    estimates, estimate = [], module._estimate
+    estimates, step = [], module._meta_step
 
-    def recorded(*arguments: Any) -> Any:
-        estimates.append(estimate(*arguments))
-        return estimates[-1]
+    def recorded(estimate: MetaGradient) -> bool:
+        estimates.append(estimate)
+        return step(estimate)
 
-    module._estimate = recorded  # type: ignore[method-assign]
+    module._meta_step = recorded  # type: ignore[method-assign]
     trainer(max_epochs=1).fit(module)
     for estimate, lengths in zip(estimates, ([2], [4], [2, 4]), strict=True):
         reference = PaperUnroll(
@@ -277,7 +286,7 @@ def test_a_sliding_window_updates_after_every_few_steps_over_the_last_losses() -
 
 
 def test_a_window_that_does_not_slide_is_an_unroll() -> None:
-    modules = [learner(lr=0.05, **options) for options in ({}, {"update_every": 5}, {"update_every": 1})]
+    modules = [learner(lr=0.05, estimator=FirstOrder(update_every=every)) for every in (None, 5, 1)]
     for module in modules:
         trainer(max_epochs=1).fit(module)
     assert torch.equal(phi(modules[0]), phi(modules[1]))
@@ -291,7 +300,9 @@ def test_engines_learn_alike() -> None:
     curves = []
     for engine in ("native", "torch"):
         losses = Losses()
-        trainer(max_epochs=5, callbacks=[losses]).fit(learner(lr=0.003, engine=engine))
+        module = learner(lr=0.003)
+        module.optimizer.engine = engine
+        trainer(max_epochs=5, callbacks=[losses]).fit(module)
         curves.append(torch.stack(losses.values))
     assert len(curves[0]) == 20
     assert curves[0][-4:].mean() < 0.9 * curves[0][:4].mean()
@@ -305,15 +316,10 @@ def test_engines_learn_alike() -> None:
         ("unroll_length", 0, "model.unroll_length must be at least 1, not 0"),
         ("max_num_steps", 9, "model.max_num_steps must be at least model.num_steps, 10, not 9"),
         ("num_validation_steps", 0, "model.num_validation_steps must be at least 1, not 0"),
-        ("update_every", 0, "model.update_every must divide model.unroll_length, 5, and 0 does not"),
-        ("update_every", 2, "model.update_every must divide model.unroll_length, 5, and 2 does not"),
-        ("update_every", 10, "model.update_every must divide model.unroll_length, 5, and 10 does not"),
-        ("replay_fraction", 0.0, "model.replay_fraction must be more than 0 and at most 1, not 0.0"),
-        ("replay_fraction", 1.5, "model.replay_fraction must be more than 0 and at most 1, not 1.5"),
         ("num_problems", 0, "model.num_problems must be at least 1, not 0"),
-        ("lr", -1.0, "model.lr must be at least 0.0, not -1.0"),
-        ("lr", math.nan, "model.lr must be at least 0.0, not nan"),
-        ("average_decay", 1.0, r"model.average_decay must be in \[0, 1\), not 1.0"),
+        ("lr", -1.0, "model.lr must be at least 0, not -1.0"),
+        ("lr", math.nan, "model.lr must be at least 0, not nan"),
+        ("average_decay", 1.0, "model.average_decay must be at least 0 and less than 1, not 1.0"),
         ("clip_norm", 0.0, "model.clip_norm must be more than 0"),
         ("step_weights", "first", "model.step_weights must be"),
     ],
@@ -323,8 +329,24 @@ def test_values_out_of_range(option: str, value: object, message: str) -> None:
         learner(**{option: value})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"update_every": 0}, "model.estimator.update_every must be at least 1, not 0"),
+        ({"update_every": 2}, "model.estimator.update_every must divide model.unroll_length, 5, and 2 does not"),
+        ({"update_every": 10}, "model.estimator.update_every must divide model.unroll_length, 5, and 10 does not"),
+        ({"replay_fraction": 0.0}, "model.estimator.replay_fraction must be more than 0 and at most 1, not 0.0"),
+        ({"replay_fraction": 1.5}, "model.estimator.replay_fraction must be more than 0 and at most 1, not 1.5"),
+    ],
+)
+def test_values_out_of_range_of_the_estimator(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MetaOptError, match=message):
+        learner(estimator=FirstOrder(**options))
+
+
 def test_episodes_of_random_length() -> None:
-    module = learner(num_steps=5, max_num_steps=20, unroll_length=5, update_every=1, episodes_per_epoch=30, lr=0.0)
+    estimator = FirstOrder(update_every=1)
+    module = learner(num_steps=5, max_num_steps=20, unroll_length=5, estimator=estimator, episodes_per_epoch=30, lr=0.0)
     lengths, draw = [], module._draw_num_steps
     module._draw_num_steps = lambda: lengths.append(draw()) or lengths[-1]  # type: ignore[method-assign,func-returns-value]
     fit = trainer(max_epochs=1, limit_val_batches=0)
@@ -346,21 +368,11 @@ def test_validation_may_be_longer() -> None:
 
 def test_a_part_of_the_coordinates_is_drawn_anew_and_reproducibly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subset, "SMALL", 1)
-    modules = [learner(lr=0.05, replay_fraction=fraction) for fraction in (0.5, 0.5, 1.0)]
+    modules = [learner(lr=0.05, estimator=FirstOrder(replay_fraction=fraction)) for fraction in (0.5, 0.5, 1.0)]
     for module in modules:
         trainer(max_epochs=1).fit(module)
     assert torch.equal(phi(modules[0]), phi(modules[1]))
     assert not torch.allclose(phi(modules[0]), phi(modules[2]))
-
-
-def test_second_derivatives_need_all_coordinates() -> None:
-    with pytest.raises(MetaOptError, match="model.second_derivatives needs model.replay_fraction 1"):
-        learner(replay_fraction=0.5, second_derivatives=True)
-
-
-def test_second_derivatives_go_unroll_by_unroll() -> None:
-    with pytest.raises(MetaOptError, match="model.second_derivatives needs model.update_every"):
-        learner(update_every=1, second_derivatives=True)
 
 
 def test_a_broken_optimizee_is_refused_at_once() -> None:

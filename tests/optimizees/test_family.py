@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 from problems_for_tests import Polynomials
 
 from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.baselines import adam
@@ -36,7 +37,7 @@ def test_one_learned_optimizer_learns_on_all_of_them() -> None:
     module = MetaLearner(
         Polynomials(), CoordinatewiseLSTM(hidden_size=6, inputs="moments", base_step=0.02),
         num_steps=10, unroll_length=5, num_problems=4, lr=0.01, episodes_per_epoch=20, num_validation_problems=20,
-        replay_fraction=0.9,
+        estimator=FirstOrder(replay_fraction=0.9),
     )  # fmt: skip
     before = module.curves(module.trained, "validation", 20).final.mean()
     Trainer(

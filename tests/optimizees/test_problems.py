@@ -121,7 +121,7 @@ def test_gradient_is_that_of_hand_algebra() -> None:
 def test_second_derivatives(num_problems: int) -> None:
     problems = draw(list(range(num_problems)), Still())
     theta = problems.initial_params.clone().requires_grad_()
-    evaluation = problems.evaluate(theta, create_graph=True)
+    evaluation = problems.evaluate(theta, graph="second")
     (product,) = torch.autograd.grad(evaluation.grad.sum(), theta)
     for index in range(num_problems):
         w = Still().sample_problem("train", problem_generator(1, "train", index))["w"].double()

@@ -39,7 +39,7 @@ def updates(optimizer: CoordinatewiseLSTM, grads: torch.Tensor) -> torch.Tensor:
     state = optimizer.init_state(layout_of(grads.shape[2]), grads.shape[1])
     collected = []
     for grad in grads:
-        update, state = optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
+        update, state, *_ = optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
         collected.append(update)
     return torch.stack(collected)
 

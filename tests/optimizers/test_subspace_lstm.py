@@ -46,7 +46,7 @@ def run(optimizer: SubspaceLSTM, grads: Tensor) -> tuple[Tensor, SubspaceState]:
     collected = []
     with torch.no_grad():
         for grad in grads:
-            update, state = optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
+            update, state, *_ = optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
             collected.append(update)
     return torch.stack(collected), state
 

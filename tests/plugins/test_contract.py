@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 import meta_opt_optimizees
-from meta_opt.api import LearnedOptimizer, Optimizee, Split, TensorDict
+from meta_opt.api import Optimizee, OptimizerNetwork, Split, TensorDict
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
@@ -68,7 +68,7 @@ FAMILIES: dict[str, Callable[[], Optimizee]] = {
     "subsets": lambda: Subsets(DigitsMlp(), (50, 1000)),
 }
 NEEDS_FILES = {"small_mlps", *(name for name, case in CASES.items() if case.needs_files)}
-OPTIMIZERS: dict[str, Callable[[], LearnedOptimizer]] = {
+OPTIMIZERS: dict[str, Callable[[], OptimizerNetwork]] = {
     "paper": CoordinatewiseLSTM,
     "gradients": partial(CoordinatewiseLSTM, 1, 5, inputs="none", share="tensor"),
     "moments": partial(CoordinatewiseLSTM, 1, 5, inputs="moments", output="tanh", share="group"),
@@ -136,7 +136,7 @@ def test_optimizees(check: Callable[[Optimizee], None], optimizee: Optimizee) ->
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("check", optimizer_checks())
-def test_optimizers(check: Callable[[LearnedOptimizer], None], name: str) -> None:
+def test_optimizers(check: Callable[[OptimizerNetwork], None], name: str) -> None:
     check(OPTIMIZERS[name]())
 
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import LearnedOptimizer, Rollout, map_state
+from meta_opt.optimizers.contract import Rollout
+from meta_opt.optimizers.sharing import SharedNetworks
+from meta_opt.optimizers.state import map_state, named_tensors
 
 NUM_WORTHWHILE = 1 << 18  # coordinates, of all graphs of an optimizer; beyond, the work takes longer than the launches
 _TOLERANCE = 1e-4  # between a graph and the operations it was made of, relative
@@ -25,8 +27,9 @@ _NUM_COMPARED = 2  # steps
 class CapturedRollout(Rollout):
     """Steps through a graph; one by one, with a warning, where no graph can be made or its first steps are wrong."""
 
-    def __init__(self, optimizer: LearnedOptimizer, state: Any) -> None:
+    def __init__(self, optimizer: SharedNetworks, state: Any) -> None:
         """Begin at ``state``."""
+        self._network = optimizer
         self._step: _StaticStep | None = None
         self._begun = False
         super().__init__(optimizer, state)
@@ -44,10 +47,10 @@ class CapturedRollout(Rollout):
             self._step.load(state)
 
     def step(self, evaluation: Evaluation) -> Tensor:
-        """The update, [B, N]; see :meth:`LearnedOptimizer.step`."""
+        """The update, [B, N]; see :meth:`SharedNetworks.step`."""
         if not self._begun:  # now the number of problems is known
             self._begun = True
-            if step := _graph_for(self, self._optimizer, self._state, evaluation.grad):
+            if step := _graph_for(self, self._network, self._state, evaluation.grad):
                 self._step, self._state = step, None
         return super().step(evaluation) if self._step is None else self._step(evaluation.grad)
 
@@ -55,7 +58,7 @@ class CapturedRollout(Rollout):
 class _StaticStep:
     """One step on tensors of its own, which it reads and overwrites, so that it can be captured."""
 
-    def __init__(self, optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> None:
+    def __init__(self, optimizer: SharedNetworks, state: Any, grad: Tensor) -> None:
         self.owner: Callable[[], CapturedRollout | None] = lambda: None
         self.signature = _signature(optimizer, state, grad)
         self.num_coordinates = grad.numel()
@@ -80,7 +83,7 @@ class _StaticStep:
         optimizer = self._optimizer()
         assert optimizer is not None
         with torch.no_grad():
-            update, state = optimizer.step(self._evaluation, self.state)
+            update, state, _ = optimizer.step(self._evaluation, self.state)
             self.update.copy_(update)
             torch._foreach_copy_(_tensors(self.state), _tensors(state))
 
@@ -106,11 +109,11 @@ def capture(run: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-_graphs: WeakKeyDictionary[LearnedOptimizer, list[_StaticStep]] = WeakKeyDictionary()  # the last used at the end
-_without: WeakSet[LearnedOptimizer] = WeakSet()  # those that there can be no graph of
+_graphs: WeakKeyDictionary[SharedNetworks, list[_StaticStep]] = WeakKeyDictionary()  # the last used at the end
+_without: WeakSet[SharedNetworks] = WeakSet()  # those that there can be no graph of
 
 
-def _graph_for(rollout: CapturedRollout, optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> _StaticStep | None:
+def _graph_for(rollout: CapturedRollout, optimizer: SharedNetworks, state: Any, grad: Tensor) -> _StaticStep | None:
     """The graph for such steps, standing at ``state`` and for ``rollout`` alone as long as that lives."""
     if optimizer in _without or torch.is_autocast_enabled(grad.device.type):  # which keeps copies of φ for a while
         return None
@@ -135,7 +138,7 @@ def _graph_for(rollout: CapturedRollout, optimizer: LearnedOptimizer, state: Any
     return step
 
 
-def _made(optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> _StaticStep | None:
+def _made(optimizer: SharedNetworks, state: Any, grad: Tensor) -> _StaticStep | None:
     """A graph, compared with the operations that it was made of."""
     try:
         with torch.cuda.device_of(grad):
@@ -144,7 +147,7 @@ def _made(optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> _StaticStep 
             for _ in range(_NUM_COMPARED):
                 step.update.fill_(torch.nan)
                 found = [step(grad), *_tensors(step.state)]
-                update, state = optimizer.step(_evaluation(grad), state)
+                update, state, _ = optimizer.step(_evaluation(grad), state)
                 if not _same(found, [update, *_tensors(state)]):
                     raise RuntimeError("its steps are others")
     except RuntimeError as error:
@@ -164,7 +167,7 @@ def _same(ones: list[Tensor], others: list[Tensor]) -> bool:
     return same
 
 
-def _signature(optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> object:
+def _signature(optimizer: SharedNetworks, state: Any, grad: Tensor) -> object:
     """What a graph takes for granted: kinds and arrangement of the tensors, where φ lies, which network is whose."""
     arrangement = map_state(lambda tensor: (tensor.shape, tensor.dtype), state)  # type: ignore[arg-type, return-value]
     weights = tuple(weight.data_ptr() for weight in optimizer.parameters())
@@ -174,17 +177,9 @@ def _signature(optimizer: LearnedOptimizer, state: Any, grad: Tensor) -> object:
 
 def _evaluation(grad: Tensor) -> Evaluation:
     """Of which nothing but the gradient is known."""
-    nothing = grad.new_empty(0)
-    return Evaluation(nothing, grad, nothing)
+    return Evaluation.of(grad=grad)
 
 
 def _tensors(state: Any) -> list[Tensor]:
     """All tensors of a state, in order."""
-    found: list[Tensor] = []
-
-    def take(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_state(take, state)
-    return found
+    return [named.tensor for named in named_tensors(state)]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from meta_opt.optimizers.state import axis
+
 LOG_SIGN_P = 10.0
 MOMENTS_BETA = 0.95
 NUM_SCALES = 3  # what Scales says of a tensor
@@ -41,9 +43,9 @@ class Moments:
     m ← β m + (1-β) ∇,  v ← β v + (1-β) ∇²; a hat divides by 1 - β^t, as in Adam.
     """
 
-    mean: Tensor  # [B, N], m
-    square: Tensor  # [B, N], v
-    decay: Tensor  # [], β^t
+    mean: Tensor = axis("coordinate")  # [B, N], m
+    square: Tensor = axis("coordinate")  # [B, N], v
+    decay: Tensor = axis("problem")  # [], β^t
 
     @classmethod
     def zeros(cls, like: Tensor, num_problems: int, num_coordinates: int) -> Moments:
@@ -83,8 +85,8 @@ class Scales:
     s ← β s + (1-β) mean ∇² over the tensor, with β = 0.95; its root s̄ = √ŝ has the hat of :class:`Moments`.
     """
 
-    square: Tensor  # [B, S], s
-    steps: Tensor  # [], t
+    square: Tensor = axis("tensor")  # [B, S], s
+    steps: Tensor = axis("problem")  # [], t
 
     @classmethod
     def zeros(cls, like: Tensor, num_problems: int, num_tensors: int) -> Scales:

@@ -10,6 +10,7 @@ from torch import Tensor
 from meta_opt.optimizees.layout import Segment
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.preprocessing import Moments, Scales
+from meta_opt.optimizers.state import axis
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ class LSTMState:
     """
 
     segments: tuple[Segment, ...]  # which coordinates each network works on, n of them
-    hidden: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
-    cell: tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
-    moments: Moments | None  # only where inputs or base step need them
-    scales: Scales | None  # only where inputs need them; then there is a segment for each tensor
-    steps: Tensor | None  # t, [], only where updates are annealed
+    hidden: tuple[tuple[Tensor, ...], ...] = axis("coordinate")  # per network, per layer: [H, B·n]
+    cell: tuple[tuple[Tensor, ...], ...] = axis("coordinate")  # per network, per layer: [H, B·n]
+    moments: Moments | None = axis(None)  # only where inputs or base step need them
+    scales: Scales | None = axis(None)  # only where inputs need them; then there is a segment for each tensor
+    steps: Tensor | None = axis("problem")  # t, [], only where updates are annealed
 
     @property
     def sizes(self) -> list[int]:

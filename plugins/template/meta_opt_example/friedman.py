@@ -21,7 +21,7 @@ from meta_opt.api import ModuleOptimizee, OptimizeeError
 class Friedman(ModuleOptimizee):
     """A network that learns Friedman's function of ten variables from noisy examples."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(self, hidden_size: int = 32, noise: float = 1.0, batch_size: int = 64) -> None:
         """Make the data set: 8,000 examples for training, 1,000 each for validation and test.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from meta_opt.api import Evaluation, Layout, LearnedOptimizer, MetaOptError
+from meta_opt.api import Evaluation, Layout, MetaOptError, OptimizerNetwork, Step, axis
 
 _DECAYS = (0.0, 0.5, 0.9, 0.99)  # 0: the gradient itself
 _SQUARE_DECAY = 0.95
@@ -19,13 +19,13 @@ _SQUARE_DECAY = 0.95
 
 @dataclass(frozen=True)
 class Means:
-    """h_t: what is remembered of each coordinate. The last axis of each tensor goes through the coordinates."""
+    """h_t: what is remembered of each coordinate."""
 
-    gradients: Tensor  # [decays, B, N]
-    square: Tensor  # [B, N]
+    gradients: Tensor = axis("coordinate")  # [decays, B, N]
+    square: Tensor = axis("coordinate")  # [B, N]
 
 
-class MomentumMlp(LearnedOptimizer):
+class MomentumMlp(OptimizerNetwork):
     """A network of one hidden layer on the gradient and its running means.
 
     With m_k the means of the gradient and v that of its square: (d, s) = MLP(m_1/√v, m_2/√v, ...), and
@@ -33,8 +33,8 @@ class MomentumMlp(LearnedOptimizer):
         update = step · d · exp(s / 10)
     """
 
-    api_version = 1
-    reads_params = False
+    api_version = 2
+    scope = "coordinate"
 
     def __init__(self, hidden_size: int = 16, step_size: float = 0.01) -> None:
         """Choose the architecture; :meth:`build` makes the weights.
@@ -68,7 +68,7 @@ class MomentumMlp(LearnedOptimizer):
         shape = (num_problems, layout.num_coordinates)
         return Means(self.hidden.new_zeros(len(_DECAYS), *shape), self.hidden.new_zeros(shape))
 
-    def step(self, evaluation: Evaluation, state: Means) -> tuple[Tensor, Means]:
+    def step(self, evaluation: Evaluation, state: Means, noise: Generator | None = None) -> Step:
         """One update, [B, N]; everything that is remembered is in the state."""
         grad = evaluation.grad
         decays = grad.new_tensor(_DECAYS).view(-1, 1, 1)
@@ -78,4 +78,4 @@ class MomentumMlp(LearnedOptimizer):
         hidden = torch.tanh(self.hidden @ inputs + self.hidden_bias)
         direction, scale = self.output @ hidden  # [B·N] each
         update = self.step_size * (direction + self.direct @ inputs) * torch.exp(scale / 10)
-        return update.view(grad.shape), Means(gradients, square)
+        return Step(update.view(grad.shape), Means(gradients, square))

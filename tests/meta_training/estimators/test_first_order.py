@@ -6,14 +6,14 @@ from problems_for_tests import Regression, Square
 from reference import PaperUnroll
 
 from meta_opt.inner_loop.unroll import begin, unroll
-from meta_opt.meta_training.estimators.base import MetaGradient
+from meta_opt.meta_training.estimators.contract import MetaGradient
 from meta_opt.meta_training.estimators.first_order import first_order
 from meta_opt.meta_training.meta_loss import MetaLoss, parse_step_weights
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems, problem_generator
 from meta_opt.optimizers import coordinatewise_lstm
-from meta_opt.optimizers.contract import Engine, LearnedOptimizer
-from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.lstm import native
 
 
@@ -28,7 +28,7 @@ def built(problems: Problems, engine: Engine = "torch", **options: object) -> Co
     return optimizer.double()
 
 
-def estimate_of(problems: Problems, optimizer: LearnedOptimizer, num_steps: int, *meta_loss: str) -> MetaGradient:
+def estimate_of(problems: Problems, optimizer: OptimizerNetwork, num_steps: int, *meta_loss: str) -> MetaGradient:
     """That of an episode's first unroll."""
     trajectory = unroll(problems, optimizer, begin(problems, optimizer), num_steps)
     return first_order(trajectory, optimizer, MetaLoss(*meta_loss))  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def test_replay_in_blocks_equals_all_at_once(
     start = unroll(problems, optimizer, begin(problems, optimizer), 4).end.detach()
     trajectory = unroll(problems, optimizer, start, 5)
     coefficients = [torch.randn_like(evaluation.grad) for evaluation in trajectory.evaluations[1:]]
-    whole = LearnedOptimizer.replay(optimizer, trajectory.evaluations[:-1], start.state, coefficients)
+    whole = OptimizerNetwork.replay(optimizer, trajectory.evaluations[:-1], start.state, coefficients)
     monkeypatch.setattr(coordinatewise_lstm, "_BLOCK", 9)
     blocks = optimizer.replay(trajectory.evaluations[:-1], start.state, coefficients)
     for ours, theirs in zip(blocks, whole, strict=True):

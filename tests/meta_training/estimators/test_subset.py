@@ -8,13 +8,13 @@ from problems_for_tests import Regression
 
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
-from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.estimators.first_order import FirstOrder, first_order
 from meta_opt.meta_training.estimators.subset import SMALL, Subset, draw_subset
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems, problem_generator
-from meta_opt.optimizers.contract import Engine, LearnedOptimizer
-from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 
 LOSS = MetaLoss("sum", "constant")
 
@@ -74,8 +74,12 @@ def test_the_mean_over_all_subsets_is_the_meta_gradient(options: dict[str, objec
 
 
 def test_architectures_that_cannot_say_so() -> None:
-    class Whole(LearnedOptimizer):
-        init_state = step = None  # type: ignore[assignment]
+    class Whole(OptimizerNetwork):
+        build = init_state = step = None  # type: ignore[assignment]
 
-    with pytest.raises(MetaOptError, match="model.replay_fraction must be 1 with Whole"):
-        Whole().replay([], None, [], torch.arange(2))
+    network = Whole()
+    assert not network.replays_columns
+    with pytest.raises(MetaOptError, match="Whole replays all coordinates or none: its scope is problem"):
+        network.replay([], None, [], torch.arange(2))
+    with pytest.raises(MetaOptError, match="model.estimator.replay_fraction must be 1 with Whole"):
+        FirstOrder(replay_fraction=0.5).check(network, 10)

@@ -20,7 +20,7 @@ from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.estimators.first_order import first_order
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Evaluation, Problems, layout_of, problem_generator
-from meta_opt.optimizers.contract import LearnedOptimizer, Rollout
+from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm import captured
 from meta_opt.optimizers.lstm import network as lstm_network
@@ -40,8 +40,8 @@ LAYOUT = layout_of(Regression())
 class Captured(CoordinatewiseLSTM):
     """The LSTM whose every rollout without a graph of autograd goes through a CUDA graph."""
 
-    def rollout(self, state: Any) -> Rollout:
-        return super().rollout(state) if torch.is_grad_enabled() else CapturedRollout(self, state)
+    def rollout(self, state: Any, noise: torch.Generator | None = None) -> Rollout:
+        return super().rollout(state, noise) if torch.is_grad_enabled() else CapturedRollout(self, state)
 
 
 def built(kind: type[CoordinatewiseLSTM], device: str = "cpu", **options: Any) -> CoordinatewiseLSTM:
@@ -61,7 +61,7 @@ def evaluation(grad: Tensor) -> Evaluation:
     return Evaluation(grad.sum(1), grad, grad)
 
 
-def updates(optimizer: LearnedOptimizer, read: list[Tensor]) -> Tensor:
+def updates(optimizer: OptimizerNetwork, read: list[Tensor]) -> Tensor:
     with torch.no_grad():
         rollout = optimizer.rollout(optimizer.init_state(LAYOUT, len(read[0])))
         return torch.stack([rollout.step(evaluation(grad)) for grad in read])

@@ -11,10 +11,10 @@ from torch import Generator, Tensor
 
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import map_state
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm.native import Kernel, Settings, Weights
 from meta_opt.optimizers.lstm.state import LSTMState
+from meta_opt.optimizers.state import map_state
 
 FLOAT, DOUBLE = torch.float32, torch.float64
 TOLERANCE = {FLOAT: 1e-5, DOUBLE: 1e-10}
@@ -136,7 +136,7 @@ def prepare(case: Case, dtype: torch.dtype, grads: list[Tensor] | None = None) -
     state = optimizer.init_state(layout, case.problems)
     with torch.no_grad():
         for grad in recorded[:2]:
-            _, state = optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
+            _, state, *_ = optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
     return Run(optimizer, state, recorded[2:], coefficients)
 
 
@@ -144,7 +144,7 @@ def torch_run(run: Run) -> tuple[list[Tensor], LSTMState, list[Tensor]]:
     """Updates, final state and gradients, from torch."""
     inner, state, updates = torch.zeros((), dtype=run.grads[0].dtype), run.state, []
     for grad, coefficient in zip(run.grads, run.coefficients, strict=True):
-        update, state = run.optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
+        update, state, *_ = run.optimizer.step(Evaluation(grad.sum(1), grad, grad), state)
         inner = inner + torch.dot(coefficient.flatten(), update.flatten())
         updates.append(update.detach())
     return updates, state, list(torch.autograd.grad(inner, tensors(run.weights), materialize_grads=True))

@@ -1,0 +1,80 @@
+"""The contract of estimators: how meta-gradients come out of an episode.
+
+An estimator optimizes the problems of an episode with the φ of the moment, and whenever it knows enough gives a
+meta-gradient; the meta-learner then takes a step of the meta-optimizer before the estimator goes on. So every estimator
+decides by itself how long it unrolls, what it records, and how often φ moves.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Generator, Tensor, nn
+
+from meta_opt.configurable import Configurable
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizers.contract import OptimizerNetwork
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """What an estimator knows of φ at one moment of an episode.
+
+    Attributes:
+        loss: The meta-loss L that the gradient is of, [].
+        grads: ∂L/∂φ, one per parameter of ``trained_parameters()`` of the network, in their order.
+        losses: f_t(θ_t) of the steps since the last meta-gradient of the episode, [steps, B].
+        own_grads: Gradients of the estimator's own parameters, in their order; none where it has none.
+    """
+
+    loss: Tensor
+    grads: tuple[Tensor, ...]
+    losses: Tensor
+    own_grads: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What an estimator works on.
+
+    Attributes:
+        problems: B problems at θ_0.
+        network: m_φ. The meta-learner changes φ, in place, whenever a meta-gradient was given.
+        meta_loss: L, as a function of losses [T, B].
+        num_steps: Optimizee steps of the episode.
+        unroll_length: T, how many losses a meta-gradient looks at.
+        generator: Makes sources of randomness for this episode and process, on the CPU: equal keys, equal streams.
+    """
+
+    problems: Problems
+    network: OptimizerNetwork
+    meta_loss: MetaLoss
+    num_steps: int
+    unroll_length: int
+    generator: Callable[..., Generator]
+
+
+class Estimator(Configurable, nn.Module, ABC):
+    """Estimates ∂L/∂φ along an episode.
+
+    Its parameters (those of a critic) are trained by the meta-optimizer beside φ; they and its buffers are in the
+    checkpoint. What lasts no longer than an episode belongs in local variables of :meth:`estimates`.
+    """
+
+    def check(self, network: OptimizerNetwork, unroll_length: int) -> None:
+        """See that it can train this network; called before meta-training.
+
+        Raises:
+            MetaOptError: If it cannot, saying which option to change.
+        """
+
+    @abstractmethod
+    def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
+        """Run the episode, and give meta-gradients on the way, each at the φ of its moment.
+
+        Every process must give as many in an episode, as they are averaged over processes. An episode whose numbers
+        are not finite is abandoned and changes nothing.
+        """

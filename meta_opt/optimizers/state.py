@@ -1,0 +1,118 @@
+"""The state of an optimizer: what form it may have, what its axes go through, and how to walk over its tensors.
+
+A state is a tensor, or a dataclass, tuple, list or dict of states; everything else in it is left as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from torch import Tensor
+
+State = TypeVar("State")
+Axis = Literal["coordinate", "tensor", "problem"]
+
+
+def axis(name: Axis | None) -> Any:
+    """A dataclass field whose tensors have this for their last axis.
+
+        @dataclass(frozen=True)
+        class Moments:
+            mean: Tensor = axis("coordinate")  # [B, N]
+            size: Tensor = axis("tensor")  # [B, S]
+            decay: Tensor = axis("problem")  # []
+
+    ``"coordinate"``: the N coordinates of each problem, as [..., B, N] or [..., B·N]. ``"tensor"``: the S tensors of
+    each problem, as [..., B, S] or [..., B·S]. ``"problem"``: neither; the state is that of a problem as a whole.
+    None: a dataclass, which says it of each of its own fields.
+    """
+    return dataclasses.field(metadata={"axis": name})
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply ``function`` to every tensor of a state, keeping its form."""
+    if isinstance(state, Tensor):
+        return function(state)  # type: ignore[return-value]
+    if isinstance(state, tuple):
+        items = [map_state(function, item) for item in state]
+        return type(state)(*items) if hasattr(state, "_fields") else type(state)(items)
+    if isinstance(state, list):
+        return [map_state(function, item) for item in state]  # type: ignore[return-value]
+    if isinstance(state, dict):
+        return {key: map_state(function, item) for key, item in state.items()}  # type: ignore[return-value]
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        return dataclasses.replace(
+            state,
+            **{
+                item.name: map_state(function, getattr(state, item.name))
+                for item in dataclasses.fields(state)
+                if item.init
+            },
+        )
+    return state
+
+
+class NamedTensor(NamedTuple):
+    """A tensor of a state.
+
+    Attributes:
+        name: Its path in the state, such as ``cell.0.1``.
+        tensor: The tensor.
+        axis: What its last axis goes through, where the state says so.
+    """
+
+    name: str
+    tensor: Tensor
+    axis: Axis | None
+
+
+def named_tensors(state: Any) -> list[NamedTensor]:
+    """All tensors of a state, in the order in which :func:`map_state` meets them."""
+    return list(_walk(state, "", None))
+
+
+def _walk(state: Any, path: str, of_field: Axis | None) -> Iterator[NamedTensor]:
+    if isinstance(state, Tensor):
+        yield NamedTensor(path, state, of_field)
+        return
+    items: list[tuple[object, Any, Axis | None]] = []
+    if isinstance(state, tuple | list):
+        items = [(index, item, of_field) for index, item in enumerate(state)]
+    elif isinstance(state, dict):
+        items = [(key, item, of_field) for key, item in state.items()]
+    elif dataclasses.is_dataclass(state) and not isinstance(state, type):
+        items = [
+            (field.name, getattr(state, field.name), field.metadata.get("axis") or of_field)
+            for field in dataclasses.fields(state)
+            if field.init
+        ]
+    for key, item, axis_of_item in items:
+        yield from _walk(item, f"{path}.{key}" if path else str(key), axis_of_item)
+
+
+def map_axes(function: Callable[[Tensor, Axis | None], Tensor], state: State) -> State:
+    """Apply ``function`` to every tensor of a state and what its last axis goes through."""
+    axes = iter([named.axis for named in named_tensors(state)])
+    return map_state(lambda tensor: function(tensor, next(axes)), state)
+
+
+def columns_of(state: State, columns: Tensor, num_problems: int, num_coordinates: int) -> State:
+    """The state of some of the N coordinates, for optimizers whose scope is the coordinate.
+
+    Args:
+        state: That of all, with its axes.
+        columns: Which coordinates, [n], ascending.
+        num_problems: B.
+        num_coordinates: N.
+    """
+
+    def cut(tensor: Tensor, of: Axis | None) -> Tensor:
+        if of != "coordinate":
+            return tensor
+        if tensor.shape[-1] == num_coordinates:
+            return tensor.index_select(-1, columns)
+        return tensor.unflatten(-1, (num_problems, num_coordinates)).index_select(-1, columns).flatten(-2)
+
+    return map_axes(cut, state)
