@@ -121,7 +121,7 @@ BROKEN = {
     "no_such_class": "module offered.wrong has no NoSuchClass",
     "no_such_module": "there is no module offered.nowhere",
     "not_an_optimizee": "offered.wrong:NotAnOptimizee is not a subclass of the optimizee contract",
-    "of_the_future": "it is written for version 99 of meta-opt's plugin interface, and this meta-opt has 1",
+    "of_the_future": "it is written for version 99 of meta-opt's plugin interface, and this meta-opt has 2",
     "syntax_error": "offered.syntax_error does not parse",
     "evaluation": "meta_opt has a module of that name; meta-opt-offered must choose another",
 }
