@@ -32,7 +32,13 @@ class Configurable:
         # bind_partial: copying and unpickling call __new__ without arguments and restore init_args afterwards.
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
         bound.apply_defaults()
-        object.__setattr__(self, "init_args", dict(list(bound.arguments.items())[1:]))
+        arguments = dict(list(bound.arguments.items())[1:])
+        for parameter in bound.signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name)
+            elif parameter.kind is parameter.VAR_POSITIONAL and not arguments[parameter.name]:
+                del arguments[parameter.name]  # as of a class without a constructor of its own
+        object.__setattr__(self, "init_args", arguments)
         return self
 
     def plain_init_args(self, name_of: Callable[[type], str]) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
-from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
+from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.lstm import native
 from meta_opt.saved.recipes import load_optimizer
