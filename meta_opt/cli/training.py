@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import sys
@@ -25,7 +26,7 @@ from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.evaluation.monitoring import ValidationCurves
-from meta_opt.meta_training.callbacks import MONITOR, Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
+from meta_opt.meta_training.callbacks import Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.saved.checkpoints import AtomicCheckpointIO
 from meta_opt.saved.runs import Run, relative
@@ -153,9 +154,12 @@ class MetaOptCLI(LightningCLI):
         config = dict(self._get(self.config_init, "trainer"))
         callbacks: list[Any] = [self._interruption]
         if self._command == "fit":
-            callbacks += [*self._run_callbacks(config), self._get(self.config_init, "early_stopping")]
+            monitor = self._get(self.config_init, "model").monitor
+            stop = self._get(self.config_init, "early_stopping")
+            stop.monitor = monitor
+            callbacks += [*self._run_callbacks(config), stop]
             if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
-                callbacks += [RunCheckpoint("best", MONITOR), RunCheckpoint("last")]
+                callbacks += [RunCheckpoint("best", monitor), RunCheckpoint("last")]
         else:
             config["enable_checkpointing"] = False
         if config.get("logger") in (None, True):
@@ -165,6 +169,7 @@ class MetaOptCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(Progress())
         config["callbacks"] = callbacks
+        _check_trainer(config)
         try:
             return self.trainer_class(**{**config, **kwargs})
         except (MisconfigurationException, ValueError, RuntimeError) as error:
@@ -225,7 +230,13 @@ class MetaOptCLI(LightningCLI):
             return
         interrupted = self._interruption.signal is not None or self.status != 0
         done = "stopped" if interrupted else "finished" if self._folder.started else "had finished"
-        print(f"\n{done} after {int(self.model.episode)} episodes")
+        skipped = f", {self.model.skipped} skipped: not finite" if self.model.skipped else ""
+        print(f"\n{done} after {self.model.episode} episodes{skipped}")
+        if (curves := self.model.validation_curves) is not None and curves.not_finite:
+            print(f"not finite on {curves.not_finite} of {curves.losses.shape[1]} validation problems")
+        if self.model.skipped == self.model.episode and not interrupted:
+            print("nothing was learned")
+            self.status = 1
         best, last = (run.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
         shown = [("best checkpoint", best), ("last checkpoint", last), ("config", run.checkpoints / "config.yaml")]
         for title, path in [*shown, ("TensorBoard log", run.logs)]:
@@ -273,6 +284,23 @@ def _quiet() -> None:
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _check_trainer(config: dict[str, Any]) -> None:
+    """Refuse what would wait for ever, or what has another name here.
+
+    Raises:
+        MetaOptError: If there is such an option.
+    """
+    if (config.get("num_nodes") or 1) > 1 and not (os.environ.get("MASTER_ADDR") or os.environ.get("SLURM_NTASKS")):
+        raise MetaOptError(
+            f"trainer.num_nodes {config['num_nodes']} needs processes that were started on every node, by torchrun or "
+            "SLURM, and found neither"
+        )
+    if config.get("gradient_clip_val"):
+        raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
+    if (config.get("accumulate_grad_batches") or 1) > 1:
+        raise MetaOptError("trainer.accumulate_grad_batches accumulates no meta-gradient: set model.num_problems")
 
 
 def _listed(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class ValidationCurves(Callback):
         """The reference is run once, when it is first needed."""
         self._reference: Curves | None = None
         self._hyperparameters_logged = False
+        self._failed = False
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -36,10 +38,19 @@ class ValidationCurves(Callback):
         curves = pl_module.validation_curves
         if curves is None or not isinstance(trainer.logger, TensorBoardLogger):
             return
+        try:
+            self._draw(trainer, pl_module, curves)
+        except Exception as error:  # whatever a drawing library raises: a figure never ends training
+            if not self._failed:
+                warnings.warn(f"the validation figure cannot be drawn: {type(error).__name__}: {error}", stacklevel=1)
+            self._failed = True
+
+    def _draw(self, trainer: Trainer, pl_module: MetaLearner, curves: Curves) -> None:
+        assert isinstance(trainer.logger, TensorBoardLogger)
         writer: SummaryWriter = trainer.logger.experiment
         folder = Path(trainer.logger.log_dir) / "curves"
         name = registry.name_of(type(pl_module.optimizee)).rpartition(".")[2]
-        episode = int(pl_module.episode)
+        episode = pl_module.episode
         reference_label = f"Adam, learning rate {pl_module.reference_lr:g}"
         if self._reference is None:
             self._reference = pl_module.reference_curves()

@@ -35,6 +35,11 @@ class Curves:
         """Σ_{t=1..num_steps} f_t(θ_t) of each problem, [V]."""
         return self.losses[1:].sum(0)
 
+    @property
+    def not_finite(self) -> int:
+        """On how many problems a loss was not finite."""
+        return int((~self.losses.isfinite()).any(0).sum())
+
     def until(self, num_steps: int) -> Curves:
         """The first ``num_steps`` steps of the same episodes; without metrics, which are those of the end, if cut."""
         if num_steps == len(self.losses) - 1:

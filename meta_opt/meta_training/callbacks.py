@@ -19,8 +19,6 @@ from meta_opt.saved.checkpoints import remove_leftovers
 from meta_opt.saved.recipes import RUN_SETTINGS
 from meta_opt.saved.runs import Run
 
-MONITOR = "val/final_loss"
-
 
 class Progress(TQDMProgressBar):
     """A progress bar of one line, in a terminal and in a log file alike."""
@@ -32,7 +30,10 @@ class Progress(TQDMProgressBar):
 
 
 class StopWhenStale(EarlyStopping):
-    """Stops meta-training when the validation problems' mean final loss no longer falls."""
+    """Stops meta-training when what chooses the best checkpoint (``model.monitor``) no longer falls.
+
+    Without validation it does nothing.
+    """
 
     def __init__(
         self,
@@ -41,16 +42,17 @@ class StopWhenStale(EarlyStopping):
         stopping_threshold: float | None = None,
         divergence_threshold: float | None = None,
     ) -> None:
-        """Watch the mean final loss of the validation problems.
+        """Watch what ``model.monitor`` names.
 
         Args:
             patience: Stop after this many validations without improvement.
             min_delta: What counts as improvement.
-            stopping_threshold: Stop once the loss is lower than this.
-            divergence_threshold: Stop once the loss is higher than this.
+            stopping_threshold: Stop once it is lower than this.
+            divergence_threshold: Stop once it is higher than this.
         """
         super().__init__(
-            MONITOR,
+            "val/objective",
+            strict=False,
             min_delta=min_delta,
             patience=patience,
             check_finite=False,
@@ -76,12 +78,12 @@ class RunCheckpoint(ModelCheckpoint):
 
         Args:
             filename: Name of the file, without suffix.
-            monitor: Save when this is lower than ever; otherwise at the end of every epoch.
+            monitor: Save when this is lower than ever; otherwise at the end of every epoch, and of training.
         """
         super().__init__(
             filename=filename,
             monitor=monitor,
-            save_on_train_epoch_end=None if monitor else True,
+            save_on_train_epoch_end=not monitor,
             enable_version_counter=False,
         )
 
@@ -89,6 +91,11 @@ class RunCheckpoint(ModelCheckpoint):
     def path(self) -> Path:
         """The file."""
         return Path(self.dirpath or ".") / f"{self.filename}{self.FILE_EXTENSION}"
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the work of an epoch that was not finished (``max_steps``, ``max_time``)."""
+        if self.monitor is None and trainer.global_step > self._last_global_step_saved:
+            trainer.save_checkpoint(self.path)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the best so far, wherever its folder is now; the best of another run does not count."""

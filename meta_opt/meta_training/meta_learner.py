@@ -38,7 +38,9 @@ from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.baselines import adam
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 from meta_opt.saved.recipes import warm_start as start_warm
-from meta_opt.saved.upgrades import FORMAT
+from meta_opt.saved.upgrades import COUNTERS, FORMAT
+
+Monitor = Literal["objective", "final_loss", "loss_sum"]
 
 
 class MetaLearner(LightningModule):
@@ -67,6 +69,7 @@ class MetaLearner(LightningModule):
         num_test_problems: int = 100,
         reference_lr: float = 0.001,
         max_skipped: int = 10,
+        monitor: Monitor = "objective",
         warm_start: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -98,6 +101,9 @@ class MetaLearner(LightningModule):
             num_test_problems: How many problems it is tested on.
             reference_lr: Learning rate of the Adam that validation figures show beside the learned optimizer.
             max_skipped: How many non-finite episodes in a row are skipped before training gives up.
+            monitor: What of the validation problems chooses the best checkpoint and stops a stale training, the lowest
+                being the best: the meta-loss over whole episodes (objective: the sum of losses, or with a logarithm in
+                the meta-loss the logarithm of their mean), final_loss, or loss_sum.
             warm_start: A checkpoint (a path that ends in .ckpt), or the name of a pretrained optimizer, whose weights φ
                 meta-training begins with. Only they are taken over: base_step and the like are this optimizer's.
             seed: All randomness comes from it.
@@ -132,6 +138,7 @@ class MetaLearner(LightningModule):
         self.num_test_problems = num_test_problems
         self.reference_lr = reference_lr
         self.max_skipped = max_skipped
+        self.monitor = f"val/{monitor}"
         self.seed = seed
         self._warm_start = warm_start
         self._meta_loss = MetaLoss(meta_loss, step_weights)
@@ -141,14 +148,20 @@ class MetaLearner(LightningModule):
         self._layout = layout_of(optimizee)
         optimizer.build(self._layout, problem_generator(seed, "phi"))
         self.average = AveragedModel(optimizer, multi_avg_fn=get_ema_multi_avg_fn(average_decay)).requires_grad_(False)
-        self.register_buffer("episode", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("skipped_in_a_row", torch.zeros((), dtype=torch.int64))
+        # Numbers, not buffers, which callbacks that average weights would average too.
+        self.episode = 0  # index of the next training episode
+        self.skipped = 0  # how many episodes were not finite and changed nothing
+        self.skipped_in_a_row = 0
         self.validation_curves: Curves | None = None
 
-    episode: Tensor  # [], index of the next training episode
-    skipped: Tensor  # [], how many episodes were not finite and changed nothing
-    skipped_in_a_row: Tensor  # []
+    def get_extra_state(self) -> dict[str, int]:
+        """The counters, for the ``state_dict``."""
+        return {name: getattr(self, name) for name in COUNTERS}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take over the counters."""
+        for name in COUNTERS:
+            setattr(self, name, int(state[name]))
 
     # ------------------------------------------------------------------------------------------------ meta-training
 
@@ -182,7 +195,7 @@ class MetaLearner(LightningModule):
         if isinstance(plugin, MixedPrecision):
             plugin.scaler = None  # meta-gradients come from no scaled loss
         self.optimizee.to(self.device)
-        if self._warm_start is not None and int(self.episode) == 0:
+        if self._warm_start is not None and self.episode == 0:
             start_warm(self._warm_start, [self.optimizer, self.trained])
 
     def training_step(self, batch: int, batch_idx: int) -> None:
@@ -204,24 +217,24 @@ class MetaLearner(LightningModule):
                 losses.append(estimate.losses)
                 meta_loss = meta_loss + estimate.loss
         self.episode += 1
-        self.skipped_in_a_row.zero_()
+        self.skipped_in_a_row = 0
         final = final_loss(torch.cat(losses).detach(), stochastic=problems.stochastic).mean()
         seconds = time.perf_counter() - started
         self._log("train/meta_loss", meta_loss, prog_bar=True)
         self._log("train/final_loss", final, prog_bar=True)
         self._log("train/steps_per_s", num_steps / seconds, prog_bar=True)
         self._log("train/grad_norm", self._clip.norms[0])
-        self._log("train/skipped", self.skipped.float())
+        self._log("train/skipped", float(self.skipped))
 
     def _draw_num_steps(self) -> int:
         """The length of this episode, the same on all processes."""
-        generator = problem_generator(self.seed, "num_steps", int(self.episode))
+        generator = problem_generator(self.seed, "num_steps", self.episode)
         part = float(torch.rand((), generator=generator, dtype=torch.float64))
         return round(self.num_steps * (self.max_num_steps / self.num_steps) ** part)
 
     def _generator_of_episode(self) -> Callable[..., Generator]:
         """Sources of randomness of this episode and process."""
-        return partial(problem_generator, self.seed, "episode", int(self.episode), self.global_rank)
+        return partial(problem_generator, self.seed, "episode", self.episode, self.global_rank)
 
     @property
     def _float(self) -> torch.dtype:
@@ -238,7 +251,7 @@ class MetaLearner(LightningModule):
 
     def _problems(self) -> Problems:
         """The problems of this episode: those of process r of R, of R·B in all."""
-        first = (int(self.episode) * self.trainer.world_size + self.global_rank) * self.num_problems
+        first = (self.episode * self.trainer.world_size + self.global_rank) * self.num_problems
         return Problems(
             self.optimizee,
             "train",
@@ -271,7 +284,7 @@ class MetaLearner(LightningModule):
             total = self.trainer.num_training_batches * (self.trainer.max_epochs or -1)
             if total <= 0 or math.isinf(total):
                 raise MetaOptError("model.lr_schedule cosine needs a length: set trainer.max_epochs")
-            lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, int(self.episode) / total)))
+            lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.episode / total)))
         for group in self._meta_optimizer.param_groups:
             group["lr"] = lr
 
@@ -286,11 +299,11 @@ class MetaLearner(LightningModule):
         self.episode += 1
         self.skipped += 1
         self.skipped_in_a_row += 1
-        self._log("train/skipped", self.skipped.float())
-        if int(self.skipped_in_a_row) > self.max_skipped:
+        self._log("train/skipped", float(self.skipped))
+        if self.skipped_in_a_row > self.max_skipped:
             raise DivergedError(
-                f"{int(self.skipped_in_a_row)} episodes in a row were not finite (the last is number "
-                f"{int(self.episode) - 1}); lower model.lr or optimizer.output_scale, or set model.clip_relative"
+                f"{self.skipped_in_a_row} episodes in a row were not finite (the last is number "
+                f"{self.episode - 1}); lower model.lr or optimizer.output_scale, or set model.clip_relative"
             )
 
     # -------------------------------------------------------------------------------------------- validation and test
@@ -343,6 +356,8 @@ class MetaLearner(LightningModule):
     def _log_curves(self, stage: str, curves: Curves) -> None:
         self._log(f"{stage}/final_loss", curves.final.mean(), prog_bar=stage == "val")
         self._log(f"{stage}/loss_sum", curves.sum.mean())
+        self._log(f"{stage}/objective", self._meta_loss.of_episodes(curves.losses[1:]).mean())
+        self._log(f"{stage}/not_finite", float(curves.not_finite))
         for name, values in curves.metrics.items():
             self._log(f"{stage}/{name}", values.mean())
 

@@ -55,6 +55,16 @@ class MetaLoss:
         total = weights.sum()
         return (total * (weights @ losses / total).clamp_min(_LEAST).log()).mean()
 
+    def of_episodes(self, losses: Tensor) -> Tensor:
+        """What meta-training wants to be low of whole episodes: the sum of losses, or the logarithm of their mean, [V].
+
+        Args:
+            losses: f_t(θ_t), [steps, V].
+        """
+        if self._name == "sum":
+            return losses.sum(0)
+        return torch.where(losses < 0, torch.nan, losses).mean(0).clamp_min(_LEAST).log()
+
     def slopes(self, losses: Tensor) -> Tensor:
         """∂L/∂f_t of every problem, [T, B]."""
         weights = (self._weights(len(losses)).to(losses) / losses.shape[1]).unsqueeze(1)

@@ -42,7 +42,10 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has format {version}, this version of meta-opt reads {FORMAT}; install a newer one"
         )
-    return checkpoint
+    try:
+        return upgraded(checkpoint)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete") from error
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     checkpoint = load(path)
     try:
-        recipe = upgraded(checkpoint["meta_opt"])
+        recipe = checkpoint["meta_opt"]
         return Recipe(
             _part(recipe["optimizee"]),
             _part(recipe["optimizer"]),

@@ -303,7 +303,7 @@ def test_a_run_leaves_checkpoints_settings_and_log(trained):
     folder = Path("checkpoints/bowl/run_0")
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "config.yaml", "last.ckpt"]
     assert list(Path("logs/bowl/run_0").glob("events.*"))
-    assert int(checkpoint(folder / "last.ckpt")["state_dict"]["episode"]) == 6
+    assert int(checkpoint(folder / "last.ckpt")["state_dict"]["_extra_state"]["episode"]) == 6
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["optimizee"] == {"class_path": "bowl", "init_args": {"dimension": 2, "steepness": 1.0}}
 
@@ -377,7 +377,7 @@ def test_resuming_goes_on_in_the_same_run(trained, meta_opt):
     assert "finished after 9 episodes" in out
     assert [path.name for path in Path("checkpoints/bowl").iterdir()] == ["run_0"]
     assert [path.name for path in Path("logs/bowl").iterdir()] == ["run_0"]
-    assert int(checkpoint("checkpoints/bowl/run_0/last.ckpt")["state_dict"]["episode"]) == 9
+    assert int(checkpoint("checkpoints/bowl/run_0/last.ckpt")["state_dict"]["_extra_state"]["episode"]) == 9
 
 
 def test_resuming_a_run_that_had_finished_changes_nothing(trained, meta_opt):
@@ -402,9 +402,9 @@ def test_a_run_that_was_moved_resumes_where_it_is(trained, meta_opt):
     path = Path("elsewhere/checkpoints/bowl/run_0")
     assert meta_opt("fit", "--ckpt_path", path / "last.ckpt", "--trainer.max_epochs", "3", *QUIET)[0] == 0
     assert not Path("checkpoints").exists()
-    monitored = [state for name, state in score.items() if "RunCheckpoint" in name and "val/final_loss" in name]
+    monitored = [state for name, state in score.items() if "RunCheckpoint" in name and "val/objective" in name]
     resumed = checkpoint(path / "last.ckpt")["callbacks"]
-    (state,) = [state for name, state in resumed.items() if "RunCheckpoint" in name and "val/final_loss" in name]
+    (state,) = [state for name, state in resumed.items() if "RunCheckpoint" in name and "val/objective" in name]
     assert state["best_model_score"] <= monitored[0]["best_model_score"]
     assert state["best_model_path"] == str((path / "best.ckpt").resolve())
 
@@ -421,9 +421,9 @@ def test_early_stopping(meta_opt, plugins):
     assert "finished after 9 episodes" in out  # one epoch that sets the mark, two that do not improve on it
     path = Path("checkpoints/bowl/run_0/last.ckpt")
     meta_opt("fit", "--ckpt_path", path, *QUIET)
-    assert int(checkpoint(path)["state_dict"]["episode"]) == 9
+    assert int(checkpoint(path)["state_dict"]["_extra_state"]["episode"]) == 9
     meta_opt("fit", "--ckpt_path", path, "--early_stopping.patience", "3", *QUIET)
-    assert int(checkpoint(path)["state_dict"]["episode"]) == 12
+    assert int(checkpoint(path)["state_dict"]["_extra_state"]["episode"]) == 12
 
 
 def test_fast_dev_run_writes_nothing(meta_opt, plugins):
@@ -486,3 +486,51 @@ def test_cli_py_is_the_same_command():
     script = Path(__file__).parents[2] / "cli.py"
     done = subprocess.run([sys.executable, str(script), "list"], capture_output=True, text=True, check=True)
     assert "coordinatewise_lstm" in done.stdout
+
+
+BOWL = ("--optimizee", "bowl", "--trainer.enable_progress_bar", "false")
+
+
+@pytest.mark.parametrize(
+    ("options", "episodes"),
+    [
+        (("--trainer.max_steps", "2"), 1),  # two meta-steps an episode: the first of an epoch of three
+        (("--trainer.max_epochs", "2", "--trainer.limit_val_batches", "0"), 6),
+        (("--trainer.max_epochs", "2", "--trainer.val_check_interval", "2"), 6),
+        (("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "5"), 6),
+        (("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2"), 4),
+        (("--trainer.max_epochs", "2", "--trainer.callbacks+=EMAWeightAveraging"), 6),
+    ],
+)
+def test_trainer_options_keep_the_work(meta_opt, plugins, options, episodes):
+    status, out, err = meta_opt("fit", *BOWL, *options)
+    assert status == 0, err
+    assert f"finished after {episodes} episodes" in out
+    (last,) = Path("checkpoints").glob("bowl/*/last.ckpt")
+    assert torch.load(last, weights_only=True)["state_dict"]["_extra_state"]["skipped"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--trainer.num_nodes", "2"), "trainer.num_nodes 2 needs processes that were started on every node"),
+        (("--trainer.gradient_clip_val", "1"), "clips no meta-gradient: set model.clip_norm"),
+        (("--trainer.accumulate_grad_batches", "2"), "set model.num_problems"),
+    ],
+)
+def test_trainer_options_that_cannot_work(meta_opt, plugins, options, message, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert message in fails(meta_opt, "fit", *BOWL, *options)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "name"),
+    [("objective", "val/objective"), ("loss_sum", "val/loss_sum"), ("final_loss", "val/final_loss")],
+)
+def test_what_chooses_the_best_checkpoint(meta_opt, plugins, monitor, name):
+    status, _, err = meta_opt("fit", *BOWL, "--model.monitor", monitor, "--trainer.max_epochs", "1")
+    assert status == 0, err
+    (best,) = Path("checkpoints").glob("bowl/*/best.ckpt")
+    callbacks = torch.load(best, weights_only=True)["callbacks"]
+    assert {state["monitor"] for state in callbacks.values() if state.get("monitor")} == {name}
+    assert any(f"'{name}'" in key for key in callbacks if key.startswith("StopWhenStale"))

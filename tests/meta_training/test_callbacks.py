@@ -96,7 +96,7 @@ def test_the_second_signal_stops_at_once(reference, plugins, meta_opt):
     assert status == 130
     assert "stopped after 4 episodes" in out
     assert (
-        int(torch.load(RUN / "last.ckpt", weights_only=True)["state_dict"]["episode"]) == 3
+        int(torch.load(RUN / "last.ckpt", weights_only=True)["state_dict"]["_extra_state"]["episode"]) == 3
     )  # of the last epoch's end
     assert meta_opt(*RESUME)[0] == 0
     weights, _ = outcome(Path())

@@ -128,8 +128,11 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     trainer(max_epochs=4).fit(second, ckpt_path=str(tmp_path / "x.ckpt"), weights_only=True)
     assert int(first.episode) == 6
     assert int(second.episode) == 16
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor.nan_to_num(-1), second.state_dict()[name].nan_to_num(-1)), name
+    assert whole.get_extra_state() == second.get_extra_state() == {"episode": 16, "skipped": 0, "skipped_in_a_row": 0}
+    for name, tensor in whole.named_parameters():
+        assert torch.equal(tensor, second.get_parameter(name)), name
+    for name, tensor in whole.named_buffers():
+        assert torch.equal(tensor.nan_to_num(-1), second.get_buffer(name).nan_to_num(-1)), name
 
 
 def test_checkpoint_holds_plain_values(tmp_path: Path) -> None:
