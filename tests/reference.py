@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from meta_opt.optimizees.layout import NUM_FEATURES
+from meta_opt.optimizees.layout import NUM_FEATURES, Segment
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
@@ -69,13 +69,13 @@ class PaperUnroll:
         self.evaluation = problems.evaluate(self.theta)
         self.mean = torch.zeros_like(self.theta)
         self.square = torch.zeros_like(self.theta)
-        self.sizes: dict[int, Tensor] = {}
+        self.sizes: dict[Segment, Tensor] = {}
         self.count = 0
-        self.states: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self.states: dict[Segment, list[tuple[Tensor, Tensor]]] = {}
 
     def run(self, num_steps: int, weights: Tensor, meta_loss: str = "sum") -> tuple[Tensor, list[Tensor]]:
         """Meta-loss and meta-gradient of the next ``num_steps`` steps, gradients of f held constant."""
-        networks = {s.name: PaperNetwork(self.optimizer, s.name.replace(".", "/")) for s in self.segments}
+        networks = self.networks()
         theta, values = self.theta.detach(), []
         self.states = {k: [(h.detach(), c.detach()) for h, c in v] for k, v in self.states.items()}
         for _ in range(num_steps):
@@ -97,10 +97,22 @@ class PaperUnroll:
         self.theta = theta.detach()
         return total.detach(), [grad for network in networks.values() for grad in network.grads()]
 
+    def networks(self) -> dict[str, PaperNetwork]:
+        """One for each name, with the weights of now."""
+        return {s.name: PaperNetwork(self.optimizer, s.name.replace(".", "/")) for s in self.segments}
+
     def _update(self, networks: dict[str, PaperNetwork], grad: Tensor) -> Tensor:
         options = self.optimizer
         beta, p = 0.95, 10.0
         self.count += 1
+        grad = grad.clamp(-1e15, 1e15)
+        if "scales" in options.inputs:  # no tensor's gradient is more than 1,000 times as large as those before
+            for segment in self.segments:
+                part = grad[:, segment.start : segment.stop]
+                before = self.sizes.get(segment, torch.zeros_like(part[:, :1]))
+                most = 1000 * (before / (1 - beta ** max(self.count - 1, 1))).sqrt()
+                root = part.norm(dim=1, keepdim=True) / max(part.shape[1], 1) ** 0.5
+                part *= torch.where((before > 1e-20) & (root > most), most / root, 1)
         self.mean = beta * self.mean + (1 - beta) * grad
         self.square = beta * self.square + (1 - beta) * grad**2
         root = ((self.square + 1e-30) / (1 - beta**self.count)).sqrt() + 1e-8
@@ -124,9 +136,9 @@ class PaperUnroll:
             x = inputs[:, columns_of]
             if "scales" in options.inputs:
                 part = grad[:, columns_of]
-                size = self.sizes.get(segment.start, torch.zeros_like(part[:, :1]))
-                size = beta * size + (1 - beta) * (part**2).mean(1, keepdim=True)
-                self.sizes[segment.start] = size
+                size = self.sizes.get(segment, torch.zeros_like(part[:, :1]))
+                size = beta * size + (1 - beta) * (part**2).sum(1, keepdim=True) / max(part.shape[1], 1)
+                self.sizes[segment] = size
                 size = (size / (1 - beta**self.count) + 1e-20).sqrt()
                 ratios = torch.stack([self.mean[:, columns_of] / (1 - beta**self.count), part]) / size
                 squashed = ratios.sign() * (1 + ratios.abs()).log()
@@ -142,12 +154,12 @@ class PaperUnroll:
                 x = torch.cat([x, directions[-1].unsqueeze(-1)], dim=-1)
             x = x.reshape(-1, x.shape[-1])
             zero = x.new_zeros(len(x), options.hidden_size)
-            states = self.states.get(segment.start, [(zero, zero)] * options.num_layers)
-            self.states[segment.start] = []
+            states = self.states.get(segment, [(zero, zero)] * options.num_layers)
+            self.states[segment] = []
             for cell, state in zip(network.cells, states, strict=True):
                 features = x.new_tensor(segment.features).expand(len(x), -1)
                 h, c = cell(torch.cat([features, x], dim=1), state)
-                self.states[segment.start].append((h, c))
+                self.states[segment].append((h, c))
                 x = h
             columns.append(network.out(x).view(len(grad), -1, network.out.out_features))
         outputs = torch.cat(columns, dim=1)
@@ -156,7 +168,9 @@ class PaperUnroll:
             output = output.tanh()
         update = options.output_scale * output - options.base_step * torch.cat(directions, dim=1)
         if options.output == "magnitude":
-            update = update * outputs[..., 1].exp()
+            update = update * outputs[..., 1].clamp(-10, 10).exp()
+        if options.base_step != 0.0 or "moments" in options.inputs:
+            update = torch.where((grad == 0) & (self.mean == 0) & (self.square == 0), 0.0, update)
         return update if options.anneal_after is None else update * min(1, options.anneal_after / self.count) ** 0.5
 
 

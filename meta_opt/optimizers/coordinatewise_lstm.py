@@ -16,10 +16,10 @@ from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Scope, Step
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.lstm.fused_replay import coordinates_at_once, lstm_grads
-from meta_opt.optimizers.lstm.inputs import NUM_INPUTS, Inputs, read_inputs
+from meta_opt.optimizers.lstm.inputs import READS, Inputs, read_inputs
 from meta_opt.optimizers.lstm.network import LSTMNetwork, bias_grads
 from meta_opt.optimizers.lstm.orthogonal import directions
-from meta_opt.optimizers.lstm.preprocessing import Moments, Scales
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded
 from meta_opt.optimizers.lstm.state import LSTMState
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.optimizers.state import map_state
@@ -27,6 +27,7 @@ from meta_opt.optimizers.state import map_state
 Engine = Literal["auto", "native", "torch"]
 Output = Literal["linear", "tanh", "magnitude"]
 _FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
+_LARGEST_EXPONENT = 10.0  # of the magnitude; the shipped networks write -6 to 5 on their own optimizees
 _BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
 
 
@@ -103,10 +104,9 @@ class CoordinatewiseLSTM(SharedNetworks):
         self.tensor_features = tensor_features
         self.engine: Engine = engine
         self.networks = nn.ModuleDict()
-        self._uses_moments = "moments" in inputs or base_step != 0.0
-        self._uses_scales = "scales" in inputs
-        self._uses_directions = "orthogonal" in inputs
-        self.scope: Scope = "tensor" if self._uses_scales or tensor_features else "coordinate"
+        self._reads = READS[inputs]
+        self._keeps_moments = self._reads.moments or base_step != 0.0
+        self.scope: Scope = "tensor" if self._reads.scales or tensor_features else "coordinate"
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network per segment of ``layout``, with weights drawn from ``generator``."""
@@ -114,7 +114,7 @@ class CoordinatewiseLSTM(SharedNetworks):
             if _key(segment.name) in self.networks:
                 continue
             self.networks[_key(segment.name)] = LSTMNetwork(
-                NUM_INPUTS[self.inputs],
+                self._reads.num_inputs,
                 self.num_layers,
                 self.hidden_size,
                 2 if self.output == "magnitude" else 1,
@@ -152,7 +152,7 @@ class CoordinatewiseLSTM(SharedNetworks):
             ) from error
 
     def _segments(self, layout: Layout) -> tuple[Segment, ...]:
-        return layout.segments(self.share, tensors=self._uses_scales, features=self.tensor_features)
+        return layout.segments(self.share, tensors=self._reads.scales, features=self.tensor_features)
 
     def init_state(self, layout: Layout, num_problems: int) -> LSTMState:
         """All zeros.
@@ -174,9 +174,9 @@ class CoordinatewiseLSTM(SharedNetworks):
             return tuple(like.new_zeros(self.hidden_size, size) for _ in range(self.num_layers))
 
         hidden, cell = (tuple(map(zeros, segments)) for _ in range(2))
-        moments = Moments.zeros(like, num_problems, layout.num_coordinates) if self._uses_moments else None
-        scales = Scales.zeros(like, num_problems, len(layout.names)) if self._uses_scales else None
-        steps = None if self.anneal_after is None else like.new_zeros(())
+        moments = Moments.zeros(like, num_problems, layout.num_coordinates) if self._keeps_moments else None
+        scales = Scales.zeros(like, num_problems, len(layout.names)) if self._reads.scales else None
+        steps = like.new_zeros(()) if self._reads.scales or self.anneal_after is not None else None
         return LSTMState(segments, hidden, cell, moments, scales, steps)
 
     def step(self, evaluation: Evaluation, state: LSTMState, noise: Generator | None = None) -> Step:
@@ -185,9 +185,9 @@ class CoordinatewiseLSTM(SharedNetworks):
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
             rollout = _NativeRollout(self, kernel, state)
             return Step(rollout.step(evaluation), rollout.state)
-        of_matrices = self.read_directions([grad], state)
-        state, read = state.read_scales([grad])
-        update, state = self._step(grad, state, *read, *of_matrices)
+        before = state
+        state, (grad,), read = before.read_gradients([grad])
+        update, state = self._step(grad, state, *read, *self.read_directions([grad], before))
         return Step(self.annealed(update, state), state)
 
     def annealed(self, update: Tensor, state: LSTMState, ahead: int = 0) -> Tensor:
@@ -198,23 +198,23 @@ class CoordinatewiseLSTM(SharedNetworks):
 
     def read_directions(self, grads: Sequence[Tensor], state: LSTMState) -> list[Tensor]:
         """After each gradient, [B, N], the orthogonalized directions of matrices, [B, N], if they are read."""
-        if not self._uses_directions or state.moments is None:
+        if not self._reads.directions or state.moments is None:
             return []
-        return directions(grads, state.moments, state.segments)
+        return directions([bounded(grad) for grad in grads], state.moments, state.segments)
 
     def _step(
         self, grad: Tensor, state: LSTMState, read: Tensor | None = None, of_matrices: Tensor | None = None
     ) -> tuple[Tensor, LSTMState]:
         """One update before annealing, with what is read of the scales, [S, B, 3], and directions of matrices, [B, N].
 
-        The scales and steps of the state are already those after the gradient.
+        The gradient is as :meth:`LSTMState.read_gradients` gave it, scales and steps of the state those after it.
         """
         moments = None if state.moments is None else state.moments.updated(grad)
         updates, hidden, cell = [], [], []
         for index, segment in enumerate(state.segments):
             start, stop = segment.start, segment.stop
             inputs, direction = read_inputs(
-                self.inputs,
+                self._reads,
                 segment,
                 grad[:, start:stop],
                 None if moments is None else moments.part(start, stop),
@@ -228,6 +228,8 @@ class CoordinatewiseLSTM(SharedNetworks):
             hidden.append(new_hidden)
             cell.append(new_cell)
         update = updates[0] if len(updates) == 1 else torch.cat(updates, dim=-1)
+        if moments is not None:
+            update = moments.moving(update, grad)
         return update, replace(state, hidden=tuple(hidden), cell=tuple(cell), moments=moments)
 
     def _update(self, outputs: Tensor, direction: Tensor) -> Tensor:
@@ -236,7 +238,9 @@ class CoordinatewiseLSTM(SharedNetworks):
         update = self.output_scale * update
         if self.base_step != 0.0:
             update = update - self.base_step * direction
-        return update * outputs[1].exp() if self.output == "magnitude" else update
+        if self.output == "magnitude":
+            update = update * outputs[1].clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT).exp()
+        return update
 
     def rollout(self, state: LSTMState, noise: Generator | None = None) -> Rollout:
         """See :meth:`OptimizerNetwork.rollout`; native code and CUDA graphs work on a copy of the state."""
@@ -264,7 +268,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         # ⟨c, ∂(a u)⟩ = ⟨a c, ∂u⟩
         coefficients = [self.annealed(each, state, step) for step, each in enumerate(coefficients, start=1)]
         kernel = self._kernel(coefficients[0])
-        _, read = state.read_scales(grads, kernel)
+        _, grads, read = state.read_gradients(grads, kernel)
         of_matrices = self.read_directions(grads, state)
         if columns is not None:
             state = state.columns(columns)
@@ -342,12 +346,14 @@ class CoordinatewiseLSTM(SharedNetworks):
         coefficients: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
         """The replay of a block of coordinates of one segment, through ``nn.LSTM``."""
-        (segment,), moments, inputs, bases = state.segments, state.moments, [], []
-        for grad, read, direction in zip(grads, scales, of_matrices, strict=True):
+        (segment,), moments = state.segments, state.moments
+        inputs, bases, counting = [], [], []
+        for grad, read, direction, coefficient in zip(grads, scales, of_matrices, coefficients, strict=True):
             moments = None if moments is None else moments.updated(grad)
-            rows, base = read_inputs(self.inputs, segment, grad, moments, None if read is None else read[0], direction)
+            rows, base = read_inputs(self._reads, segment, grad, moments, None if read is None else read[0], direction)
             inputs.append(rows.flatten(1).T)
             bases.append(base.flatten())
+            counting.append((coefficient if moments is None else moments.moving(coefficient, grad)).flatten())
         network, base = self._network(segment), torch.stack(bases)
         weights, biases, *output = lstm_grads(
             tuple(network.weights),
@@ -357,7 +363,7 @@ class CoordinatewiseLSTM(SharedNetworks):
             torch.stack(inputs),
             state.hidden[0],
             state.cell[0],
-            torch.stack([coefficient.flatten() for coefficient in coefficients]),
+            torch.stack(counting),
             lambda outputs: self._update(outputs, base),
         )
         return self._in_order(state, [(*output, *weights, *bias_grads(biases, segment.features))])
@@ -381,10 +387,7 @@ class CoordinatewiseLSTM(SharedNetworks):
     @property
     def _settings(self) -> native.Settings:
         return native.Settings(
-            "log_sign" in self.inputs,
-            "moments" in self.inputs,
-            self._uses_scales,
-            self._uses_directions,
+            self._reads,
             self.output == "tanh",
             self.output == "magnitude",
             self.output_scale,
@@ -416,8 +419,9 @@ class _NativeRollout(Rollout):
         grad = evaluation.grad
         if self._native is None:  # now the number of problems is known
             self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
-        of_matrices = self._lstm.read_directions([grad], self.state)
-        self.state, read = self.state.read_scales([grad], self._kernel)
+        before = self.state
+        self.state, (grad,), read = before.read_gradients([grad], self._kernel)
+        of_matrices = self._lstm.read_directions([grad], before)
         return self._lstm.annealed(self._native.step(grad, *read, *of_matrices), self.state)
 
 

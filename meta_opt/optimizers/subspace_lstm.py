@@ -29,6 +29,10 @@ from meta_opt.optimizers.state import axis
 _TINY = 1e-30  # a vector whose largest entry is not larger is taken for zero
 _MAX_COEFFICIENT = 2.0
 _MAX_CHANGE = 10.0  # of the unit, from one step to the next
+_MAX_JUMP = 1e4  # of the gradient's length, from one step to the next; 500 is the most seen on quadratics
+_MAX_STEP = 2.0  # after a jump, times the longest of the last steps
+_MAX_FIRST_STEPS = 1e6  # the longest step of all, times that at the first step
+_MAX_RATIO = 1e12  # between lengths that BFGS reads: its products stay far from where float32 ends
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class SubspaceLSTM(OptimizerNetwork):
     of the gradient, the last k steps s_i, the changes y_i of the gradient in them, and the direction d of
     limited-memory BFGS with these k pairs. The unit of length per gradient is that of the last step, η = ‖s_1‖/‖y_1‖
     (after Barzilai and Borwein 1988), which changes by no more than a factor of 10 from step to step: where a step is
-    lost in rounding it tells nothing. Inputs are the cosines between all these vectors, and the logarithms of their
+    lost in rounding it tells nothing. Where the gradient is zero, a problem stands still: no update, and the state stays
+    what it is. A gradient that is more than 10,000 times as long as the last is shortened to that, and the step along it
+    to twice the longest of the last k; so one gradient that is out of all proportion does not throw θ away. Inputs are the cosines between all these vectors, and the logarithms of their
     lengths, ∇ and y times η, relative to that of the last step (of η∇ where there is none).
     """
 
@@ -102,6 +108,10 @@ class SubspaceLSTM(OptimizerNetwork):
     def step(self, evaluation: Evaluation, state: SubspaceState, noise: Generator | None = None) -> Step:
         """See :meth:`OptimizerNetwork.step`."""
         grad, steps, begun = evaluation.grad, state.steps, state.unit > 0.0
+        if not grad.shape[1]:
+            return Step(torch.zeros_like(grad), state)
+        still = grad.detach().abs().amax(1, keepdim=True) <= _TINY
+        grad, jumped = _shortened(grad, state.grad, begun)
         newest = torch.where(begun, grad - state.grad, 0.0)
         changes = torch.cat([newest.unsqueeze(1), state.changes[:, :-1]], dim=1)
         vectors = torch.cat([grad.unsqueeze(1), steps, changes], dim=1)  # [B, V, N]
@@ -112,7 +122,9 @@ class SubspaceLSTM(OptimizerNetwork):
         unit = self._unit(lengths, state.unit, grad.shape[1])
         scales = torch.cat([unit, steps.new_ones(steps.shape[:2]), unit.expand(steps.shape[:2])], dim=1)  # [B, V]
         lengths = lengths * scales
+        longest = lengths[:, 1 : self.history + 1].amax(1, keepdim=True)
         lengths = lengths / torch.where(lengths[:, 1:2] > 0.0, lengths[:, 1:2], lengths[:, :1]).clamp_min(_TINY)
+        lengths = torch.where(lengths > 0.0, lengths.clamp(1.0 / _MAX_RATIO, _MAX_RATIO), 0.0)
         cosines = directions @ directions.mT
         direction = lbfgs_direction(lengths, cosines)
         lengths = torch.cat([lengths, direction.length], dim=1)
@@ -121,8 +133,12 @@ class SubspaceLSTM(OptimizerNetwork):
         written = _MAX_COEFFICIENT * torch.tanh(outputs.T)
         coefficients = written[:, :-1] * self._signs(grad) - written[:, -1:] * direction.coefficients
         update = ((coefficients * scales).unsqueeze(1) @ vectors).squeeze(1)
+        most = _MAX_FIRST_STEPS * self._first_step(grad.shape[1])
+        limit = torch.where(jumped & (longest > 0.0), _MAX_STEP * longest, most).clamp_max(most)
+        update = _within(update, limit)
         steps = torch.cat([update.unsqueeze(1), steps[:, :-1]], dim=1)
-        return Step(update, SubspaceState(grad, steps, changes, hidden.T, cell.T, unit))
+        after = SubspaceState(grad, steps, changes, hidden.T, cell.T, unit)
+        return Step(update.masked_fill(still, 0.0), _where(still, state, after))
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
@@ -132,16 +148,49 @@ class SubspaceLSTM(OptimizerNetwork):
     def _unit(self, lengths: Tensor, last: Tensor, num_coordinates: int) -> Tensor:
         """η, [B, 1]."""
         grad, step, change = lengths[:, :1], lengths[:, 1:2], lengths[:, self.history + 1 : self.history + 2]
-        first = self.base_step * math.sqrt(num_coordinates) / grad.clamp_min(_TINY)
+        first = self._first_step(num_coordinates) / grad.clamp_min(_TINY)
         secant = step / change.clamp_min(_TINY)
         unit = torch.where(last > 0.0, secant.clamp(last / _MAX_CHANGE, last * _MAX_CHANGE), first)
+        # Where the gradient does not change at all the unit would grow without end.
+        longest = lengths[:, self.history + 1 :].amax(1, keepdim=True).maximum(grad)
+        unit = unit.minimum(_MAX_FIRST_STEPS * self._first_step(num_coordinates) / longest.clamp_min(_TINY))
         return torch.where((last > 0.0) | (grad > 0.0), unit, 0.0)
+
+    def _first_step(self, num_coordinates: int) -> float:
+        """The length of η∇ at the first step."""
+        return self.base_step * math.sqrt(num_coordinates)
 
     def _signs(self, like: Tensor) -> Tensor:
         """-1 for the gradient and its changes, 1 for steps, [V]."""
         signs = -torch.ones(2 * self.history + 1, dtype=like.dtype, device=like.device)
         signs[1 : self.history + 1] = 1.0
         return signs
+
+
+def _shortened(grad: Tensor, last: Tensor, begun: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient, [B, N], no more than ``_MAX_JUMP`` times as long as the last, and whether it was longer, [B, 1]."""
+    lengths, _ = _polar(torch.stack([grad.detach(), last.detach()], dim=1))
+    length, most = lengths[:, :1], _MAX_JUMP * lengths[:, 1:]
+    jumped = begun & (length > most)
+    return torch.where(jumped, grad * (most / length.clamp_min(_TINY)), grad), jumped
+
+
+def _within(update: Tensor, limit: Tensor) -> Tensor:
+    """An update, [B, N], made no longer than a limit, [B, 1]."""
+    length = torch.linalg.vector_norm(update.detach(), dim=1, keepdim=True)
+    return torch.where(length > limit, update * (limit / length.clamp_min(_TINY)), update)
+
+
+def _where(choice: Tensor, one: SubspaceState, other: SubspaceState) -> SubspaceState:
+    """One state for the problems where ``choice``, [B, 1], is true, and the other for the others."""
+    return SubspaceState(
+        torch.where(choice, one.grad, other.grad),
+        torch.where(choice.unsqueeze(2), one.steps, other.steps),
+        torch.where(choice.unsqueeze(2), one.changes, other.changes),
+        torch.where(choice, one.hidden, other.hidden),
+        torch.where(choice, one.cell, other.cell),
+        torch.where(choice, one.unit, other.unit),
+    )
 
 
 def _polar(vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM, SubspaceState
-from meta_opt.saved.recipes import load_optimizer
+from meta_opt.saved.recipes import load_optimizer, pretrained_path
 
 
 def layout_of(size: int) -> Layout:
@@ -227,3 +227,60 @@ def test_as_torch_optimizer_it_combines_all_parameters(tmp_path: Path) -> None:
 def test_says_what_is_out_of_range(options: dict[str, float], message: str) -> None:
     with pytest.raises(MetaOptError, match=message):
         SubspaceLSTM(**options)  # type: ignore[arg-type]
+
+
+def test_where_the_gradient_is_zero_a_problem_stands_still() -> None:
+    """And then goes on as if nothing had been: one of two problems alone, for 50 steps."""
+    optimizer, grads = built(), gradients(8)
+    pause = torch.stack([torch.zeros(50, 7, dtype=torch.float64), gradients(50)[:, 1]], dim=1)
+    paused, _ = run(optimizer, torch.cat([grads[:4], pause, grads[4:]]))
+    whole, _ = run(optimizer, grads)
+    assert not paused[4:54, 0].any()
+    assert paused[4:54, 1].abs().amax(1).min() > 0.0
+    assert torch.equal(torch.cat([paused[:4, 0], paused[54:, 0]]), whole[:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [1e20, 1e30])
+def test_a_huge_gradient_costs_a_few_steps(size: float, dtype: torch.dtype) -> None:
+    """f = Σ a θ² with the shipped network; the problem beside it does not notice."""
+    optimizer = load_optimizer(pretrained_path("quadratic")).to(dtype)
+    curvature = torch.arange(1.0, 8.0, dtype=dtype)
+    ends = []
+    for factor in (1.0, size):
+        theta = torch.ones(2, 7, dtype=dtype)
+        state = optimizer.init_state(layout_of(7), 2)
+        for number in range(60):
+            grad = curvature * theta
+            if number == 5:
+                grad = grad * torch.tensor([[factor], [1.0]])
+            with torch.no_grad():
+                update, state, _ = optimizer.step(Evaluation(grad.sum(1), grad, theta), state)
+            theta = theta + update
+            assert theta.isfinite().all()
+        ends.append(theta)
+    torch.testing.assert_close(ends[0][1], ends[1][1], rtol=1e-6, atol=1e-7)
+    assert ends[1][0].norm() < 1e-3
+
+
+def test_a_gradient_that_never_changes_does_not_make_steps_without_end() -> None:
+    grads = torch.ones(100, 1, 4)
+    optimizer = SubspaceLSTM(history=2)
+    optimizer.build(layout_of(4), problem_generator(0, "phi"))
+    updates, state = run(optimizer, grads)
+    assert updates.isfinite().all()
+    assert 0.0 < float(updates.norm(dim=2).max()) <= 1.001 * 1e6 * 0.3 * math.sqrt(4)
+    assert state.unit.isfinite().all()
+
+
+def test_no_coordinates() -> None:
+    updates, _ = run(built(), torch.zeros(3, 2, 0, dtype=torch.float64))
+    assert updates.shape == (3, 2, 0)
+
+
+def test_not_a_number_stays_one() -> None:
+    grads = gradients(3)
+    grads[1, 0, 2] = torch.nan
+    updates, _ = run(built(), grads)
+    assert updates[1, 0].isnan().any()
+    assert updates[:, 1].isfinite().all()

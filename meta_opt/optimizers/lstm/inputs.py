@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
-from meta_opt.optimizers.lstm.preprocessing import Moments, log_sign, relative
+from meta_opt.optimizers.lstm.preprocessing import NUM_SCALES, Moments, log_sign, relative
 
 Inputs = Literal[
     "none", "log_sign", "moments", "log_sign+moments", "log_sign+moments+scales", "log_sign+moments+scales+orthogonal"
 ]
-NUM_INPUTS = {
-    "none": 1,
-    "log_sign": 2,
-    "moments": 2,
-    "log_sign+moments": 4,
-    "log_sign+moments+scales": 8,
-    "log_sign+moments+scales+orthogonal": 9,
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Which parts of what there is to read a network reads, behind each other in this order.
+
+    Attributes:
+        log_sign: Logarithm and sign of the gradient.
+        moments: Mean and gradient over the root of the second moment.
+        scales: Time and size of the tensor, and mean and gradient relative to that size; only with moments.
+        directions: The direction of the base step; only with moments.
+    """
+
+    log_sign: bool = False
+    moments: bool = False
+    scales: bool = False
+    directions: bool = False
+
+    @property
+    def num_inputs(self) -> int:
+        """F, how many numbers these are for each coordinate; the gradient itself where it is nothing else."""
+        return 2 * self.log_sign + 2 * self.moments + (NUM_SCALES + 1) * self.scales + self.directions or 1
+
+
+READS: dict[Inputs, Reads] = {
+    "none": Reads(),
+    "log_sign": Reads(log_sign=True),
+    "moments": Reads(moments=True),
+    "log_sign+moments": Reads(log_sign=True, moments=True),
+    "log_sign+moments+scales": Reads(log_sign=True, moments=True, scales=True),
+    "log_sign+moments+scales+orthogonal": Reads(log_sign=True, moments=True, scales=True, directions=True),
 }
 
 
 def read_inputs(
-    inputs: Inputs,
+    reads: Reads,
     segment: Segment,
     grad: Tensor,
     moments: Moments | None,
@@ -34,7 +59,7 @@ def read_inputs(
     """What one network reads of n coordinates of one segment, and where their base step goes.
 
     Args:
-        inputs: See :class:`meta_opt.optimizers.coordinatewise_lstm.CoordinatewiseLSTM`.
+        reads: Which parts the network reads.
         segment: What tensor the coordinates are in.
         grad: ∇, [B, n].
         moments: Those after it, if they are kept.
@@ -45,12 +70,12 @@ def read_inputs(
         The inputs, [F, B, n], and the direction d, [B, n]: that of the matrix, or m̂/√v̂, or without moments ∇.
     """
     parts, direction = [], grad
-    if "log_sign" in inputs:
+    if reads.log_sign:
         parts.append(log_sign(grad))
     if moments is not None:
         normalized = moments.normalized(grad)
         direction = normalized[0]
-        if "moments" in inputs:
+        if reads.moments:
             parts.append(normalized)
         if scales is not None:
             parts.append(relative(moments.corrected(), grad, scales))

@@ -53,7 +53,7 @@ def directions(grads: Sequence[Tensor], moments: Moments, segments: Sequence[Seg
     """Of each matrix the orthogonalized m̂ + ∇ after each gradient.
 
     Args:
-        grads: The next T gradients, each [B, N].
+        grads: The next T gradients, each [B, N], bounded.
         moments: Those before them.
         segments: What tensors the coordinates are in.
 

@@ -15,7 +15,24 @@ LOG_SIGN_P = 10.0
 MOMENTS_BETA = 0.95
 NUM_SCALES = 3  # what Scales says of a tensor
 LAST_STEP = 1000.0  # time stands still from here on: what it would be later, hardly any meta-training has seen
+LARGEST_GRADIENT = 1e15
+LARGEST_JUMP = 1e3  # of the root mean square of a tensor's gradient, to that of those before
 _EPSILON = 1e-8
+_LEAST_SQUARE = 1e-20  # a mean square that is no larger is as good as zero
+
+
+def bounded(grad: Tensor) -> Tensor:
+    """The gradient within ±1e15, which is what everything here reads; not-a-number stays what it is.
+
+    One gradient of 1e25, once, would else make squares infinite in float32, whose largest number is 3e38, and moments
+    not-a-number for good. Of a bounded gradient squares are at most 1e30; sums of these over a tensor, and its norm, are
+    finite up to 3e8 coordinates (half of that where the mean, at most as large, is added before, as for Newton-Schulz
+    iterations); the ratios that networks read have a root of 1e-10 or more in the denominator and are at most 1e26.
+
+    Args:
+        grad: ∇, any shape.
+    """
+    return grad.clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)
 
 
 def log_sign(grad: Tensor, p: float = LOG_SIGN_P) -> Tensor:
@@ -71,37 +88,69 @@ class Moments:
         return self.mean / (1.0 - self.decay)
 
     def normalized(self, grad: Tensor) -> Tensor:
-        """(m̂/√v̂, ∇/√v̂), [2, B, N]; the first is Adam's direction."""
+        """(m̂/√v̂, ∇/√v̂), [2, B, N], after the gradient; the first is Adam's direction."""
         correction = 1.0 - self.decay
         # (v + 1e-30) keeps the square root differentiable where every gradient so far was zero.
         scale = 1.0 / (((self.square + 1e-30) / correction).sqrt() + _EPSILON)
         return torch.stack([self.mean * (scale / correction), grad * scale])
 
 
+    def moving(self, update: Tensor, grad: Tensor) -> Tensor:
+        """An update, [B, N], but exactly zero where the gradient, and these moments after it, are.
+
+        A padding row or a pruned weight, whose gradients are all zero, so stays where it is, whatever a network writes.
+        """
+        still = (grad == 0.0) & (self.mean == 0.0) & (self.square == 0.0)
+        return update.masked_fill(still, 0.0)
+
+
 @dataclass(frozen=True)
 class Scales:
-    """How large the gradients of each of S tensors are, and for how many steps it has been.
+    """How large the gradients of each of S tensors are.
 
     s ← β s + (1-β) mean ∇² over the tensor, with β = 0.95; its root s̄ = √ŝ has the hat of :class:`Moments`.
     """
 
     square: Tensor = axis("tensor")  # [B, S], s
-    steps: Tensor = axis("problem")  # [], t
 
     @classmethod
     def zeros(cls, like: Tensor, num_problems: int, num_tensors: int) -> Scales:
         """The scales before the first gradient, of the type and on the device of ``like``."""
-        return cls(like.new_zeros(num_problems, num_tensors), like.new_zeros(()))
+        return cls(like.new_zeros(num_problems, num_tensors))
 
-    def updated(self, grad: Tensor, sizes: Sequence[int]) -> Scales:
-        """The scales after one more gradient, [B, N], of tensors of these sizes."""
-        squares = [torch.linalg.vector_norm(part, dim=1).square() / part.shape[1] for part in grad.split(sizes, dim=1)]
-        return Scales(torch.lerp(self.square, torch.stack(squares, dim=1), 1.0 - MOMENTS_BETA), self.steps + 1.0)
+    def updated(self, grad: Tensor, sizes: Sequence[int], steps: Tensor) -> tuple[Scales, Tensor]:
+        """Go on by one gradient.
 
-    def read(self) -> Tensor:
-        """Of each tensor ln min(t, 1000) / 4 - 1, ln s̄ / 5 + 1 and 1 / s̄, [S, B, 3]: two inputs and a factor."""
-        root = (self.square / (1.0 - MOMENTS_BETA**self.steps) + 1e-20).sqrt()
-        time = (self.steps.clamp_max(LAST_STEP).log() / 4.0 - 1.0).expand_as(root)
+        One that is out of all proportion would hide all others for as long as it is remembered: moments and scales
+        forget a factor of 1e10 in a thousand steps. So a tensor's gradient is shortened to a root mean square of 1,000
+        times s̄ before it, the most that there is in trainings that go well; where s is as good as zero, there is nothing
+        to go by.
+
+        Args:
+            grad: ∇, [B, N], bounded.
+            sizes: How many of the N coordinates each of S tensors has.
+            steps: t, [], how many gradients there were before.
+
+        Returns:
+            The scales after it, and the gradient as it is read, [B, N].
+        """
+        parts = grad.split(list(sizes), dim=1)
+        roots = [torch.linalg.vector_norm(part, dim=1) / math.sqrt(max(part.shape[1], 1)) for part in parts]
+        root = torch.stack(roots, dim=1)  # [B, S]
+        with torch.no_grad():
+            most = LARGEST_JUMP * (self.square / (1.0 - MOMENTS_BETA**steps)).sqrt()
+            factor = torch.where((self.square > _LEAST_SQUARE) & (root > most), most / root, 1.0)
+        grad = torch.cat([part * factor[:, index : index + 1] for index, part in enumerate(parts)], dim=1)
+        return Scales(torch.lerp(self.square, (root * factor).square(), 1.0 - MOMENTS_BETA)), grad
+
+    def read(self, steps: Tensor) -> Tensor:
+        """Of each tensor ln min(t, 1000) / 4 - 1, ln s̄ / 5 + 1 and 1 / s̄, [S, B, 3]: two inputs and a factor.
+
+        Args:
+            steps: t, [], with the last gradient.
+        """
+        root = (self.square / (1.0 - MOMENTS_BETA**steps) + _LEAST_SQUARE).sqrt()
+        time = (steps.clamp_max(LAST_STEP).log() / 4.0 - 1.0).expand_as(root)
         return torch.stack([time, root.log() / 5.0 + 1.0, 1.0 / root], dim=-1).transpose(0, 1).contiguous()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
 from meta_opt.optimizers.lstm import native
-from meta_opt.optimizers.lstm.preprocessing import Moments, Scales
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded
 from meta_opt.optimizers.state import axis
 
 
@@ -25,35 +25,47 @@ class LSTMState:
     cell: tuple[tuple[Tensor, ...], ...] = axis("coordinate")  # per network, per layer: [H, B·n]
     moments: Moments | None = axis(None)  # only where inputs or base step need them
     scales: Scales | None = axis(None)  # only where inputs need them; then there is a segment for each tensor
-    steps: Tensor | None = axis("problem")  # t, [], only where updates are annealed
+    steps: Tensor | None = axis("problem")  # t, [], only with scales or where updates are annealed
 
     @property
     def sizes(self) -> list[int]:
         """The number of coordinates of each segment."""
         return [segment.stop - segment.start for segment in self.segments]
 
-    def read_scales(
+    def read_gradients(
         self, grads: Sequence[Tensor], kernel: native.Kernel | None = None
-    ) -> tuple[LSTMState, list[Tensor]]:
-        """Go on with the scales, if there are any, and the count of steps, but with nothing else.
+    ) -> tuple[LSTMState, Sequence[Tensor], list[Tensor]]:
+        """Go on with the scales and the count of steps, if there are any, but with nothing else.
+
+        Here gradients are bounded and shortened (see ``bounded`` and :class:`Scales`). The native kernel bounds them
+        where it reads them, and only tells where one is to be shortened: with it, and without a jump, they are returned
+        as they are.
 
         Args:
             grads: The next T gradients, each [B, N].
             kernel: What computes it; None for PyTorch, with a graph.
 
         Returns:
-            The state with the scales and steps after them, and what is read of the scales after each, [S, B, 3].
+            The state with the scales and steps after them; the gradients as they are read; and what is read of the
+            scales after each, [S, B, 3].
         """
-        steps = None if self.steps is None else self.steps + len(grads)
-        scales = self.scales
-        read: list[Tensor] = []
-        if scales is not None and kernel is not None:
-            scales, read = kernel.read_scales(grads, scales, self.sizes)
-        elif scales is not None:
-            for grad in grads:
-                scales = scales.updated(grad, self.sizes)
-                read.append(scales.read())
-        return replace(self, scales=scales, steps=steps), read
+        steps, scales = self.steps, self.scales
+        after = replace(self, steps=None if steps is None else steps + len(grads))
+        if kernel is not None:
+            if scales is None or steps is None:
+                return after, grads, []
+            if (found := kernel.read_scales(grads, scales, steps, self.sizes)) is not None:
+                return replace(after, scales=found[0]), grads, found[1]
+        grads = [bounded(grad) for grad in grads]
+        if scales is None or steps is None:
+            return after, grads, []
+        as_read, read = [], []
+        for grad in grads:
+            scales, grad = scales.updated(grad, self.sizes, steps)
+            steps = steps + 1.0
+            as_read.append(grad)
+            read.append(scales.read(steps))
+        return replace(after, scales=scales), as_read, read
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:
         """The state of coordinates ``start:stop``, which network ``index`` works on; without scales and steps."""
@@ -81,7 +93,8 @@ class LSTMState:
             chosen = columns[(columns >= segment.start) & (columns < segment.stop)] - segment.start
 
             def cut(tensor: Tensor, size: int = size, chosen: Tensor = chosen) -> Tensor:
-                return tensor.view(len(tensor), -1, size).index_select(2, chosen).view(len(tensor), -1)
+                num_problems = tensor.shape[1] // max(size, 1)
+                return tensor.view(len(tensor), num_problems, size).index_select(2, chosen).flatten(1)
 
             start, stop = stop, stop + len(chosen)
             segments.append(replace(segment, start=start, stop=stop))

@@ -78,3 +78,8 @@ def test_directions_of_matrices() -> None:
             torch.testing.assert_close(direction[problem, :24], muon(total[:24].view(4, 6)).flatten())
             assert direction[problem, 24:28].eq(0).all()
             torch.testing.assert_close(direction[problem, 28:], muon(total[28:].view(3, 8)).flatten())
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 3), (2, 3, 0), (2, 0, 0)])
+def test_of_nothing(shape: tuple[int, ...]) -> None:
+    assert orthogonalized(torch.zeros(shape)).shape == shape

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, log_sign, relative
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded, log_sign, relative
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_moments_are_differentiable_at_zero() -> None:
 
 def test_time_stands_still_after_a_thousand_steps() -> None:
     def time(steps: float) -> float:
-        return float(Scales(torch.ones(1, 2, dtype=torch.float64), torch.tensor(steps).double()).read()[1, 0, 0])
+        return float(Scales(torch.ones(1, 2, dtype=torch.float64)).read(torch.tensor(steps).double())[1, 0, 0])
 
     assert time(1.0) == -1.0
     assert time(500.0) == pytest.approx(math.log(500) / 4 - 1)
@@ -71,14 +71,16 @@ def test_time_stands_still_after_a_thousand_steps() -> None:
 def test_scales_are_running_means_of_each_tensor() -> None:
     grads = torch.randn(3, 2, 5, dtype=torch.float64)
     scales = Scales.zeros(grads, 2, 2)
-    for grad in grads:
-        scales = scales.updated(grad, [2, 3])
+    for count, grad in enumerate(grads):
+        scales, as_read = scales.updated(grad, [2, 3], torch.tensor(float(count)).double())
+        assert torch.equal(as_read, grad)
+    read = scales.read(torch.tensor(3.0).double())
     weights = torch.tensor([0.95**2, 0.95, 1.0], dtype=torch.float64)
     weights /= weights.sum()
     for index, part in enumerate(grads.split([2, 3], dim=2)):
         root = (weights[:, None] * part.square().mean(2)).sum(0).sqrt()
-        torch.testing.assert_close(scales.read()[index, :, 2], 1 / root)
-        torch.testing.assert_close(scales.read()[index, :, 1], root.log() / 5 + 1)
+        torch.testing.assert_close(read[index, :, 2], 1 / root)
+        torch.testing.assert_close(read[index, :, 1], root.log() / 5 + 1)
 
 
 def test_relative_has_a_derivative_at_zero() -> None:
@@ -86,3 +88,25 @@ def test_relative_has_a_derivative_at_zero() -> None:
     relative(grad, grad, torch.tensor([[0.0, 0.0, 3.0]], dtype=torch.float64)).sum().backward()
     assert grad.grad is not None
     assert grad.grad.tolist() == [[6.0] * 4]  # of gradient and mean
+
+
+def test_bounded() -> None:
+    grad = torch.tensor([3.0, -1e30, torch.inf, torch.nan, 0.0])
+    assert torch.equal(bounded(grad)[[0, 1, 2, 4]], torch.tensor([3.0, -1e15, 1e15, 0.0]))
+    assert bounded(grad)[3].isnan()
+
+
+def test_a_tensor_whose_gradient_jumps_is_shortened() -> None:
+    """To 1,000 times the root mean square of those before; other tensors, problems, and the first gradient are not."""
+    grads = torch.ones(2, 2, 5, dtype=torch.float64)
+    grads[1, 0, :2] = torch.tensor([3e9, 4e9])
+    scales = Scales.zeros(grads, 2, 3)
+    scales, first = scales.updated(grads[0] * 1e9, [2, 3, 0], torch.tensor(0.0).double())
+    assert torch.equal(first, grads[0] * 1e9)
+    scales = Scales(scales.square / 1e18)
+    scales, second = scales.updated(grads[1], [2, 3, 0], torch.tensor(1.0).double())
+    expected = grads[1].clone()
+    expected[0, :2] = torch.tensor([600.0, 800.0]) * math.sqrt(2.0)
+    torch.testing.assert_close(second, expected)
+    torch.testing.assert_close(scales.square[0, 0], torch.tensor(0.95 * 0.05 + 0.05 * 1e6).double())
+    assert scales.square[:, 2].tolist() == [0.0, 0.0]

@@ -32,7 +32,7 @@
 // contiguous [B, N] tensors, of which a network works on the columns start..stop, n of them: a segment. An array of
 // these is one for each segment, which differ in their columns, weights and states, but not in sizes and numbers.
 struct Call {
-  int64_t is_double, num_layers, hidden_size;
+  int64_t is_double, num_layers, hidden_size, num_inputs;
   int64_t reads_log_sign, reads_moments, reads_scales, reads_directions, is_matrix;
   int64_t bounds_output, has_magnitude, segment;
   double output_scale, base_step;
@@ -69,9 +69,9 @@ struct ScalesCall {
   int64_t is_double, num_problems, num_tensors, num_steps;
   const int64_t* sizes;  // of the tensors, which lie one after the other in [B, N]
   const void* const* grads;  // one per step
-  // Before the first step, and then after the last: s [B, S] and t [].
+  // Before the first step, and then after the last: s [B, S]. Before the first: t [].
   void* square;
-  void* steps;
+  const void* steps;
   // Out, one per step: what is read, [S, B, 3].
   void* const* read;
 };
@@ -315,7 +315,8 @@ class FlushDenormals {
 // ---------------------------------------------------------------------------------------------------------------------
 
 // As in meta_opt/optimizers/lstm/preprocessing.py.
-constexpr double kP = 10.0, kBeta = 0.95, kLastStep = 1000.0;
+constexpr double kP = 10.0, kBeta = 0.95, kLastStep = 1000.0, kLargestGradient = 1e15, kLargestExponent = 10.0;
+constexpr double kLargestJump = 1e3, kLeastSquare = 1e-20;
 constexpr int64_t kScales = 3;
 
 enum Gate { kInput, kForget, kOutput, kCandidate, kGates };
@@ -331,6 +332,7 @@ template <typename T>
 struct Network {
   explicit Network(const Call& call)
       : size(call.hidden_size),
+        num_inputs(call.num_inputs),
         log_sign(call.reads_log_sign),
         moments(call.reads_moments),
         scales(call.reads_scales),
@@ -342,7 +344,6 @@ struct Network {
         base_step(T(call.base_step)),
         output_weight(static_cast<const T*>(call.output_weight)),
         output_bias(static_cast<const T*>(call.output_bias)) {
-    num_inputs = log_sign || moments ? 2 * log_sign + 2 * moments + (kScales + 1) * scales + directions : 1;
     top_width = num_inputs;
     for (int64_t index = 0; index < call.num_layers; ++index) {
       layers.push_back(
@@ -741,6 +742,7 @@ struct Scratch {
     mean = arena.take<T>(kBlock<T>);
     square = arena.take<T>(kBlock<T>);
     factor = arena.take<T>(kBlock<T>);
+    moves = arena.take<T>(kBlock<T>);
     out = arena.take<T>(network.num_outputs() * kBlock<T>);
     inputs = arena.take_recorded<T>(steps, network.num_inputs);
     out_grad = arena.take_recorded<T>(steps, network.num_outputs());
@@ -777,6 +779,7 @@ struct Scratch {
 
   T* sums;                                  // of WeightGradients
   T *grad, *base, *mean, *square, *factor;  // of one step, each [kBlock]
+  T* moves;  // [kBlock], of one step: 0 where gradient and moments are zero, and so the update
   T* out;                                   // [R][kBlock]
   Recorded<T> inputs, out_grad;
   std::vector<LayerScratch> layers;
@@ -903,11 +906,11 @@ void preprocess(const Call& call, const Network<T>& network, const Columns& colu
       columns.spread<T>(scales + number, kScales, range,
                         number == kScales - 1 ? scratch.factor : relative + (number + 1 - kScales) * kBlock<T>);
   }
-  const Vector<T> smallest = all<T>(std::exp(-kP)), one = all<T>(1.0);
+  const Vector<T> smallest = all<T>(std::exp(-kP)), one = all<T>(1.0), largest = all<T>(kLargestGradient);
   moments.decay *= T(kBeta);
   const T correction = T(1) - moments.decay;
   for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
-    const Vector<T> g = load(grad + lane);
+    const Vector<T> g = clamp<T>(load(grad + lane), -largest, largest);
     T* to = inputs + lane;
     if (network.log_sign) {
       const Vector<T> size = absolute<T>(g);
@@ -921,6 +924,7 @@ void preprocess(const Call& call, const Network<T>& network, const Columns& colu
       v += T(1.0 - kBeta) * (g * g - v);
       store<T>(moments.mean + lane, m);
       store<T>(moments.square + lane, v);
+      store<T>(scratch.moves + lane, (g == T(0)) & (m == T(0)) & (v == T(0)) ? Vector<T>{} : one);
       const Vector<T> scale = T(1) / (sqrt<T>((v + T(1e-30)) / correction) + T(1e-8));
       const Vector<T> normalized = m * (scale / correction);
       const Vector<T> direction = network.has_direction ? load(last + lane) : normalized;
@@ -945,6 +949,19 @@ Moments<T> moments_before(const Call& call, const Network<T>& network, const Scr
   return {scratch.mean, scratch.square, network.tracks_moments() ? *static_cast<const T*>(call.decay) : T(1)};
 }
 
+// The exponent of the magnitude that a second output stands for.
+template <typename T>
+INLINE Vector<T> bounded_exponent(Vector<T> output) {
+  return clamp<T>(output, all<T>(-kLargestExponent), all<T>(kLargestExponent));
+}
+
+// An update, or the coefficient of one, but zero where gradient and moments are.
+template <typename T>
+INLINE Vector<T> where_moving(const Network<T>& network, const Scratch<T>& scratch, int lane, Vector<T> value) {
+  if (!network.tracks_moments()) return value;
+  return load(scratch.moves + lane) == T(0) ? Vector<T>{} : value;
+}
+
 template <typename T>
 void step_block(const Call& call, const Network<T>& network, const Columns& columns, Range range, Scratch<T>& scratch) {
   scratch.load_state(call, columns, range, network.tracks_moments());
@@ -959,8 +976,8 @@ void step_block(const Call& call, const Network<T>& network, const Columns& colu
   forward_output(network, scratch.below(network.layers.size()).at(0), scratch.out);
   for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
     Vector<T> update = plain_update(network, load(scratch.out + lane), load(scratch.base + lane));
-    if (network.magnitude) update *= exp<T>(load(scratch.out + kBlock<T> + lane));
-    store<T>(scratch.out + lane, update);
+    if (network.magnitude) update *= exp<T>(bounded_exponent<T>(load(scratch.out + kBlock<T> + lane)));
+    store<T>(scratch.out + lane, where_moving(network, scratch, lane, update));
   }
   columns.scatter<T>(scratch.out, range, call.update);
   for (size_t index = 0; index < scratch.layers.size(); ++index) {
@@ -1018,11 +1035,12 @@ void replay_block(const Call& call, const Network<T>& network, const Columns& co
       forward_output(network, scratch.below(network.layers.size()).at(step), scratch.out);
     }
     for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
-      Vector<T> slope = load(out_grad + lane);
+      Vector<T> slope = where_moving(network, scratch, lane, load(out_grad + lane));
       if (network.magnitude) {
-        slope *= exp<T>(load(scratch.out + kBlock<T> + lane));
+        const Vector<T> output = load(scratch.out + kBlock<T> + lane), exponent = bounded_exponent<T>(output);
+        slope *= exp<T>(exponent);
         const Vector<T> plain = plain_update(network, load(scratch.out + lane), load(scratch.base + lane));
-        store<T>(out_grad + kBlock<T> + lane, slope * plain);
+        store<T>(out_grad + kBlock<T> + lane, output == exponent ? slope * plain : Vector<T>{});
       }
       if (network.bounded) slope -= slope * load(scratch.out + lane) * load(scratch.out + lane);
       store<T>(out_grad + lane, network.output_scale * slope);
@@ -1203,29 +1221,35 @@ void replay(const Call* calls, int64_t num_calls) {
   for (int64_t index = 0; index < num_calls; ++index) gradients.write(totals.data() + index * num_sums, calls[index]);
 }
 
-// Σ x² over n numbers, those of a few in T, the sums of these in double.
+// Σ x² over n numbers, bounded as gradients are, those of a few in T, the sums of these in double.
 template <typename T>
 double sum_of_squares(const T* x, int64_t n) {
   constexpr int64_t kAtOnce = 64 * kLanes<T>;
+  const auto square_of = [](T number) {
+    const T bounded = std::min(std::max(number, T(-kLargestGradient)), T(kLargestGradient));
+    return bounded * bounded;
+  };
   double sum = 0.0;
   for (int64_t first = 0; first < n; first += kAtOnce) {
     T squares[kLanes<T>] = {};
     const int64_t stop = std::min(first + kAtOnce, n), whole = stop - (stop - first) % kLanes<T>;
     for (int64_t start = first; start < whole; start += kLanes<T>) {
-      for (int lane = 0; lane < kLanes<T>; ++lane) squares[lane] += x[start + lane] * x[start + lane];
+      for (int lane = 0; lane < kLanes<T>; ++lane) squares[lane] += square_of(x[start + lane]);
     }
-    for (int64_t index = whole; index < stop; ++index) squares[index - whole] += x[index] * x[index];
+    for (int64_t index = whole; index < stop; ++index) squares[index - whole] += square_of(x[index]);
     for (const T square : squares) sum += double(square);
   }
   return sum;
 }
 
+// 1, at once, where the gradient of a tensor is so much larger than those before it that it is to be shortened, or 0.
 template <typename T>
-void read_scales(const ScalesCall& call) {
+int read_scales(const ScalesCall& call) {
   const FlushDenormals flush;
   T* const squares = static_cast<T*>(call.square);
-  T& steps = *static_cast<T*>(call.steps);
+  T steps = *static_cast<const T*>(call.steps);
   for (int64_t step = 0; step < call.num_steps; ++step) {
+    const double correction_before = 1.0 - std::pow(kBeta, double(steps));
     steps += T(1);
     const T time = T(std::log(std::min(double(steps), kLastStep)) / 4.0 - 1.0);
     const double correction = 1.0 - std::pow(kBeta, double(steps));
@@ -1234,8 +1258,10 @@ void read_scales(const ScalesCall& call) {
       for (int64_t tensor = 0; tensor < call.num_tensors; ++tensor) {
         const int64_t size = call.sizes[tensor];
         T& square = squares[problem * call.num_tensors + tensor];
-        square += T(1.0 - kBeta) * (T(sum_of_squares(grad, size) / double(size)) - square);
-        const double root = std::sqrt(double(square) / correction + 1e-20);
+        const double mean = sum_of_squares(grad, size) / double(std::max<int64_t>(size, 1));
+        if (square > T(kLeastSquare) && mean > kLargestJump * kLargestJump * double(square) / correction_before) return 1;
+        square += T(1.0 - kBeta) * (T(mean) - square);
+        const double root = std::sqrt(double(square) / correction + kLeastSquare);
         T* const read = static_cast<T*>(call.read[step]) + (tensor * call.num_problems + problem) * kScales;
         read[0] = time;
         read[1] = T(std::log(root) / 5.0 + 1.0);
@@ -1244,6 +1270,7 @@ void read_scales(const ScalesCall& call) {
       }
     }
   }
+  return 0;
 }
 
 // 0, or 1 where memory ran out.
@@ -1287,8 +1314,9 @@ int meta_opt_replay(const Call* calls, int64_t num_calls) {
   return guarded([&] { calls->is_double ? replay<double>(calls, num_calls) : replay<float>(calls, num_calls); });
 }
 
-void meta_opt_read_scales(const ScalesCall* call) {
-  call->is_double ? read_scales<double>(*call) : read_scales<float>(*call);
+// 1 where a gradient is to be shortened first.
+int meta_opt_read_scales(const ScalesCall* call) {
+  return call->is_double ? read_scales<double>(*call) : read_scales<float>(*call);
 }
 
 // which: 0 sigmoid, 1 tanh, 2 natural logarithm, 3 exponential.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
+from meta_opt.optimizers.lstm.inputs import Reads
 from meta_opt.optimizers.lstm.native.memory import DTYPES, Table, check
 from meta_opt.optimizers.lstm.native.scales import ReadScales
 from meta_opt.optimizers.lstm.preprocessing import NUM_SCALES, Moments
@@ -27,12 +28,7 @@ class Settings:
     """What a learned optimizer does around its networks; see ``CoordinatewiseLSTM``.
 
     Attributes:
-        log_sign: Whether the networks read logarithm and sign of the gradient.
-        moments: Whether they read the gradient and its mean, normalized by the second moment (behind the former).
-            With neither they read the gradient itself.
-        scales: Whether, with moments, they also read what ``relative`` in preprocessing gives.
-        directions: Whether, with moments, they also read the direction of the base step, of matrices the orthogonalized
-            one (see ``directions`` in orthogonal) instead of m̂/√v̂.
+        reads: What the networks read.
         bounded: Whether the output goes through tanh.
         magnitude: Whether the update is multiplied by e to the power of a second output.
         output_scale: Factor of the output.
@@ -40,20 +36,11 @@ class Settings:
             directions are read.
     """
 
-    log_sign: bool
-    moments: bool
-    scales: bool
-    directions: bool
+    reads: Reads
     bounded: bool
     magnitude: bool
     output_scale: float
     base_step: float
-
-    @property
-    def num_inputs(self) -> int:
-        """F, the rows that a network reads."""
-        scales = (NUM_SCALES + 1) * self.scales
-        return 2 * self.log_sign + 2 * self.moments + scales + self.directions or 1
 
     @property
     def num_outputs(self) -> int:
@@ -63,7 +50,7 @@ class Settings:
     @property
     def tracks_moments(self) -> bool:
         """Whether there is a state of moments."""
-        return self.moments or self.base_step != 0.0
+        return self.reads.moments or self.base_step != 0.0
 
 
 @dataclass(frozen=True)
@@ -190,9 +177,9 @@ class Kernel:
         Raises:
             ValueError: If a tensor's type, device, shape or strides are not what is asked for.
         """
-        dtype = networks[0].output_weight.dtype
+        dtype, reads = networks[0].output_weight.dtype, settings.reads
         calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
-        return Rollout(self._step, calls, dtype, shape, len(segments) * settings.scales, settings.directions)
+        return Rollout(self._step, calls, dtype, shape, len(segments) * reads.scales, reads.directions)
 
     def replay(
         self,
@@ -240,8 +227,8 @@ class Kernel:
         calls = _Calls(settings, networks, segments, dtype, shape, hidden, cell, moments)
         of_grads, of_coefficients, of_directions = map(Table, recorded)
         for what, given, wanted in (
-            ("scales", scales, settings.scales),
-            ("directions", directions, settings.directions),
+            ("scales", scales, settings.reads.scales),
+            ("directions", directions, settings.reads.directions),
         ):
             if len(given) != len(grads) * wanted:
                 raise ValueError(f"{len(grads)} recorded gradients need as many {what}, if any, not {len(given)}")
@@ -269,7 +256,7 @@ class _Call(ctypes.Structure):
     """``struct Call`` of lstm.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("is_double", "num_layers", "hidden_size")),
+        *((name, ctypes.c_int64) for name in ("is_double", "num_layers", "hidden_size", "num_inputs")),
         *((name, ctypes.c_int64) for name in ("reads_log_sign", "reads_moments", "reads_scales")),
         *((name, ctypes.c_int64) for name in ("reads_directions", "is_matrix")),
         *((name, ctypes.c_int64) for name in ("bounds_output", "has_magnitude", "segment")),
@@ -301,7 +288,8 @@ class _Calls:
         layers, size = len(networks[0].weights), networks[0].hidden_size
         self.array = (_Call * len(segments))()
         self._kept: list[object] = [networks, hidden, cell, moments]  # what the pointers point to, and their tables
-        if (settings.scales or settings.directions) and not settings.moments:
+        reads = settings.reads
+        if (reads.scales or reads.directions) and not reads.moments:
             raise ValueError("scales and directions are read together with moments only")
         for index, (weights, segment, h, c) in enumerate(zip(networks, segments, hidden, cell, strict=True)):
             call = self.array[index]
@@ -309,9 +297,9 @@ class _Calls:
                 raise ValueError(
                     f"coordinates {segment.start}:{segment.stop} are not columns of a gradient {tuple(shape)}"
                 )
-            if weights.num_inputs != settings.num_inputs:
+            if weights.num_inputs != reads.num_inputs:
                 raise ValueError(
-                    f"the network reads {weights.num_inputs} inputs, but the settings give {settings.num_inputs}"
+                    f"the network reads {weights.num_inputs} inputs, but the settings give {reads.num_inputs}"
                 )
             if weights.num_outputs != settings.num_outputs:
                 raise ValueError(
@@ -326,9 +314,10 @@ class _Calls:
             tables = Table(h), Table(c)
             self._kept += tables
             call.is_double, call.num_layers, call.hidden_size = dtype == torch.float64, layers, size
-            call.reads_log_sign, call.reads_moments = settings.log_sign, settings.moments
-            call.reads_scales, call.segment = settings.scales, index
-            call.reads_directions, call.is_matrix = settings.directions, segment.num_rows > 0
+            call.num_inputs = reads.num_inputs
+            call.reads_log_sign, call.reads_moments = reads.log_sign, reads.moments
+            call.reads_scales, call.segment = reads.scales, index
+            call.reads_directions, call.is_matrix = reads.directions, segment.num_rows > 0
             call.bounds_output, call.has_magnitude = settings.bounded, settings.magnitude
             call.output_scale = settings.output_scale
             call.base_step = settings.base_step

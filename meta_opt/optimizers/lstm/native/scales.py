@@ -27,18 +27,22 @@ class ReadScales:
             raise ValueError("lstm.cpp and scales.py differ in the fields of ScalesCall")
         self._function = library.meta_opt_read_scales
         self._function.argtypes = [ctypes.POINTER(_Call)]
-        self._function.restype = None
+        self._function.restype = ctypes.c_int
 
-    def __call__(self, grads: Sequence[Tensor], scales: Scales, sizes: Sequence[int]) -> tuple[Scales, list[Tensor]]:
+    def __call__(
+        self, grads: Sequence[Tensor], scales: Scales, steps: Tensor, sizes: Sequence[int]
+    ) -> tuple[Scales, list[Tensor]] | None:
         """Go on with the scales.
 
         Args:
             grads: ∇, each [B, N].
             scales: Those before them.
+            steps: t before them, [].
             sizes: How many of the N coordinates each of S tensors has.
 
         Returns:
-            The scales after the last, and what is read of them after each, [S, B, 3].
+            The scales after the last, and what is read of them after each, [S, B, 3]; or None if a gradient is to be
+            shortened, which is left to PyTorch.
 
         Raises:
             ValueError: If a tensor's type, device, shape or strides are not what is asked for.
@@ -49,11 +53,11 @@ class ReadScales:
         for grad in grads:
             check(grad, dtype, shape, "a gradient")
         check(scales.square, dtype, (num_problems, len(sizes)), "scales")
-        check(scales.steps, dtype, (), "the steps")
-        after = Scales(scales.square.clone(), scales.steps.clone())
+        check(steps, dtype, (), "the steps")
+        after = Scales(scales.square.clone())
         read = [after.square.new_empty(len(sizes), num_problems, NUM_SCALES) for _ in grads]
         of_sizes, of_grads, of_read = array("q", sizes), Table(grads), Table(read)
-        self._function(
+        shortens = self._function(
             _Call(
                 dtype == torch.float64,
                 num_problems,
@@ -62,11 +66,11 @@ class ReadScales:
                 of_sizes.buffer_info()[0],
                 of_grads.address,
                 after.square.data_ptr(),
-                after.steps.data_ptr(),
+                steps.data_ptr(),
                 of_read.address,
             )
         )
-        return after, read
+        return None if shortens else (after, read)
 
 
 class _Call(ctypes.Structure):

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.lstm.inputs import READS, Reads
 from meta_opt.optimizers.lstm.native import Kernel, Settings, Weights
 from meta_opt.optimizers.lstm.state import LSTMState
 from meta_opt.optimizers.state import map_state
@@ -86,12 +87,8 @@ class Run:
 
     @property
     def settings(self) -> Settings:
-        inputs = self.optimizer.inputs
         return Settings(
-            log_sign="log_sign" in inputs,
-            moments="moments" in inputs,
-            scales="scales" in inputs,
-            directions="orthogonal" in inputs,
+            reads=READS[self.optimizer.inputs],
             bounded=self.optimizer.output == "tanh",
             magnitude=self.optimizer.output == "magnitude",
             output_scale=self.optimizer.output_scale,
@@ -155,18 +152,18 @@ def native_run(kernel: Kernel, run: Run) -> tuple[list[Tensor], LSTMState, list[
     settings, weights, segments = run.settings, run.weights, run.state.segments
     start, end = run.state, map_state(torch.clone, run.state)
     rollout = kernel.rollout(settings, weights, segments, run.grads[0].shape, end.hidden, end.cell, end.moments)
-    last, read = run.state.read_scales(run.grads, kernel)
-    of_matrices = run.optimizer.read_directions(run.grads, start)
-    of_steps = zip(run.grads, *filter(None, (read, of_matrices)), strict=True)
+    last, grads, read = run.state.read_gradients(run.grads, kernel)
+    of_matrices = run.optimizer.read_directions(grads, start)
+    of_steps = zip(grads, *filter(None, (read, of_matrices)), strict=True)
     updates = [rollout.step(grad, *of_step) for grad, *of_step in of_steps]
     states = start.hidden, start.cell, start.moments
-    gradients = kernel.replay(settings, weights, segments, run.grads, run.coefficients, *states, read, of_matrices)
-    return updates, replace(end, scales=last.scales), tensors(gradients)
+    gradients = kernel.replay(settings, weights, segments, grads, run.coefficients, *states, read, of_matrices)
+    return updates, replace(end, scales=last.scales, steps=last.steps), tensors(gradients)
 
 
 def state_tensors(state: LSTMState) -> list[Tensor]:
     moments = [] if state.moments is None else [state.moments.mean, state.moments.square, state.moments.decay]
-    scales = [] if state.scales is None else [*vars(state.scales).values()]
+    scales = [] if state.scales is None else [state.scales.square, state.steps]
     return [tensor.detach() for tensor in (*sum(state.hidden, ()), *sum(state.cell, ()), *moments, *scales)]
 
 
@@ -289,12 +286,12 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
     with pytest.raises(ValueError, match="2 layers need as many states"):
         step(grad, hidden=((),))
     with pytest.raises(ValueError, match="reads 2 inputs, but the settings give 4"):
-        step(grad, replace(run.settings, moments=True))
+        step(grad, replace(run.settings, reads=Reads(log_sign=True, moments=True)))
     with pytest.raises(ValueError, match="has 1 outputs, but the settings want 2"):
         step(grad, replace(run.settings, magnitude=True))
     for what in ("scales", "directions"):
         with pytest.raises(ValueError, match="together with moments"):
-            step(grad, replace(run.settings, **{what: True}))
+            step(grad, replace(run.settings, reads=replace(run.settings.reads, **{what: True})))
     with pytest.raises(ValueError, match="state of moments"):
         step(grad, replace(run.settings, base_step=0.1))
     with pytest.raises(ValueError, match="scales are to be given where"):
@@ -311,9 +308,9 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
     with pytest.raises(ValueError, match="as many scales"):
         kernel.replay(*of_reads, [grad], [grad], start.hidden, start.cell, start.moments)
     with pytest.raises(ValueError, match=r"a gradient \(1, 44\)"):
-        kernel.read_scales([grad], start.scales, [22, 22])
+        kernel.read_scales([grad], start.scales, start.steps, [22, 22])
     with pytest.raises(ValueError, match=r"scales \(1, 2\)"):
-        kernel.read_scales([grad], start.scales, [22, 45])
+        kernel.read_scales([grad], start.scales, start.steps, [22, 45])
     reads = prepare(Case({"inputs": ORTHOGONAL, "share": "tensor"}), FLOAT)
     start, of_reads = map_state(torch.clone, reads.state), (reads.settings, reads.weights, reads.state.segments)
     rollout = kernel.rollout(*of_reads, grad.shape, start.hidden, start.cell, start.moments)
