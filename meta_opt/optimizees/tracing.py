@@ -223,6 +223,11 @@ def _refuse(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            raise NotTraceableError(f"the loss looks at the value of a tensor ({node.target})")
+        if isinstance(value, Tensor) and not all(type(size) is int for size in value.shape):
+            raise NotTraceableError(f"the loss makes tensors of a shape that depends on values ({node.target})")
         if torch.Tag.nondeterministic_seeded in node.target.tags:
             raise NotTraceableError(f"the loss draws random numbers ({node.target})")
         if node.target._schema.is_mutable:

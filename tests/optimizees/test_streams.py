@@ -23,7 +23,7 @@ def test_streams_never_change() -> None:
     # Published results would no longer be reproducible.
     generator = problem_generator(0, "train", 0)
     assert generator.initial_seed() == 3168021335108090602
-    assert words(generator, 3) == NEVER
+    assert words(generator, 3) == [3761, 49048, 34882]
 
 
 def test_the_state_is_laid_out_as_assumed() -> None:

@@ -355,7 +355,7 @@ class CountsByNumPy(Base):
         self.calls = np.zeros(1)
 
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
-        self.calls += 1
+        self.calls[0] += 1
         return super().loss(params, problem, batch) * (1 if self.calls[0] < 9 else 2)
 
 
@@ -406,10 +406,10 @@ class PythonRandom(Base):
 
 UNTRACEABLE = {
     Branches: "DataDependent",
-    Items: "DataDependent",
-    Lists: "DataDependent",
+    Items: "looks at the value of a tensor",
+    Lists: "looks at the value of a tensor",
     Arrays: "numpy",
-    Masks: "DynamicOutput",
+    Masks: "shape that depends on values",
     ChangesBatch: "changes a tensor in place",
     Counts: "sets the attribute calls",
     CountsInside: "changes something",
