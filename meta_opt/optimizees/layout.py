@@ -128,9 +128,9 @@ class Layout:
     def flatten(self, params: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, each [..., *shape], as one tensor [..., N]."""
         parts = []
-        for name, shape in zip(self.names, self.shapes, strict=True):
+        for name, shape, size in zip(self.names, self.shapes, self.sizes, strict=True):
             tensor = params[name]
-            parts.append(tensor.reshape(*tensor.shape[: tensor.dim() - len(shape)], -1))
+            parts.append(tensor.reshape(*tensor.shape[: tensor.dim() - len(shape)], size))
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:

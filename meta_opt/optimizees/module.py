@@ -99,7 +99,7 @@ class ModuleOptimizee(Optimizee):
     def _use(self, module: Callable[[], nn.Module], init_std: float | None) -> None:
         self._module = module
         self._init_std = init_std
-        self._skeleton = self._build(seed=0)
+        self._skeleton = self._build(Generator().manual_seed(0))
         _check_pure(self._skeleton)
         # functional_call looks for tied parameters anew in every call, unless it is told that there are none.
         self._tied = _num_parameters(self._skeleton, tied=True) > _num_parameters(self._skeleton, tied=False)
@@ -113,7 +113,7 @@ class ModuleOptimizee(Optimizee):
     def init_params(self, generator: Generator) -> TensorDict:
         """θ_0: normal with standard deviation ``init_std``, or as the module's constructor leaves it."""
         if self._init_std is None:
-            module = self._build(seed=int(torch.randint(2**62, (), generator=generator)))
+            module = self._build(generator)
             return {name: parameter.detach() for name, parameter in module.named_parameters()}
         return {
             name: torch.randn(parameter.shape, generator=generator).mul_(self._init_std)
@@ -141,12 +141,14 @@ class ModuleOptimizee(Optimizee):
     def _forward(self, params: TensorDict, batch: TensorDict) -> Tensor:
         return functional_call(self._skeleton, params, (batch["inputs"],), tie_weights=self._tied)
 
-    def _build(self, seed: int) -> nn.Module:
-        # Modules initialize themselves from the global generator: lend it to them, for the CPU only, where they are
-        # made. (torch.manual_seed would seed every GPU as well, and not be undone.)
+    def _build(self, generator: Generator) -> nn.Module:
+        # Modules initialize themselves from the global generator: let it go on from where ours stands, for the CPU
+        # only, where they are made. (torch.manual_seed would seed every GPU as well, and not be undone.)
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            torch.default_generator.manual_seed(seed)
-            return self._module()
+            torch.default_generator.set_state(generator.get_state())
+            module = self._module()
+            generator.set_state(torch.default_generator.get_state())
+        return module
 
 
 def _ranges(splits: dict[Split, Examples]) -> dict[Split, range]:

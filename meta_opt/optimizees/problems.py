@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.streams import drawn_in_float32, problem_generator
+from meta_opt.optimizees.tracing import Traces
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,12 @@ class Evaluation:
         raise AttributeError(name)
 
 
-def problem_generator(seed: int, *key: str | int) -> Generator:
-    """A CPU generator whose stream depends on the seed and on every part of ``key``, and on nothing else."""
-    text = "/".join(str(part) for part in (seed, *key))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
 def layout_of(optimizee: Optimizee) -> Layout:
     """The layout of the coordinates of one problem of ``optimizee``; of a family, that of one of its variants."""
     generator = problem_generator(0, "layout")
-    optimizee = optimizee.variant(generator)
-    return Layout.of(optimizee.init_params(generator), optimizee.groups())
+    with drawn_in_float32():
+        optimizee = optimizee.variant(generator)
+        return Layout.of(optimizee.init_params(generator), optimizee.groups())
 
 
 class Problems:
@@ -97,19 +93,25 @@ class Problems:
             dtype: Floating-point type of θ and of what the problems are made of.
             autocast: The type in which ``torch.autocast`` lets the loss compute what it may; None for none.
         """
-        optimizee = optimizee.variant(problem_generator(seed, split, indices[0], "variant"))
+        with drawn_in_float32():
+            optimizee = optimizee.variant(problem_generator(seed, split, indices[0], "variant"))
+            self._generators = [problem_generator(seed, split, index) for index in indices]
+            drawn = [optimizee.sample_problem(split, generator) for generator in self._generators]
+            drawn_params = [optimizee.init_params(generator) for generator in self._generators]
         self._optimizee = optimizee
         self._split: Split = split
         self._device = torch.device(device)
         self._dtype = dtype
         self._autocast = autocast
-        self._generators = [problem_generator(seed, split, index) for index in indices]
-        self._problem = self._stack([optimizee.sample_problem(split, generator) for generator in self._generators])
-        params = self._stack([optimizee.init_params(generator) for generator in self._generators])
+        self._problem = self._stack(drawn)
+        params = self._stack(drawn_params)
         self.layout = Layout.of({name: tensor[0] for name, tensor in params.items()}, optimizee.groups())
         self.initial_params = self.layout.flatten(params)
         self._batch: TensorDict = {}
         self.stochastic = False
+        self._one_at_a_time = not optimizee.vmappable and len(self) > 1
+        self._traces = vars(optimizee).setdefault("_traces", Traces())
+        self._key = ""
 
     def __len__(self) -> int:
         """B, the number of problems."""
@@ -123,21 +125,23 @@ class Problems:
             grad: Whether the gradient is wanted; without it there is no backward pass.
             graph: Whether the result stays differentiable in what ``params`` came from (second derivatives).
         """
-        create_graph = graph == "second"
-        self._batch = self._stack([self._optimizee.sample_batch(self._split, gen) for gen in self._generators])
-        self.stochastic = bool(self._batch)
-        if not create_graph:
-            params = params.detach()
-        if not grad:
-            with torch.set_grad_enabled(create_graph):
-                return Evaluation.of(loss=self._losses(params), params=params)
-        with torch.enable_grad():
-            if not params.requires_grad:
-                params = params.requires_grad_()
-            loss = self._losses(params)
-            (gradient,) = torch.autograd.grad(loss.sum(), params, create_graph=create_graph)
-        evaluation = Evaluation(loss, gradient, params)
-        return evaluation if create_graph else evaluation.detach()
+        batch = self._draw_batch()
+        if graph == "second":
+            with torch.enable_grad():
+                params = params if params.requires_grad or not grad else params.requires_grad_()
+                loss = self._losses(self._named(params), self._problem, batch)
+                if not grad:
+                    return Evaluation.of(loss=loss, params=params)
+                (gradient,) = torch.autograd.grad(loss.sum(), params, create_graph=True)
+            return Evaluation(loss, gradient, params)
+        params = params.detach()
+        function = partial(self._loss_and_gradient if grad else self._loss_alone, tuple(batch))
+        tensors = [params, *self._problem.values(), *batch.values()]
+        if self._autocast is not None or self._one_at_a_time:
+            known = function(*tensors)
+        else:
+            known = self._traces.run(f"{grad}{self._key}", function, tensors, self._optimizee)
+        return Evaluation.of(**dict(zip(("loss", "grad"), known)), params=params)
 
     def metrics(self, params: Tensor) -> TensorDict:
         """The optimizee's metrics at ``params`` [B, N], on the mini-batches evaluated last; each [B]."""
@@ -149,21 +153,57 @@ class Problems:
             ]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _losses(self, params: Tensor) -> Tensor:
-        if self._autocast is None:
-            return self._stacked_losses(params)
-        with torch.autocast(self._device.type, self._autocast):
-            return self._stacked_losses(params).to(params.dtype)
+    def _draw_batch(self) -> TensorDict:
+        """The next mini-batch of each problem."""
+        with drawn_in_float32():
+            rows = [self._optimizee.sample_batch(self._split, generator) for generator in self._generators]
+        if self._batch.keys() != rows[0].keys() or not self._key:
+            self._key = repr((self.layout, list(self._problem), list(rows[0])))
+        self._batch = self._stack(rows)
+        self.stochastic = bool(self._batch)
+        return self._batch
 
-    def _stacked_losses(self, params: Tensor) -> Tensor:
+    def _loss_and_gradient(self, batch_names: Iterable[str], params: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss [B] and gradient [B, N]; ``tensors`` are those of the problems and of the mini-batches.
+
+        The gradient is taken by the tensors of θ, and laid into one vector at once.
+        """
+        with torch.enable_grad():
+            named = {name: part.detach().requires_grad_() for name, part in self._named(params.detach()).items()}
+            loss = self._losses(named, *self._split_up(batch_names, tensors))
+            grads = torch.autograd.grad(
+                loss, [*named.values()], torch.ones_like(loss), allow_unused=True, materialize_grads=True
+            )
+        gradient = self.layout.flatten(dict(zip(named, grads, strict=True)))
+        return loss.detach(), gradient.reshape(params.shape)
+
+    def _loss_alone(self, batch_names: Iterable[str], params: Tensor, *tensors: Tensor) -> tuple[Tensor]:
+        """Loss [B]."""
+        with torch.no_grad():
+            return (self._losses(self._named(params), *self._split_up(batch_names, tensors)),)
+
+    def _split_up(self, batch_names: Iterable[str], tensors: Sequence[Tensor]) -> tuple[TensorDict, TensorDict]:
+        number = len(self._problem)
+        return dict(zip(self._problem, tensors)), dict(zip(batch_names, tensors[number:]))
+
+    def _named(self, params: Tensor) -> TensorDict:
+        """The tensors of θ, each [B, ...]; if there is one problem, without the first dimension."""
+        return self.layout.unflatten(params.squeeze(0) if len(self) == 1 else params)
+
+    def _losses(self, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        """Loss of each problem, [B]."""
+        if self._autocast is None:
+            return self._stacked_losses(named, problem, batch)
+        with torch.autocast(self._device.type, self._autocast):
+            return self._stacked_losses(named, problem, batch).to(self._dtype)
+
+    def _stacked_losses(self, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         loss = self._optimizee.loss
         if len(self) == 1:  # the same without vmap, whose dispatch costs more than a small network does
-            named = self.layout.unflatten(params.squeeze(0))
-            return loss(named, _item(self._problem, 0), _item(self._batch, 0)).reshape(1)
-        named = self.layout.unflatten(params)
+            return loss(named, _item(problem, 0), _item(batch, 0)).reshape(1)
         if self._optimizee.vmappable:
-            return torch.vmap(loss)(named, self._problem, self._batch)
-        items = ([_item(tensors, i) for tensors in (named, self._problem, self._batch)] for i in range(len(self)))
+            return torch.vmap(loss)(named, problem, batch)
+        items = ([_item(tensors, i) for tensors in (named, problem, batch)] for i in range(len(self)))
         return torch.stack([loss(*item) for item in items])
 
     def _stack(self, rows: list[TensorDict]) -> TensorDict:
