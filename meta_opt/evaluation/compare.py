@@ -18,7 +18,8 @@ from torch import Tensor
 
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes
-from meta_opt.optimizees.contract import Optimizee, Split, check_loss
+from meta_opt.optimizees.checking import check_loss
+from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.problems import problem_generator
 from meta_opt.optimizers.baselines import MakeBaseline
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork

@@ -33,7 +33,8 @@ from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaG
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.ranges import check_ranges
-from meta_opt.optimizees.contract import Optimizee, Split, check_loss
+from meta_opt.optimizees.checking import check_loss
+from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.baselines import adam
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork

@@ -13,7 +13,6 @@ import torch
 from torch import Generator, Tensor
 
 from meta_opt.configurable import Configurable
-from meta_opt.errors import OptimizeeError
 
 Split = Literal["train", "validation", "test"]
 TensorDict = dict[str, Tensor]
@@ -101,41 +100,3 @@ class OptimizeeFamily(Optimizee):
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         """Variants have a loss, the family has none."""
         raise TypeError(f"{type(self).__name__} is a family: ask a variant for the loss")
-
-
-def check_loss(optimizee: Optimizee, generator: Generator) -> None:
-    """Evaluate one training problem at θ_0 and say what is wrong with its loss, if anything is.
-
-    Raises:
-        OptimizeeError: If the parameters are not floating-point tensors, or the loss is not a scalar, not finite, not
-            differentiable, or its gradient is not finite.
-    """
-    optimizee = optimizee.variant(generator)
-    name = type(optimizee).__name__
-    problem = optimizee.sample_problem("train", generator)
-    params = optimizee.init_params(generator)
-    for key, value in params.items():
-        if not value.is_floating_point():
-            raise OptimizeeError(f"{name}.init_params must return floating-point tensors, but {key!r} is {value.dtype}")
-    device = _device_of(optimizee)
-    params = {key: value.detach().to(device).requires_grad_() for key, value in params.items()}
-    problem = {key: value.to(device) for key, value in problem.items()}
-    batch = {key: value.to(device) for key, value in optimizee.sample_batch("train", generator).items()}
-    with torch.enable_grad():
-        loss = optimizee.loss(params, problem, batch)
-    if not isinstance(loss, Tensor) or loss.dim() != 0:
-        found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise OptimizeeError(f"{name}.loss must return a scalar tensor (shape []), found {found}")
-    if not torch.isfinite(loss):
-        raise OptimizeeError(f"{name}.loss is not finite at θ_0: {loss.item()}")
-    if not loss.requires_grad:
-        raise OptimizeeError(f"{name}.loss is not differentiable: it does not depend on params through autograd")
-    grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-    for key, grad in zip(params, grads, strict=True):
-        if grad is not None and not torch.isfinite(grad).all():
-            raise OptimizeeError(f"{name}.loss has a gradient that is not finite at θ_0, in parameter {key!r}")
-
-
-def _device_of(optimizee: Optimizee) -> torch.device:
-    tensors = (value for value in vars(optimizee).values() if isinstance(value, Tensor))
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))

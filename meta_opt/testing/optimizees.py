@@ -15,7 +15,8 @@ from torch import Generator, Tensor
 
 from meta_opt import registry
 from meta_opt.errors import OptimizeeError
-from meta_opt.optimizees.contract import Optimizee, Split, TensorDict, check_loss
+from meta_opt.optimizees.checking import check_loss
+from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 from meta_opt.optimizees.problems import Problems
 
 OptimizeeCheck = Callable[[Optimizee], None]

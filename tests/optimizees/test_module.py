@@ -9,7 +9,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
 from meta_opt.errors import OptimizeeError
-from meta_opt.optimizees.contract import Split, check_loss
+from meta_opt.optimizees.checking import check_loss
+from meta_opt.optimizees.contract import Split
 from meta_opt.optimizees.module import ModuleOptimizee
 from meta_opt.optimizees.problems import Problems
 

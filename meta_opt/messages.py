@@ -1,0 +1,87 @@
+"""Text for one-line messages: no control characters, long values cut, of a plugin's error its own frames only."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+_VALUE = 80  # characters of a value in a message
+_WORD = 250  # of a word anywhere in a message: paths may be long
+_LINE = 1500  # of a message
+_FRAMES = 3
+_SHARED = ("meta_opt", "torch", "lightning", "jsonargparse", "builtins", "abc", "__main__")
+_FOLDERS_OF_MANY = ("site-packages", "dist-packages")
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters (escape codes, line ends), which a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def clipped(value: object, limit: int = _VALUE) -> str:
+    """The text of a value in one line, cut where it is long."""
+    text = " ".join(printable(str(value)[: 4 * limit]).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def one_line(message: object) -> str:
+    """A message in one line, with long words cut to a value's length; a very long line is cut."""
+    text = printable(str(message)[: 4 * _LINE])
+    words = (word if len(word) <= _WORD else word[: _VALUE - 1] + "…" for word in text.split())
+    line = " ".join(words)
+    return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
+
+
+def described(error: BaseException, modules: Iterable[str]) -> str:
+    """An exception in one line: its type, its text, and where in ``modules`` it comes from.
+
+    Args:
+        error: The exception.
+        modules: Modules of a plugin; frames of their packages (of a single file, also of its neighbours) are named.
+    """
+    text = clipped(next((line for line in str(error).splitlines() if line.strip()), ""), 240)
+    places = own_frames(error, modules)
+    if isinstance(error, SyntaxError):
+        places = []  # its text says where
+    shown = places if len(places) <= _FRAMES else ["…", *places[-_FRAMES:]]
+    return type(error).__name__ + (f": {text}" if text else "") + (f" ({', '.join(shown)})" if shown else "")
+
+
+def own_frames(error: BaseException, modules: Iterable[str]) -> list[str]:
+    """Where an exception went through ``modules``, from the outside in: ``file.py:12 in function``."""
+    packages = {module.partition(".")[0] for module in modules} - set(_SHARED)
+    folders = {folder for package in packages if (folder := _folder(package)) is not None}
+    return [
+        f"{_relative(file)}:{line}" + ("" if function.startswith("<module") else f" in {function}")
+        for name, file, line, function in _frames(error.__traceback__)
+        if name.partition(".")[0] in packages or os.path.dirname(file) in folders
+    ]
+
+
+def _frames(trace: TracebackType | None) -> Iterable[tuple[str, str, int, str]]:
+    """Module, file, line and function of each frame."""
+    for frame, line in traceback.walk_tb(trace):
+        code = frame.f_code
+        yield str(frame.f_globals.get("__name__", "")), code.co_filename, line, code.co_name
+
+
+def _folder(package: str) -> str | None:
+    """The folder of a module that is a single file, not one of a package or of all that is installed."""
+    module = sys.modules.get(package)
+    file = getattr(module, "__file__", None)
+    if file is None or hasattr(module, "__path__"):
+        return None
+    folder = os.path.dirname(file)
+    return None if os.path.basename(folder) in _FOLDERS_OF_MANY else folder
+
+
+def _relative(file: str) -> str:
+    """A path as it is short to say."""
+    try:
+        return str(Path(file).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return file
