@@ -51,7 +51,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if not name.startswith("_"):
+    if not name.startswith("_"):  # names of modules are not among those that can be used
         for kind in registry.KINDS:
             if name in registry.names(kind):
                 return registry.load(kind, name)

@@ -14,15 +14,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import keyword
+import os
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
 from meta_opt.configurable import API_VERSION
-from meta_opt.errors import RegistryError
+from meta_opt.errors import MetaOptError, RegistryError
+from meta_opt.importing import imported
+from meta_opt.installed import installed
+from meta_opt.messages import clipped, described
+from meta_opt.signatures import signature_problem
 
 Kind = Literal["optimizee", "optimizer", "estimator"]
 
@@ -35,6 +41,8 @@ _CONTRACTS: dict[Kind, tuple[str, str]] = {
     "optimizer": ("meta_opt.optimizers.contract", "OptimizerNetwork"),
     "estimator": ("meta_opt.meta_training.estimators.contract", "Estimator"),
 }
+_OWN = "meta-opt"  # the distribution whose names nobody else can claim
+_WORDS_OF_YAML = ("null", "true", "false", "yes", "no", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -67,20 +75,21 @@ def plugins(kind: Kind) -> tuple[Plugin, ...]:
     found = [
         Plugin(
             kind,
-            point.name,
-            point.value.partition(":")[0].strip(),
-            point.value.partition(":")[2].partition("[")[0].strip(),
-            point.dist.name if point.dist else "?",
-            point.dist.version if point.dist else "?",
+            offer.name,
+            offer.value.partition(":")[0].strip(),
+            offer.value.partition(":")[2].partition("[")[0].strip(),
+            offer.distribution,
+            offer.version,
         )
-        for point in entry_points(group=f"meta_opt.{kind}s")
+        for offer in installed().offers
+        if offer.group == f"meta_opt.{kind}s"
     ]
     return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.distribution)))
 
 
 def names(kind: Kind) -> list[str]:
-    """The installed names of a kind, each once."""
-    return list(dict.fromkeys(plugin.name for plugin in plugins(kind)))
+    """The names of a kind that can be used."""
+    return [plugin.name for plugin in plugins(kind) if name_problem(plugin) is None]
 
 
 def find(kind: Kind, name: str) -> Plugin:
@@ -92,29 +101,50 @@ def find(kind: Kind, name: str) -> Plugin:
     """
     claims = [plugin for plugin in plugins(kind) if plugin.name == name]
     if not claims:
-        nearest = difflib.get_close_matches(name, names(kind), n=1)
+        known = names(kind)
+        nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise RegistryError(f"no {kind} is called {name!r}; {hint}Installed: {', '.join(names(kind)) or 'none'}")
-    if problem := name_problem(claims[0]):
-        raise RegistryError(f"{claims[0]} cannot be used: {problem}")
-    return claims[0]
+        installed_ones = f"Installed: {', '.join(known) or 'none'}"
+        raise RegistryError(f"no {kind} is called {clipped(name)!r}; {hint}{installed_ones}")
+    for plugin in claims:
+        if name_problem(plugin) is None:
+            return plugin
+    raise RegistryError(f"{claims[0]} cannot be used: {name_problem(claims[0])}")
 
 
 def name_problem(plugin: Plugin) -> str | None:
     """Why the name of a plugin cannot be used, if it cannot."""
-    claims = [other for other in plugins(plugin.kind) if other.name == plugin.name]
-    if len(claims) > 1:
+    if _is_own(plugin):
+        return None  # whatever others claim
+    if not plugin.attribute:
+        return f"its entry point must be MODULE:CLASS, found {clipped(plugin.module)}"
+    # Names are attributes of the package meta_opt (see meta_opt/__init__.py), beside its modules and each other.
+    if not plugin.name.isidentifier() or plugin.name.startswith("_") or keyword.iskeyword(plugin.name):
+        return "a plugin's name must be a Python identifier that does not begin with an underscore"
+    if plugin.name.lower() in _WORDS_OF_YAML:
+        return "YAML does not take that for a name"
+    if is_part_of_meta_opt(plugin.name):
+        return f"meta_opt has a module of that name; {plugin.distribution} must choose another"
+    others = [other for kind in KINDS for other in plugins(kind) if other.name == plugin.name and other != plugin]
+    if any(map(_is_own, others)):
+        return f"the name is meta-opt's own; {plugin.distribution} must choose another"
+    if same := [other for other in others if other.kind == plugin.kind]:
+        claims = sorted([plugin, *same], key=lambda claim: claim.distribution)
         owners = " and ".join(f"{claim.distribution} {claim.version}" for claim in claims)
         return f"the name is claimed by {owners}; uninstall one"
-    # Names are attributes of the package meta_opt (see meta_opt/__init__.py), beside its modules and each other.
-    if not plugin.name.isidentifier() or plugin.name.startswith("_"):
-        return "a plugin's name must be a Python identifier that does not begin with an underscore"
-    if importlib.util.find_spec(f"meta_opt.{plugin.name}") is not None:
-        return f"meta_opt has a module of that name; {plugin.distribution} must choose another"
-    others = [other for kind in KINDS if kind != plugin.kind for other in plugins(kind) if other.name == plugin.name]
     if others:
         return f"{others[0].distribution} has an {others[0].kind} of that name; one must choose another"
     return None
+
+
+def is_part_of_meta_opt(name: str) -> bool:
+    """Whether the package has a module or something else of that name."""
+    package = sys.modules["meta_opt"]
+    return name in vars(package) or name in package.__all__ or importlib.util.find_spec(f"meta_opt.{name}") is not None
+
+
+def _is_own(plugin: Plugin) -> bool:
+    return re.sub(r"[-_.]+", "-", plugin.distribution).lower() == _OWN
 
 
 @cache
@@ -136,19 +166,47 @@ def load(kind: Kind, name: str) -> type[Any]:
 
 
 def _imported(kind: Kind, title: str, module: str, attribute: str) -> type[Any]:
-    try:
-        loaded: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            loaded = getattr(loaded, part)
-    except Exception as error:
-        text = next(iter(str(error).splitlines()), "")
-        raise RegistryError(f"{title} does not import: {type(error).__name__}: {text}") from error
-    base = contract(kind)
+    base = contract(kind)  # whose import is not the plugin's
+    loaded = imported(title, module, attribute)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise RegistryError(f"{title} is not one: {module}:{attribute} must be a subclass of {base.__name__}")
-    if problem := version_problem(getattr(loaded, "api_version", None)):
+    if problem := version_problem(getattr(loaded, "api_version", None)) or _class_problem(loaded, base):
         raise RegistryError(f"{title} cannot be used: {problem}")
     return loaded
+
+
+@cache
+def _class_problem(cls: type[Any], base: type[Any]) -> str | None:
+    """How a class breaks its contract, as far as is seen without an object of it."""
+    if lacks := sorted(getattr(cls, "__abstractmethods__", ())):
+        return f"{cls.__name__} is abstract, it lacks {', '.join(lacks)}"
+    if problem := signature_problem(cls, base):
+        return problem
+    if not hasattr(cls, "recommended_settings"):
+        return None
+    name = f"{cls.__name__}.recommended_settings"
+    try:
+        settings = cls.recommended_settings()
+    except MetaOptError as error:
+        return str(error)
+    except (Exception, SystemExit) as error:
+        return f"{name} fails with {described(error, [cls.__module__])}"
+    if not isinstance(settings, dict):
+        return f"{name} must return a dict, values by names of options, found {clipped(repr(settings))}"
+    for option, value in settings.items():
+        if not isinstance(option, str):
+            return f"{name} must return a dict, values by names of options, found the key {clipped(repr(option))}"
+        if not _is_plain(value):
+            return f"{name} must return plain values, but that of {clipped(option)} is {clipped(repr(value))}"
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def version_problem(version: object) -> str | None:
@@ -170,9 +228,9 @@ def resolve(kind: Kind, text: str) -> type[Any]:
     if "." not in text:
         return load(kind, text)
     module, _, attribute = text.rpartition(".")
-    if module == "meta_opt" and attribute in names(kind):
+    if module == "meta_opt" and any(plugin.name == attribute for plugin in plugins(kind)):
         return load(kind, attribute)
-    return _imported(kind, f"{kind} {text}", module, attribute)
+    return _imported(kind, f"{kind} {clipped(_FILES.get(text, text))}", module, attribute)
 
 
 _FILES: dict[str, str] = {}  # classes that were asked for as PATH.py:CLASS, by their dotted paths
@@ -185,20 +243,30 @@ def path_in_file(text: str) -> str:
         RegistryError: If there is no such file, or a module of its name is imported from elsewhere.
     """
     file, _, attribute = text.rpartition(":")
-    path = Path(file).expanduser().resolve()
+    path = Path(os.path.abspath(Path(file).expanduser()))  # a link by its own name, not by that of its target
+    said = clipped(file)
     if not path.is_file():
-        raise RegistryError(f"there is no file {file}")
+        raise RegistryError(f"there is no file {said}")
     if not path.stem.isidentifier():
-        raise RegistryError(f"{file} cannot be imported: its name must be a Python identifier")
+        raise RegistryError(f"{said} cannot be imported: its name must be a Python identifier")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # last, so that nothing beside the file hides what is installed
     importlib.invalidate_caches()
-    spec = importlib.util.find_spec(path.stem)
-    origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
-    if origin != path:
-        raise RegistryError(f"{file} cannot be imported: there is another module {path.stem}; rename the file")
+    try:
+        spec = importlib.util.find_spec(path.stem)
+    except ValueError:  # a module that does not say where it comes from
+        spec = None
+    origin = Path(spec.origin) if spec is not None and spec.origin else None
+    if origin is None or not origin.exists() or not origin.samefile(path):
+        raise RegistryError(f"{said} cannot be imported: there is another module {path.stem}; rename the file")
     _FILES[f"{path.stem}.{attribute}"] = text
     return f"{path.stem}.{attribute}"
+
+
+def modules_of_plugins() -> set[str]:
+    """Modules of plugins, installed or in files that were asked for: what an error may come from that is not ours."""
+    found = {plugin.module for kind in KINDS for plugin in plugins(kind)}
+    return found | {path.rpartition(".")[0] for path in _FILES}
 
 
 def is_named(name: Any) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_opt import cli, registry
+from meta_opt import cli, installed, registry
 from meta_opt.cli import listing
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning calls what jsonargparse deprecates
@@ -57,7 +57,7 @@ def plugins(offering):
 
 def _forget():
     importlib.invalidate_caches()
-    for cached in (registry.plugins, listing._parse, listing._spec):
+    for cached in (installed.installed, registry.plugins, listing._parse, listing._spec):
         cached.cache_clear()
 
 

@@ -1,0 +1,76 @@
+"""Imports of plugins, whatever they do: raise anything, end the process, never end."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from meta_opt.errors import RegistryError
+from meta_opt.messages import described, one_line
+
+PATIENCE = 5.0  # seconds before it is said that an import goes on
+
+
+def imported(title: str, module: str, attribute: str) -> Any:
+    """The attribute (names with dots between them) of a module.
+
+    Args:
+        title: What is imported, for messages.
+        module: The module.
+        attribute: What of it.
+
+    Raises:
+        RegistryError: If the import fails, or ends the process.
+        KeyboardInterrupt: If the user interrupts it.
+    """
+    with _said_when_slow(title), _interrupts() as interrupts:
+        try:
+            found: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except BaseException as error:  # SystemExit and the like too, which would end the command as if all were well
+            if interrupts:
+                raise
+            raise RegistryError(f"{title} does not import: {described(error, [module])}") from error
+    return found
+
+
+@contextmanager
+def _said_when_slow(title: str) -> Iterator[None]:
+    """Say what is loaded once that takes long."""
+
+    def say() -> None:
+        print(f"meta-opt: still loading {one_line(title)}; Ctrl-C stops it", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(PATIENCE, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The signals of Ctrl-C so far, by which it is told from a KeyboardInterrupt that a plugin raises itself."""
+    seen: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:
+        yield seen
+        return
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,71 @@
+"""Entry points of installed distributions. Metadata that cannot be read hides nothing but its own distribution."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An entry point of a distribution."""
+
+    group: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What is installed.
+
+    Attributes:
+        offers: Entry points.
+        unreadable: Distributions whose metadata cannot be read: where they are, and why.
+    """
+
+    offers: tuple[Offer, ...]
+    unreadable: tuple[str, ...]
+
+
+@cache
+def installed(prefix: str = "meta_opt.") -> Installed:
+    """Entry points of groups that begin with ``prefix``; of a distribution found twice, the first counts, as always."""
+    offers: list[Offer] = []
+    unreadable: list[str] = []
+    for distribution in importlib.metadata.distributions():
+        try:
+            text = distribution.read_text("entry_points.txt")
+            if text is None or prefix not in text or _is_hidden(distribution, text):
+                continue
+            points = [point for point in distribution.entry_points if point.group.startswith(prefix)]
+        except Exception as error:  # whatever a file may hold
+            place = getattr(distribution, "_path", "a distribution")
+            unreadable.append(f"{place}: {type(error).__name__}: {error}")
+            continue
+        name = _text(lambda distribution=distribution: distribution.name)
+        version = _text(lambda distribution=distribution: distribution.version)
+        offers += [Offer(point.group, point.name, point.value, name, version) for point in points]
+    return Installed(tuple(dict.fromkeys(offers)), tuple(dict.fromkeys(unreadable)))
+
+
+def _is_hidden(distribution: importlib.metadata.Distribution, text: str) -> bool:
+    """Whether another distribution of that name comes first."""
+    name = _text(lambda: distribution.name)
+    try:
+        return name != "?" and importlib.metadata.distribution(name).read_text("entry_points.txt") != text
+    except Exception:  # it is not found under the name that it gives itself: nothing hides it
+        return False
+
+
+def _text(get: Callable[[], Any]) -> str:
+    """A text of the metadata, or ? where there is none."""
+    try:
+        return str(get() or "?")
+    except Exception:  # METADATA may be missing or hold anything
+        return "?"
