@@ -12,8 +12,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def signature_problem(cls: type[Any], contract: type[Any]) -> str | None:
     """What is wrong with the signature of a method, if anything is: ``A.loss must take (params, problem, batch), ...``.
 
-    A method must take the arguments that the contract gives no default for, in the contract's order. (Those with a
-    default are handed over in special cases, which say so themselves.)
+    A method must take the contract's arguments, by position and in the contract's order.
 
     Args:
         cls: The class.
@@ -32,7 +31,7 @@ def _problem(wanted: Any, found: Any) -> str | None:
     required = [
         parameter.name
         for parameter in inspect.signature(_function(wanted)).parameters.values()
-        if parameter.kind in _POSITIONAL and parameter.default is parameter.empty
+        if parameter.kind in _POSITIONAL
     ]
     if not isinstance(wanted, staticmethod):
         required = required[1:]  # self
