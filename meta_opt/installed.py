@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -48,24 +46,23 @@ def installed(prefix: str = "meta_opt.") -> Installed:
             place = getattr(distribution, "_path", "a distribution")
             unreadable.append(f"{place}: {type(error).__name__}: {error}")
             continue
-        name = _text(lambda distribution=distribution: distribution.name)
-        version = _text(lambda distribution=distribution: distribution.version)
+        name, version = (_text(distribution, attribute) for attribute in ("name", "version"))
         offers += [Offer(point.group, point.name, point.value, name, version) for point in points]
     return Installed(tuple(dict.fromkeys(offers)), tuple(dict.fromkeys(unreadable)))
 
 
 def _is_hidden(distribution: importlib.metadata.Distribution, text: str) -> bool:
     """Whether another distribution of that name comes first."""
-    name = _text(lambda: distribution.name)
+    name = _text(distribution, "name")
     try:
         return name != "?" and importlib.metadata.distribution(name).read_text("entry_points.txt") != text
     except Exception:  # it is not found under the name that it gives itself: nothing hides it
         return False
 
 
-def _text(get: Callable[[], Any]) -> str:
+def _text(distribution: importlib.metadata.Distribution, attribute: str) -> str:
     """A text of the metadata, or ? where there is none."""
     try:
-        return str(get() or "?")
+        return str(getattr(distribution, attribute) or "?")
     except Exception:  # METADATA may be missing or hold anything
         return "?"

@@ -23,12 +23,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from meta_opt.classes import class_problem
 from meta_opt.configurable import API_VERSION
-from meta_opt.errors import MetaOptError, RegistryError
+from meta_opt.errors import RegistryError
 from meta_opt.importing import imported
 from meta_opt.installed import installed
-from meta_opt.messages import clipped, described
-from meta_opt.signatures import signature_problem
+from meta_opt.messages import clipped
 
 Kind = Literal["optimizee", "optimizer", "estimator"]
 
@@ -170,43 +170,9 @@ def _imported(kind: Kind, title: str, module: str, attribute: str) -> type[Any]:
     loaded = imported(title, module, attribute)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise RegistryError(f"{title} is not one: {module}:{attribute} must be a subclass of {base.__name__}")
-    if problem := version_problem(getattr(loaded, "api_version", None)) or _class_problem(loaded, base):
+    if problem := version_problem(getattr(loaded, "api_version", None)) or class_problem(loaded, base):
         raise RegistryError(f"{title} cannot be used: {problem}")
     return loaded
-
-
-@cache
-def _class_problem(cls: type[Any], base: type[Any]) -> str | None:
-    """How a class breaks its contract, as far as is seen without an object of it."""
-    if lacks := sorted(getattr(cls, "__abstractmethods__", ())):
-        return f"{cls.__name__} is abstract, it lacks {', '.join(lacks)}"
-    if problem := signature_problem(cls, base):
-        return problem
-    if not hasattr(cls, "recommended_settings"):
-        return None
-    name = f"{cls.__name__}.recommended_settings"
-    try:
-        settings = cls.recommended_settings()
-    except MetaOptError as error:
-        return str(error)
-    except (Exception, SystemExit) as error:
-        return f"{name} fails with {described(error, [cls.__module__])}"
-    if not isinstance(settings, dict):
-        return f"{name} must return a dict, values by names of options, found {clipped(repr(settings))}"
-    for option, value in settings.items():
-        if not isinstance(option, str):
-            return f"{name} must return a dict, values by names of options, found the key {clipped(repr(option))}"
-        if not _is_plain(value):
-            return f"{name} must return plain values, but that of {clipped(option)} is {clipped(repr(value))}"
-    return None
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def version_problem(version: object) -> str | None:

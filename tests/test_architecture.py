@@ -14,7 +14,7 @@ PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 # Each row may import the rows above it, and every wing itself; wings of one row do not import each other.
 ORDER = [
     ["errors", "configurable", "messages", "signatures", "installed"],
-    ["importing"],
+    ["classes", "importing"],
     ["registry"],
     ["optimizees"],
     ["optimizers"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 import signal
 import sys
 
-from meta_opt import __version__
+from meta_opt import __version__, registry
+from meta_opt.cli.output import discard, safe_output
 from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped, described, one_line, own_frames
 
 __all__ = ["main"]
 
@@ -22,7 +23,7 @@ commands:
   validate    its losses on the validation problems
   test        its losses on the test problems
   compare     learned optimizers against tuned SGD, Nesterov momentum, RMSprop and Adam
-  list        the installed optimizees and optimizers, and what they recommend
+  list        the installed optimizees, optimizers and estimators, and what they recommend
 
 options:
   -h, --help  this text; `meta-opt COMMAND --help` for the options of a command
@@ -46,22 +47,39 @@ def main(args: list[str] | None = None) -> int:
         args: The command and its options; default: those of the process.
 
     Returns:
-        The exit status: 0, 2 for an error that is the user's to mend (one line on standard error says which), or 128
-        and the number of the signal that stopped a run.
+        The exit status: 0, 2 for an error that is the user's or a plugin's to mend (one line on standard error says
+        which), 1 if what the command printed could not be written, or 128 and the number of the signal that stopped it.
     """
-    args = sys.argv[1:] if args is None else list(args)
+    with safe_output() as output:
+        try:
+            status = _status(sys.argv[1:] if args is None else list(args))
+            output.release()
+        except BrokenPipeError:  # who reads the output has enough; what is left in the buffer has no place to go
+            discard(sys.stdout)
+            return 128 + signal.SIGPIPE
+        if output.lost and status == 0:
+            print(f"meta-opt: error: standard output could not be written: {output.lost}", file=sys.stderr)
+            return 1
+    return status
+
+
+def _status(args: list[str]) -> int:
+    """Run a command; errors in one line."""
     try:
-        status = _run(args)
-        sys.stdout.flush()
-        return status
+        return _run(args)
     except MetaOptError as error:
-        print("meta-opt: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        message = str(error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # who reads the output has enough; what is left in the buffer has no place to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        raise
+    except (Exception, SystemExit) as error:
+        plugins = registry.modules_of_plugins()
+        if isinstance(error, Exception) and not own_frames(error, plugins):
+            raise  # an error of meta-opt's
+        message = f"a plugin failed with {described(error, plugins)}"
+    print("meta-opt: error:", one_line(message), file=sys.stderr)
+    return 2
 
 
 def _run(args: list[str]) -> int:
@@ -77,7 +95,7 @@ def _run(args: list[str]) -> int:
     if command not in COMMANDS:
         nearest = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
-        raise MetaOptError(f"no command is called {command!r}; {hint}There are {', '.join(COMMANDS)}")
+        raise MetaOptError(f"no command is called {clipped(command)!r}; {hint}There are {', '.join(COMMANDS)}")
     if command == "list":
         from meta_opt.cli.listing import list_plugins
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from meta_opt import __version__, registry
 from meta_opt.cli.defaults import NEWEST, checkpoint_path, find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
-from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins
+from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Contestant, Progress, Setting, Validation, compare
@@ -39,7 +39,7 @@ def run(options: list[str]) -> int:
     asked = _asked_optimizer(options, recipes.values())
     try:
         config, optimizee = _parse(options, recipes)
-    except SystemExit as end:  # --optimizee.help
+    except Shown as end:  # --optimizee.help
         return int(end.code or 0)
     name = registry.name_of(type(optimizee)).rpartition(".")[2]
     baselines = {each: baseline(each) for each in config.baselines}

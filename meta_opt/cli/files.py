@@ -1,18 +1,24 @@
 """Classes in files, ``PATH.py:CLASS``: plugins without packaging.
 
-The parser knows dotted paths only. So each reference is replaced by one, on the command line and in config files.
+The parser knows dotted paths only. So each reference is replaced by one, on the command line and in config files. A
+path may hold whatever a file name may; in YAML and JSON it is a text of its own.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from meta_opt import registry
 from meta_opt.errors import RegistryError
 
-_REFERENCE = re.compile(r"""[^\s'",:{}\[\]=]+\.py:[A-Za-z_][\w.]*""")
-_OPTION = re.compile(r"--(optimizee|optimizer|model\.estimator)([.=]|$)")
+_REFERENCE = re.compile(r"(.+\.py):[^\W\d][\w.]*", re.DOTALL)
+_CLASSES = tuple(registry.OPTIONS.values())
+_CONFIG = (".yaml", ".yml", ".json")
 
 
 def with_dotted_paths(arguments: list[str]) -> list[str]:
@@ -28,24 +34,63 @@ def with_dotted_paths(arguments: list[str]) -> list[str]:
             prefix = option + equals
         else:
             prefix, value = "", argument
-        if _OPTION.match(option):
+        if any(option == f"--{name}" or option.startswith(f"--{name}.") for name in _CLASSES):
             if value.endswith(".py"):
                 raise RegistryError(f"say which class of {value} is meant, as {value}:CLASS")
-            value = _replaced(value)
+            value = _config(value) if value.endswith(_CONFIG) else _value(value)
         elif option in ("--config", "-c"):
             value = _config(value)
         replaced.append(prefix + value)
     return replaced
 
 
-def _replaced(text: str) -> str:
-    return _REFERENCE.sub(lambda match: registry.path_in_file(match[0]), text)
+def _value(text: str) -> str:
+    """The value of an option: a reference, or YAML that may hold some."""
+    match = _REFERENCE.fullmatch(text)
+    if match and (text[0] not in "[{" or Path(match[1]).expanduser().is_file()):
+        return registry.path_in_file(text)
+    return (_yaml(text) or text).rstrip("\n") if ".py:" in text else text
 
 
 def _config(path: str) -> str:
     """The config file at ``path``, or its content with dotted paths: text of more than one line."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return path  # the parser says what is wrong with it
-    return _replaced(text) + "\n" if _REFERENCE.search(text) else path
+    replaced = _yaml(text) if ".py:" in text else None
+    return f"{replaced}\n" if replaced else path
+
+
+def _yaml(text: str) -> str | None:
+    """YAML with dotted paths, in one line; None if it holds no reference or is none, which the parser says."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    found: list[str] = []
+    content = _with_dotted_paths(content, found, {})
+    if not found or isinstance(content, str):
+        return content if found else None
+    return yaml.safe_dump(content, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
+
+
+def _with_dotted_paths(content: Any, found: list[str], seen: dict[int, Any]) -> Any:
+    """``content`` with dotted paths; notes references in ``found``. What occurs twice is gone through once."""
+    if isinstance(content, str):
+        if not _REFERENCE.fullmatch(content):
+            return content
+        found.append(content)
+        return registry.path_in_file(content)
+    if id(content) in seen:
+        return seen[id(content)]
+    if isinstance(content, dict):
+        mapping = seen[id(content)] = {}
+        mapping.update({key: _with_dotted_paths(value, found, seen) for key, value in content.items()})
+        return mapping
+    if isinstance(content, list):
+        sequence: list[Any] = []
+        seen[id(content)] = sequence
+        sequence += [_with_dotted_paths(value, found, seen) for value in content]
+        return sequence
+    return content

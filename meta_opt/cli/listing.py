@@ -17,20 +17,23 @@ from importlib.machinery import ModuleSpec
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError, RegistryError
+from meta_opt.installed import installed
+from meta_opt.messages import clipped, one_line
 from meta_opt.registry import Plugin
 
 USAGE = """\
 usage: meta-opt list [--check]
        meta-opt list NAME [NAME ...]
 
-Lists the installed optimizees and optimizers: name, distribution and version, and what they are.
+Lists the installed optimizees, optimizers and estimators: name, distribution and version, and what they are.
 Plugins are not imported: what is said to be broken is what their source and metadata tell.
 Those that are named are imported, which takes a few seconds: the settings that they recommend are shown as well.
 
 options:
   -h, --help  this text
-  --check     import every plugin as well, which takes a few seconds, and say which fail
+  --check     import every plugin as well, which takes a few seconds, say which fail, and exit with 1 if any does
 """
+_DESCRIPTION = 200  # characters
 _TOGETHER = "\u00a0"  # between an option and its value, where lines do not break
 
 
@@ -46,26 +49,48 @@ def list_plugins(options: list[str]) -> int:
         for name in wanted:
             _show(_find(name))
         return 0
-    rows = {kind: [_row(plugin, "--check" in options) for plugin in registry.plugins(kind)] for kind in registry.KINDS}
-    widths = [max((len(row[i]) for kind in rows for row in rows[kind]), default=0) for i in range(2)]
+    return _list(check="--check" in options)
+
+
+def _list(*, check: bool) -> int:
+    """Print everything, line by line: what comes before a result says what is being loaded."""
+    shown = {kind: [(_printed(plugin), plugin) for plugin in registry.plugins(kind)] for kind in registry.KINDS}
+    widths = [max((len(row[0][i]) for kind in shown for row in shown[kind]), default=0) for i in range(2)]
+    problems = 0
     for kind in registry.KINDS:
         print(f"{kind}s:")
-        for name, origin, text in rows[kind]:
-            print(f"  {name:{widths[0]}}  {origin:{widths[1]}}  {text}".rstrip())
-        if not rows[kind]:
+        for (name, origin), plugin in shown[kind]:
+            print(f"  {name:{widths[0]}}  {origin:{widths[1]}}", end="", flush=check)
+            problem, description = _state(plugin, check)
+            problems += problem is not None
+            text = description if problem is None else f"BROKEN: {problem}"
+            print(f"  {text}" if text else "", flush=check)
+        if not shown[kind]:
             print("  none")
-    return 0
+    if unreadable := installed().unreadable:
+        print("metadata that cannot be read:")
+        for text in unreadable:
+            print(f"  {one_line(text)}")
+    return 1 if check and (problems or unreadable) else 0
+
+
+def _printed(plugin: Plugin) -> tuple[str, str]:
+    return clipped(plugin.name), clipped(f"{plugin.distribution} {plugin.version}")
 
 
 def _find(name: str) -> Plugin:
-    return registry.find("optimizer" if name in registry.names("optimizer") else "optimizee", name)
+    kind = next((kind for kind in registry.KINDS if name in registry.names(kind)), None)
+    if kind is None:  # of some kind there may be one that cannot be used, which is said
+        kind = next((kind for kind in registry.KINDS for plugin in registry.plugins(kind) if plugin.name == name), None)
+    return registry.find(kind or registry.KINDS[0], name)
 
 
 def _show(plugin: Plugin) -> None:
     """A plugin with what it recommends, as options."""
     cls = registry.load(plugin.kind, plugin.name)
-    print(f"{plugin.kind} {plugin.name}  {plugin.distribution} {plugin.version}  {describe(plugin)}".rstrip())
-    settings = cls.recommended_settings().items()
+    name, origin = _printed(plugin)
+    print(f"{plugin.kind} {name}  {origin}  {describe(plugin)}".rstrip())
+    settings = cls.recommended_settings().items() if hasattr(cls, "recommended_settings") else ()
     options = " ".join(f"--{name}{_TOGETHER}{_value(value)}" for name, value in settings)
     if options:
         text = textwrap.fill(options, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
@@ -77,17 +102,19 @@ def _value(value: object) -> str:
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))
 
 
-def _row(plugin: Plugin, check: bool) -> tuple[str, str, str]:
-    problem = registry.name_problem(plugin)
-    description = ""
-    if problem is None:
-        try:
-            description = describe(plugin)
-            if check:
-                registry.load(plugin.kind, plugin.name)
-        except RegistryError as error:
-            problem = " ".join(str(error).removeprefix(f"{plugin} ").split())
-    return plugin.name, f"{plugin.distribution} {plugin.version}", f"BROKEN: {problem}" if problem else description
+def _state(plugin: Plugin, check: bool) -> tuple[str | None, str]:
+    """What is wrong with a plugin, if anything is, and what it says that it is."""
+    if problem := registry.name_problem(plugin):
+        return one_line(problem), ""
+    try:
+        description = describe(plugin)
+        if check:
+            registry.load(plugin.kind, plugin.name)
+    except RegistryError as error:
+        return one_line(str(error).removeprefix(f"{plugin} ")), ""
+    except Exception as error:  # whatever a source may hold
+        return one_line(f"its source cannot be read: {type(error).__name__}: {error}"), ""
+    return None, description
 
 
 def describe(plugin: Plugin) -> str:
@@ -108,7 +135,7 @@ def describe(plugin: Plugin) -> str:
             case ast.Assign(targets=[ast.Name("api_version")], value=ast.Constant(version)):
                 if problem := registry.version_problem(version):
                     raise RegistryError(problem)
-    return (ast.get_docstring(node) or "").partition("\n")[0]
+    return clipped((ast.get_docstring(node) or "").partition("\n")[0], _DESCRIPTION)
 
 
 def _definition(module: str, name: str) -> ast.stmt | None:

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped, described, own_frames
 
 _UNKNOWN = "unknown option "
 _MOVED = {
@@ -20,6 +21,10 @@ _MOVED = {
     "--model.second_derivatives": "--model.estimator second_order",
     "--model.engine": "--optimizer.engine",
 }
+
+
+class Shown(SystemExit):
+    """The parser has printed what was asked for (``--help``, ``--print_config``), and there is nothing else to do."""
 
 
 class Parser(ArgumentParser):
@@ -34,10 +39,14 @@ class Parser(ArgumentParser):
         parser: Parser = getattr(ex, "subcommand_parser", None) or self
         raise MetaOptError(parser._one_line(message)) from ex
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Raise :class:`Shown`, which is told from a plugin that ends the process."""
+        raise Shown(status)
+
     def _one_line(self, message: str) -> str:
         if match := re.match(r"unrecognized arguments: (\S+)", message):
             option = match[1].partition("=")[0]
-            return self._unknown(option) if option.startswith("-") else f"unexpected argument {option!r}"
+            return self._unknown(option) if option.startswith("-") else f"unexpected argument {clipped(option)!r}"
         if match := re.fullmatch(r"Option '(.*)' is not accepted|Subcommand .* does not accept option '(.*)'", message):
             return self._unknown(f"--{match[1] or match[2]}")
         if match := re.fullmatch(r"Group '(.*)' does not accept option '(.*)'", message):
@@ -52,7 +61,7 @@ class Parser(ArgumentParser):
         names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         nearest = [name for name in names if name.startswith(option)]
         nearest = nearest or difflib.get_close_matches(option, names, n=1, cutoff=0.7)
-        return f"{_UNKNOWN}{option}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+        return f"{_UNKNOWN}{clipped(option)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
 
 
 def add_plugin_argument(parser: ArgumentParser, kind: registry.Kind, chosen: type[Any] | None) -> None:
@@ -70,15 +79,29 @@ def add_plugin_argument(parser: ArgumentParser, kind: registry.Kind, chosen: typ
 
 @contextmanager
 def errors_of_plugins(parser: ArgumentParser) -> Iterator[None]:
-    """While ``parser`` makes plugins, let their errors be what they are; it would make a ValueError of them."""
+    """While ``parser`` makes plugins, let their errors be what they are; it would make a ValueError of them.
+
+    Errors in a plugin's constructor that it does not mean to be the user's are said with its own frames.
+    """
     failures: list[Exception] = []
 
     def make(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return cls(*args, **kwargs)
-        except Exception as error:
+        except MetaOptError as error:
             failures.append(error)
             raise
+        except (Exception, SystemExit) as error:
+            modules = [base.__module__ for base in cls.__mro__]
+            if (
+                isinstance(error, Exception)
+                and cls.__module__.startswith("meta_opt.")
+                and not own_frames(error, modules)
+            ):
+                failures.append(error)
+                raise
+            failures.append(MetaOptError(f"{cls.__name__} cannot be made: {described(error, modules)}"))
+            raise failures[-1] from error
 
     for kind in registry.KINDS:
         parser.add_instantiator(make, registry.contract(kind))
@@ -119,7 +142,7 @@ def _wrong_value(option: str, details: str) -> str:
     expected = re.search(r"Subtypes: \[(.*)\]|Expected an? (.*)\. Got value", details)
     value = re.search(r"Given value: (.*)|Got value: (.*)", details)
     if expected and value:
-        return f"{option} must be {_readable(expected[1] or expected[2])}, not {value[1] or value[2]}"
+        return f"{option} must be {_readable(expected[1] or expected[2])}, not {clipped(value[1] or value[2])}"
     return f"{option}: {_joined(details)}"
 
 
@@ -132,4 +155,7 @@ def _readable(types: str) -> str:
 
 
 def _joined(text: str) -> str:
+    """In one line, with long values cut."""
+    text = re.sub(r"'[^'\n]{80,}'", lambda match: f"'{clipped(match[0][1:-1])}'", text)
+    text = re.sub(r"(value: )(.{80,})", lambda match: match[1] + clipped(match[2]), text)
     return " ".join(text.split())

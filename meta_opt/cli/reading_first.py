@@ -91,7 +91,7 @@ def _text(name: str, value: Any) -> str | None:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return _parse_yaml(path.read_text())
+        return _parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -23,9 +23,10 @@ from meta_opt import __version__, registry
 from meta_opt.cli import HELP
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
-from meta_opt.cli.parser import Parser, add_plugin_argument, errors_of_plugins, offer_names
+from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.evaluation.monitoring import ValidationCurves
+from meta_opt.messages import own_frames
 from meta_opt.meta_training.callbacks import Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.saved.checkpoints import AtomicCheckpointIO
@@ -48,7 +49,7 @@ def run(command: str, options: list[str]) -> int:
     sys.argv = [argv[0], command, *options]  # what DDP starts the other processes with
     try:
         cli = MetaOptCLI(command, options)
-    except SystemExit as end:  # --help, --print_config
+    except Shown as end:  # --help, --print_config
         return int(end.code or 0)
     finally:
         sys.argv = argv
@@ -214,7 +215,9 @@ class MetaOptCLI(LightningCLI):
             raise CheckpointError(
                 f"the learned optimizer in {relative(checkpoint)} does not fit: {_mismatch(str(error))}"
             ) from error
-        except SystemExit:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
+        except SystemExit as end:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
+            if own_frames(end, registry.modules_of_plugins()):
+                raise
             self.status = 143 if self.trainer.received_sigterm else 130
         finally:
             self._interruption.restore()

@@ -1,0 +1,51 @@
+"""What is wrong with the class of a plugin, as far as is seen without an object of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped, described
+from meta_opt.signatures import signature_problem
+
+
+def class_problem(cls: type[Any], contract: type[Any]) -> str | None:
+    """How a class breaks its contract, if it does: abstract, wrong signatures, recommended settings that are none.
+
+    Args:
+        cls: The class.
+        contract: The class that it is derived from.
+    """
+    if lacks := sorted(getattr(cls, "__abstractmethods__", ())):
+        return f"{cls.__name__} is abstract, it lacks {', '.join(lacks)}"
+    if problem := signature_problem(cls, contract):
+        return problem
+    if not hasattr(cls, "recommended_settings"):
+        return None
+    return _settings_problem(cls)
+
+
+def _settings_problem(cls: type[Any]) -> str | None:
+    name = f"{cls.__name__}.recommended_settings"
+    try:
+        settings = cls.recommended_settings()
+    except MetaOptError as error:
+        return str(error)
+    except (Exception, SystemExit) as error:
+        return f"{name} fails with {described(error, [cls.__module__])}"
+    if not isinstance(settings, dict):
+        return f"{name} must return a dict, values by names of options, found {clipped(repr(settings))}"
+    for option, value in settings.items():
+        if not isinstance(option, str):
+            return f"{name} must return a dict, values by names of options, found the key {clipped(repr(option))}"
+        if not _is_plain(value):
+            return f"{name} must return plain values, but that of {clipped(option)} is {clipped(repr(value))}"
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

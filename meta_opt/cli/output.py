@@ -1,0 +1,85 @@
+"""Standard output and error that never end a command: closed, full, or of an encoding without our letters."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Output:
+    """A stream that takes whatever is written to it, and notes what was lost.
+
+    Attributes:
+        lost: Why something that was written got lost, if it did.
+    """
+
+    def __init__(self, stream: Any, *, raises: tuple[type[OSError], ...] = ()) -> None:
+        """Write to ``stream``.
+
+        Args:
+            stream: Where to; None where it is closed.
+            raises: Errors that are not taken.
+        """
+        self.lost: str | None = None
+        self._closed = stream is None
+        self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115 for the rest of the process
+        self._raises = raises
+        self._errors = getattr(stream, "errors", None)
+        self._set_errors("replace")
+
+    def write(self, text: str) -> int:
+        """Write ``text``, as far as it goes."""
+        if self._closed and text:
+            self.lost = "it is closed"
+        return self._try(self._stream.write, text)
+
+    def flush(self) -> None:
+        """Hand over what has been written."""
+        self._try(self._stream.flush)
+
+    def release(self) -> None:
+        """Leave the stream as it was."""
+        self.flush()
+        if self._errors is not None:
+            self._set_errors(self._errors)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _set_errors(self, errors: str) -> None:
+        if hasattr(self._stream, "reconfigure"):
+            self._stream.reconfigure(errors=errors)
+
+    def _try(self, call: Any, *arguments: str) -> Any:
+        try:
+            return call(*arguments)
+        except self._raises:
+            raise
+        except OSError as error:
+            self.lost = error.strerror or str(error)
+            discard(self._stream)
+            return sum(map(len, arguments))
+
+
+def discard(stream: Any) -> None:
+    """Let what is left in the buffer of a stream, and what follows, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def safe_output() -> Iterator[Output]:
+    """Standard output and error for the time of a command, as :class:`Output`; gives standard output.
+
+    A reader who has enough still ends the command, with :class:`BrokenPipeError`.
+    """
+    streams = sys.stdout, sys.stderr
+    out, err = Output(streams[0], raises=(BrokenPipeError,)), Output(streams[1])
+    sys.stdout, sys.stderr = out, err
+    try:
+        yield out
+    finally:
+        sys.stdout, sys.stderr = streams
+        err.release()
