@@ -11,6 +11,7 @@ from types import TracebackType
 
 _VALUE = 80  # characters of a value in a message
 _WORD = 250  # of a word anywhere in a message: paths may be long
+_TEXT = 240  # of an exception's text
 _LINE = 1500  # of a message
 _FRAMES = 3
 _SHARED = ("meta_opt", "torch", "lightning", "jsonargparse", "builtins", "abc", "__main__")
@@ -43,7 +44,8 @@ def described(error: BaseException, modules: Iterable[str]) -> str:
         error: The exception.
         modules: Modules of a plugin; frames of their packages (of a single file, also of its neighbours) are named.
     """
-    text = clipped(next((line for line in str(error).splitlines() if line.strip()), ""), 240)
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    text = clipped(" ".join(clipped(word) for word in first[:_LINE].split()), _TEXT)
     places = own_frames(error, modules)
     if isinstance(error, SyntaxError):
         places = []  # its text says where
@@ -71,9 +73,9 @@ def _frames(trace: TracebackType | None) -> Iterable[tuple[str, str, int, str]]:
 
 def _folder(package: str) -> str | None:
     """The folder of a module that is a single file, not one of a package or of all that is installed."""
-    module = sys.modules.get(package)
-    file = getattr(module, "__file__", None)
-    if file is None or hasattr(module, "__path__"):
+    namespace = vars(sys.modules[package]) if package in sys.modules else {}  # not by a __getattr__ of the plugin
+    file = namespace.get("__file__")
+    if not isinstance(file, str) or "__path__" in namespace:
         return None
     folder = os.path.dirname(file)
     return None if os.path.basename(folder) in _FOLDERS_OF_MANY else folder

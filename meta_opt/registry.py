@@ -211,7 +211,7 @@ def path_in_file(text: str) -> str:
     file, _, attribute = text.rpartition(":")
     path = Path(os.path.abspath(Path(file).expanduser()))  # a link by its own name, not by that of its target
     said = clipped(file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise RegistryError(f"there is no file {said}")
     if not path.stem.isidentifier():
         raise RegistryError(f"{said} cannot be imported: its name must be a Python identifier")

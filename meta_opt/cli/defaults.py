@@ -263,11 +263,26 @@ def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = 
     for name, value in defaults.options.items():
         if name.partition(".")[0] in without:
             continue
+        kind = next((kind for kind, settings in advice.items() if name in settings), None)
+        if kind and isinstance(value, str):
+            _check_text(parser, f"{kind} {registry.name_of(defaults.classes[kind])} recommends", name, value)
         try:
             parser.set_defaults({name: value})
         except KeyError as error:
-            if kind := next((kind for kind, settings in advice.items() if name in settings), None):
+            if kind:
                 whose = f"{kind} {registry.name_of(defaults.classes[kind])} recommends"
             else:
                 whose = f"{relative(defaults.checkpoint or Path())} has"
             raise MetaOptError(f"{whose} a setting {name}, but there is no such option") from error
+
+
+def _check_text(parser: Any, whose: str, name: str, value: str) -> None:
+    """See that an option takes a text that is recommended: as a default the parser would not check it."""
+    config = parser.get_defaults()
+    config[name] = value
+    try:
+        parser.validate(config, skip_required=True)
+    except KeyError:
+        return  # there is no such option, as is said where the default is set
+    except (TypeError, ValueError) as error:
+        raise MetaOptError(f"{whose} a setting that cannot be: {parser.one_line(str(error))}") from error

@@ -7,6 +7,7 @@ path may hold whatever a file name may; in YAML and JSON it is a text of its own
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def with_dotted_paths(arguments: list[str]) -> list[str]:
 def _value(text: str) -> str:
     """The value of an option: a reference, or YAML that may hold some."""
     match = _REFERENCE.fullmatch(text)
-    if match and (text[0] not in "[{" or Path(match[1]).expanduser().is_file()):
+    if match and (text[0] not in "[{" or os.path.isfile(os.path.expanduser(match[1]))):
         return registry.path_in_file(text)
     return (_yaml(text) or text).rstrip("\n") if ".py:" in text else text
 

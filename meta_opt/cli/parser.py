@@ -37,13 +37,14 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ``message``, in one line."""
         parser: Parser = getattr(ex, "subcommand_parser", None) or self
-        raise MetaOptError(parser._one_line(message)) from ex
+        raise MetaOptError(parser.one_line(message)) from ex
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Raise :class:`Shown`, which is told from a plugin that ends the process."""
         raise Shown(status)
 
-    def _one_line(self, message: str) -> str:
+    def one_line(self, message: str) -> str:
+        """A message of jsonargparse as ours."""
         if match := re.match(r"unrecognized arguments: (\S+)", message):
             option = match[1].partition("=")[0]
             return self._unknown(option) if option.startswith("-") else f"unexpected argument {clipped(option)!r}"
