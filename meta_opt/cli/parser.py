@@ -88,7 +88,10 @@ def errors_of_plugins(parser: ArgumentParser) -> Iterator[None]:
 
     def make(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            return cls(*args, **kwargs)
+            made = cls(*args, **kwargs)
+            if not isinstance(made, cls) or not hasattr(made, "init_args"):
+                raise MetaOptError(f"{cls.__name__}.__new__ must return what super().__new__(cls) does")
+            return made
         except MetaOptError as error:
             failures.append(error)
             raise

@@ -120,6 +120,23 @@ BROKEN = {
         method("@classmethod\n    def recommended_settings(cls): return {'model.lr': 'fast'}"),
         "optimizee bad.A recommends a setting that cannot be: --model.lr must be float, not fast",
     ),
+    "settings that hold themselves": (
+        method("@classmethod\n    def recommended_settings(cls): x = {}; x['model.lr'] = x; return x"),
+        "A.recommended_settings must return plain values, but that of model.lr is {'model.lr': {...}}",
+    ),
+    "settings that choose": (
+        method("@classmethod\n    def recommended_settings(cls): return {'optimizee': 'quadratic'}"),
+        "A.recommended_settings must name options that begin with model. or optimizer. or trainer. or early_stopping.",
+    ),
+    "constructor without types": (
+        method("def __init__(self, size): pass"),
+        "A.__init__ must give the type of its argument size, as in size: int",
+    ),
+    "another constructor": (
+        method("def __new__(cls): return object.__new__(cls)"),
+        "A.__new__ must return what super().__new__(cls) does",
+    ),
+    "no object": (method("def __new__(cls): return 3"), "A.__new__ must return what super().__new__(cls) does"),
     "constructor fails": (
         method("def __init__(self): self.x = {}['y']"),
         "A cannot be made: KeyError: 'y' (bad.py:9 in __init__)",
