@@ -116,8 +116,8 @@ def name_problem(plugin: Plugin) -> str | None:
     """Why the name of a plugin cannot be used, if it cannot."""
     if _is_own(plugin):
         return None  # whatever others claim
-    if not plugin.attribute:
-        return f"its entry point must be MODULE:CLASS, found {clipped(plugin.module)}"
+    if not all(part.isidentifier() for part in f"{plugin.module}.{plugin.attribute}".split(".")):
+        return f"its entry point must be MODULE:CLASS, found {clipped(f'{plugin.module}:{plugin.attribute}')}"
     # Names are attributes of the package meta_opt (see meta_opt/__init__.py), beside its modules and each other.
     if not plugin.name.isidentifier() or plugin.name.startswith("_") or keyword.iskeyword(plugin.name):
         return "a plugin's name must be a Python identifier that does not begin with an underscore"
