@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from meta_opt import LearnedOptimizer, registry
+from meta_opt.cli.files import with_dotted_paths
 from meta_opt.errors import CheckpointError
 
 QUIET = ("--trainer.enable_progress_bar", "false")
@@ -133,6 +134,86 @@ def test_a_checkpoint_does_not_import_what_nobody_asked_for(run: Any, monkeypatc
 
 def test_help(run: Any) -> None:
     assert "(type: int, default: 3)" in succeeds(run, "fit", "--optimizee.help", OPTIMIZEE)
+
+
+PATHS = [
+    "a b/mine.py",
+    'it\'s "quoted"/mine.py',
+    "größe/maß.py",
+    "[x]/mine.py",
+    "{y}/mine.py",
+    "a=b, c/mine.py",
+    "#1 & $HOME/mine.py",
+    "~/mine.py",
+    "a/../b c/mine.py",
+]
+
+
+@pytest.fixture
+def anywhere(meta_opt: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command line, with a home of its own and a search path that is put back."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    for name in ("mine", "maß", "linked"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return meta_opt
+
+
+def put(path: str) -> None:
+    file = Path(path).expanduser()
+    Path("a").mkdir()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(DELL)
+
+
+def size(out: str) -> int:
+    return int(yaml.safe_load(out)["optimizee"]["init_args"]["size"])
+
+
+@pytest.mark.parametrize("equals", [False, True])
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_on_the_command_line(anywhere: Any, path: str, equals: bool) -> None:
+    put(path)
+    said = [f"--optimizee={path}:Dell"] if equals else ["--optimizee", f"{path}:Dell"]
+    assert size(succeeds(anywhere, "fit", *said, "--optimizee.size", "2", "--print_config")) == 2
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_in_yaml(anywhere: Any, path: str) -> None:
+    put(path)
+    Path("mine.yaml").write_text(
+        yaml.safe_dump({"optimizee": {"class_path": f"{path}:Dell", "init_args": {"size": 4}}}), encoding="utf-8"
+    )
+    assert size(succeeds(anywhere, "fit", "--config", "mine.yaml", "--print_config")) == 4
+    parts = yaml.safe_dump([{"class_path": f"{path}:Dell"}, "quadratic"], default_flow_style=True, width=1000)
+    out = succeeds(anywhere, "fit", "--optimizee", "mixture", f"--optimizee.parts={parts.strip()}", "--print_config")
+    assert len(yaml.safe_load(out)["optimizee"]["init_args"]["parts"]) == 2
+
+
+def test_absolute_paths_and_links(anywhere: Any) -> None:
+    put("a b/mine.py")
+    Path("linked.py").symlink_to(Path("a b/mine.py").absolute())
+    (Path("c d")).symlink_to(Path("a b"))
+    for path in (Path("a b/mine.py").absolute(), "linked.py", "c d/mine.py"):
+        assert size(succeeds(anywhere, "fit", "--optimizee", f"{path}:Dell", "--print_config")) == 3
+
+
+def test_a_run_from_a_path_with_spaces_can_be_repeated(anywhere: Any) -> None:
+    put("a b/mine.py")
+    out = succeeds(anywhere, "fit", "--optimizee", "a b/mine.py:Dell", *QUIET)
+    folder = Path("checkpoints/mine.Dell/run_0")
+    assert f"test --ckpt_path {folder}/best.ckpt --optimizee 'a b/mine.py:Dell'\n" in out
+    succeeds(anywhere, "fit", "--config", f"{folder}/config.yaml", *QUIET)
+    assert Path("checkpoints/mine.Dell/run_1/last.ckpt").exists()
+
+
+def test_aliases_in_yaml_are_not_multiplied(anywhere: Any) -> None:
+    put("a b/mine.py")
+    laughs = "\n".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]" for i in range(1, 20))
+    Path("laughs.yaml").write_text(f"x0: &x0 ['a b/mine.py:Dell']\n{laughs}\nx: &x [*x]\n")
+    _, text = with_dotted_paths(["--config", "laughs.yaml"])
+    assert "mine.Dell" in text
+    assert len(text) < 5000
 
 
 WRONG = {
