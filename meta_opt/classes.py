@@ -9,7 +9,6 @@ from meta_opt.errors import MetaOptError
 from meta_opt.messages import clipped, described
 from meta_opt.signatures import signature_problem
 
-
 _RECOMMENDED = ("model", "optimizer", "trainer", "early_stopping")  # groups of options
 _DEPTH = 20  # of values in values
 
