@@ -28,13 +28,13 @@ def imported(title: str, module: str, attribute: str) -> Any:
         RegistryError: If the import fails, or ends the process.
         KeyboardInterrupt: If the user interrupts it.
     """
-    with _said_when_slow(title), _interrupts() as interrupts:
+    with _said_when_slow(title), interrupts() as signals:
         try:
             found: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
         except BaseException as error:  # SystemExit and the like too, which would end the command as if all were well
-            if interrupts:
+            if signals:
                 raise
             raise RegistryError(f"{title} does not import: {described(error, [module])}") from error
     return found
@@ -57,7 +57,7 @@ def _said_when_slow(title: str) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def interrupts() -> Iterator[list[int]]:
     """The signals of Ctrl-C so far, by which it is told from a KeyboardInterrupt that a plugin raises itself."""
     seen: list[int] = []
     previous = signal.getsignal(signal.SIGINT)

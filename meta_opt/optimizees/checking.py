@@ -141,8 +141,9 @@ def _check_named(name: str, method: str, found: object, what: str) -> None:
             raise OptimizeeError(f"{must} with names as keys, found the key {clipped(repr(key))}")
         if not isinstance(value, Tensor):
             raise OptimizeeError(f"{must}, but {clipped(key)!r} is {_kind_of(value)}")
-        if value.layout != torch.strided or value.is_nested:
-            raise OptimizeeError(f"{must} of dense tensors, but {clipped(key)!r} is {value.layout}")
+        if value.layout != torch.strided or value.is_nested or value.is_meta:
+            found_instead = "on the meta device" if value.is_meta else value.layout
+            raise OptimizeeError(f"{must} of dense tensors, but {clipped(key)!r} is {found_instead}")
 
 
 def _check_alike(name: str, method: str, one: TensorDict, other: TensorDict) -> None:
@@ -213,18 +214,22 @@ def _check_one(watched: Watched, arguments: _Arguments, where: str = "") -> Tens
         raise OptimizeeError(f"{name}.loss is not finite at θ_0: {loss.item()}{where}")
     if not loss.requires_grad:
         raise OptimizeeError(f"{name}.loss is not differentiable: it does not depend on params through autograd")
-    with watched.watching("loss, differentiated,"):
+    with watched.watching("loss", "cannot be differentiated:"):
         grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    if all(grad is None for grad in grads):
+        raise OptimizeeError(f"{name}.loss is not differentiable: it does not depend on params through autograd")
     for key, grad in zip(leaves, grads, strict=True):
         if grad is not None and not torch.isfinite(grad).all():
             raise OptimizeeError(
                 f"{name}.loss has a gradient that is not finite at θ_0, in parameter {clipped(key)!r}{where}"
             )
     again = watched.call("loss", {key: value.clone() for key, value in leaves.items()}, problem, batch)
-    if not torch.allclose(loss, again, rtol=1e-5, equal_nan=True):
+    alike = isinstance(again, Tensor) and again.shape == loss.shape
+    if not (alike and torch.allclose(loss, again, rtol=1e-5, equal_nan=True)):
+        found = [f"{value.item():.6g}" if alike else _kind_of(value) for value in (loss, again)]
         raise OptimizeeError(
-            f"{name}.loss gives another result when it is called again with the same arguments, {again.item():.6g} "
-            f"after {loss.item():.6g}: all randomness comes from the generators of the other methods"
+            f"{name}.loss gives another result when it is called again with the same arguments, {found[1]} after "
+            f"{found[0]}: it must keep no state, and take no randomness"
         )
     return loss.detach()
 
@@ -236,7 +241,8 @@ def _check_vmap(watched: Watched, first: _Arguments, second: _Arguments, loss: T
         for one, two in zip(first, second, strict=True)
     )
     advice = "no .item(), no bool() and no branch on a tensor's value; or set vmappable = False in the class"
-    with watched.watching("loss works for one problem, but not for several at once, under torch.vmap,", f": {advice}"):
+    several = f"works for one problem, but not for several at once under torch.vmap ({advice}):"
+    with watched.watching("loss", several):
         for value in params.values():
             value.requires_grad_()
         both = torch.vmap(watched.optimizee.loss)(params, problem, batch)

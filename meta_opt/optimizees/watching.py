@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.errors import MetaOptError, OptimizeeError
+from meta_opt.importing import interrupts
 from meta_opt.messages import clipped, described
 from meta_opt.optimizees.contract import Optimizee, TensorDict
 
@@ -48,26 +49,28 @@ class Watched:
         return result
 
     @contextmanager
-    def watching(self, method: str, advice: str = "") -> Iterator[None]:
+    def watching(self, method: str, fails: str = "fails with") -> Iterator[None]:
         """Whatever fails in the block is said to be the method's failure; global random states stay what they are.
 
         Args:
             method: What is called.
-            advice: What to say after the error.
+            fails: What to say between its name and the error.
 
         Raises:
             OptimizeeError: If the block fails, or uses global randomness.
         """
         before = _global_states()
         try:
-            yield
+            with interrupts() as signals:
+                yield
             moved = [name for name, state in _global_states().items() if not _same_state(state, before[name])]
         except MetaOptError:
             raise
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) and signals:
+                raise
             modules = [cls.__module__ for cls in type(self.optimizee).__mro__]
-            fails = "fails" if method.isidentifier() else "it fails"
-            raise OptimizeeError(f"{self.name}.{method} {fails} with {described(error, modules)}{advice}") from error
+            raise OptimizeeError(f"{self.name}.{method} {fails} {described(error, modules)}") from error
         finally:
             _restore(before)
         if moved:

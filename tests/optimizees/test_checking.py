@@ -79,6 +79,16 @@ def without_a_rule(self: Any, params: Any, problem: Any, batch: Any) -> Any:
     return Doubled.apply(base(params, problem, batch))
 
 
+class Stubborn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise ValueError("no gradient")
+
+
 class Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -209,6 +219,7 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "names that are numbers": (bowl(init_params=returns({3: torch.ones(2)})), "with names as keys, found the key 3"),
     "sparse": (bowl(sample_problem=returns({"c": torch.eye(3).to_sparse()})), "of dense tensors, but 'c' is torch.sp"),
+    "without values": (bowl(init_params=returns({"a": torch.ones(2, device="meta")})), "but 'a' is on the meta device"),
     "sample_problem returns None": (
         bowl(sample_problem=returns(None)),
         "Mine.sample_problem must return named tensors, a dict, found None",
@@ -299,19 +310,28 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         bowl(loss=lambda self, p, *_: p["a"].detach().sum()),
         "Mine.loss is not differentiable: it does not depend on params through autograd",
     ),
+    "loss of something else": (
+        bowl(loss=lambda self, p, *_: torch.ones((), requires_grad=True) * 2),
+        "Mine.loss is not differentiable: it does not depend on params through autograd",
+    ),
+    "loss is differentiated": (
+        bowl(loss=lambda self, p, *_: Stubborn.apply(p["a"].sum())),
+        "Mine.loss cannot be differentiated: ValueError: no gradient (tests",
+    ),
     "loss has an infinite gradient": (
         bowl(loss=lambda self, p, *_: p["a"].sum() + (p["b"] - 1).norm().sqrt()),
         "Mine.loss has a gradient that is not finite at θ_0, in parameter 'b'",
     ),
     "loss raises": (bowl(loss=raises(ValueError("a\nb"))), "Mine.loss fails with ValueError: a (tests"),
     "loss ends the process": (bowl(loss=raises(SystemExit(0))), "Mine.loss fails with SystemExit: 0 (tests"),
+    "loss interrupts": (bowl(loss=raises(KeyboardInterrupt())), "Mine.loss fails with KeyboardInterrupt (tests"),
     "loss says what is wrong": (bowl(loss=raises(OptimizeeError("no data in x"))), "no data in x"),
     # several problems at once
-    "branch": (bowl(loss=looks_at_values), "; or set vmappable = False in the class"),
+    "branch": (bowl(loss=looks_at_values), "or set vmappable = False in the class)"),
     "item": (bowl(loss=with_item), "Mine.loss works for one problem, but not for several at once"),
-    "numpy in the loss": (bowl(loss=with_numpy), "; or set vmappable = False in the class"),
-    "dynamic shape": (bowl(loss=of_dynamic_shape), "; or set vmappable = False in the class"),
-    "no rule": (bowl(loss=without_a_rule), "; or set vmappable = False in the class"),
+    "numpy in the loss": (bowl(loss=with_numpy), "or set vmappable = False in the class)"),
+    "dynamic shape": (bowl(loss=of_dynamic_shape), "or set vmappable = False in the class)"),
+    "no rule": (bowl(loss=without_a_rule), "or set vmappable = False in the class)"),
     "another result": (bowl(loss=knows_the_crowd), "beside others, under torch.vmap"),
     # metrics and groups
     "metrics return None": (
