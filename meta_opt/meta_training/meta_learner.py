@@ -37,6 +37,7 @@ from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.checking import check_class, check_step
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 from meta_opt.saved.recipes import warm_start as start_warm
 from meta_opt.saved.upgrades import COUNTERS, FORMAT
@@ -147,7 +148,9 @@ class MetaLearner(LightningModule):
 
         check_loss(optimizee, problem_generator(seed, "check"))
         self._layout = layout_of(optimizee)
+        check_class(optimizer)
         optimizer.build(self._layout, problem_generator(seed, "phi"))
+        check_step(optimizer, self._layout, problem_generator(seed, "check"))
         self.average = AveragedModel(optimizer, multi_avg_fn=get_ema_multi_avg_fn(average_decay)).requires_grad_(False)
         # Numbers, not buffers, which callbacks that average weights would average too.
         self.episode = 0  # index of the next training episode

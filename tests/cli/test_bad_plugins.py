@@ -205,6 +205,11 @@ OTHERS = {
         method("def estimates(self): yield", ESTIMATOR),
         "A.estimates must take (episode), it takes ()",
     ),
+    "step returns a pair": (
+        "optimizer",
+        method("def step(self, evaluation, state, noise=None): return evaluation.grad, state", OPTIMIZER),
+        "A.step must return Step(update, state), found a tuple of 2",
+    ),
     "build fails": (
         "optimizer",
         method("def build(self, layout, generator): layout.nonsense", OPTIMIZER),

@@ -1,0 +1,83 @@
+"""Whether an optimizer network keeps its contract, tried in one step before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Generator, Tensor
+
+from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped, described
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.signatures import signature_problem
+
+_READS = ("loss", "grad", "params")
+_SCOPES = ("coordinate", "tensor", "problem")
+
+
+def check_class(network: OptimizerNetwork) -> None:
+    """Say what is wrong with signatures and attributes of a network, if anything is.
+
+    Raises:
+        MetaOptError: If a method has a wrong signature, or an attribute is not what the contract allows.
+    """
+    name = type(network).__name__
+    if problem := signature_problem(type(network), OptimizerNetwork):
+        raise MetaOptError(problem)
+    if isinstance(network.reads, str) or not set(network.reads) <= set(_READS):
+        raise MetaOptError(f"{name}.reads must be a frozenset of {', '.join(_READS)}, found {clipped(network.reads)}")
+    if network.scope not in _SCOPES:
+        raise MetaOptError(f"{name}.scope must be one of {', '.join(_SCOPES)}, found {clipped(network.scope)}")
+
+
+def check_step(network: OptimizerNetwork, layout: Layout, generator: Generator) -> None:
+    """Take one step with a built network, and say what is wrong with it, if anything is.
+
+    Args:
+        network: A network that has been built for ``layout``.
+        layout: N coordinates.
+        generator: Draws the gradient.
+
+    Raises:
+        MetaOptError: If the network has no weights; if a method fails, returns what it must not, or changes what it is
+            given; or if the update is not finite.
+    """
+    name = type(network).__name__
+    if not network.trained_parameters():
+        raise MetaOptError(f"{name}.build must make weights to train (nn.Parameter), found none")
+    like = network.trained_parameters()[0]
+    grad, params = (torch.randn(1, layout.num_coordinates, generator=generator).to(like) for _ in range(2))
+    evaluation = Evaluation(params.square().sum(1), grad, params)
+    copies = {key: value.clone() for key, value in vars(evaluation).items()}
+    with torch.no_grad():
+        with _failures(f"{name}.init_state", network):
+            state = network.init_state(layout, 1)
+        with _failures(f"{name}.step", network):
+            found = network.step(evaluation.only(network.reads), state, None)
+    if not isinstance(found, tuple) or len(found) != 3:
+        kind = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
+        raise MetaOptError(f"{name}.step must return Step(update, state), found {kind}")
+    update = found[0]
+    if not isinstance(update, Tensor) or update.shape != grad.shape:
+        kind = f"shape {list(update.shape)}" if isinstance(update, Tensor) else type(update).__name__
+        raise MetaOptError(f"{name}.step must return an update [B, N], here {list(grad.shape)}, found {kind}")
+    if not update.isfinite().all():
+        raise MetaOptError(f"{name}.step returns an update that is not finite")
+    for key, value in vars(evaluation).items():
+        if not torch.equal(value, copies[key]):
+            raise MetaOptError(f"{name}.step changes {key} of its evaluation in place: it must leave it as it is")
+
+
+@contextmanager
+def _failures(method: str, network: OptimizerNetwork) -> Iterator[None]:
+    try:
+        yield
+    except MetaOptError:
+        raise
+    except (Exception, SystemExit) as error:
+        modules = [cls.__module__ for cls in type(network).__mro__]
+        raise MetaOptError(f"{method} fails with {described(error, modules)}") from error
