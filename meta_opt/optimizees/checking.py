@@ -226,10 +226,10 @@ def _check_one(watched: Watched, arguments: _Arguments, where: str = "") -> Tens
     again = watched.call("loss", {key: value.clone() for key, value in leaves.items()}, problem, batch)
     alike = isinstance(again, Tensor) and again.shape == loss.shape
     if not (alike and torch.allclose(loss, again, rtol=1e-5, equal_nan=True)):
-        found = [f"{value.item():.6g}" if alike else _kind_of(value) for value in (loss, again)]
+        before, after = (f"{value.item():.6g}" if alike else _kind_of(value) for value in (loss, again))
         raise OptimizeeError(
-            f"{name}.loss gives another result when it is called again with the same arguments, {found[1]} after "
-            f"{found[0]}: it must keep no state, and take no randomness"
+            f"{name}.loss gives another result when it is called again with the same arguments, {after} after "
+            f"{before}: it must keep no state, and take no randomness"
         )
     return loss.detach()
 
