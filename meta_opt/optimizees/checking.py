@@ -7,7 +7,6 @@ it must return, and what it returned. ``meta_opt.testing`` has checks that take 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -15,12 +14,13 @@ from torch import Generator, Tensor
 from meta_opt.errors import OptimizeeError
 from meta_opt.messages import clipped
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
+from meta_opt.optimizees.draws import Draw, check_alike, check_named, draw_problem, kind_of
 from meta_opt.optimizees.watching import Watched, same
 from meta_opt.signatures import signature_problem
 
 _NUM_DRAWS = 4  # problems, which must be alike in shape
 _NUM_VARIANTS = 3  # of a family
-_LOGGED = ("final_loss", "loss_sum")  # beside the metrics of an optimizee
+_LOGGED = ("final_loss", "loss_sum", "objective", "not_finite")  # beside the metrics of an optimizee
 
 
 def check_loss(optimizee: Optimizee, generator: Generator) -> None:
@@ -43,7 +43,7 @@ def check_loss(optimizee: Optimizee, generator: Generator) -> None:
     device = _device_of(variants[0])
     moved = Watched(optimizee).call("to", device)
     if moved is not optimizee:
-        raise OptimizeeError(f"{_name(optimizee)}.to must return the object itself, found {_kind_of(moved)}")
+        raise OptimizeeError(f"{_name(optimizee)}.to must return the object itself, found {kind_of(moved)}")
     for variant in variants:
         _check_variant(Watched(variant), seeds, device)
 
@@ -62,7 +62,7 @@ def _variants(optimizee: Optimizee, seeds: Sequence[int]) -> list[Optimizee]:
     for seed in seeds:
         variant, again = (watched.call("variant", Generator().manual_seed(seed)) for _ in range(2))
         if not isinstance(variant, Optimizee) or isinstance(variant, OptimizeeFamily):
-            found = f"the family {_name(variant)}" if isinstance(variant, Optimizee) else _kind_of(variant)
+            found = f"the family {_name(variant)}" if isinstance(variant, Optimizee) else kind_of(variant)
             raise OptimizeeError(f"{name}.variant must return an Optimizee that has a loss, found {found}")
         if type(variant) is not type(again):
             raise OptimizeeError(f"{name}.variant gives another optimizee with the same generator")
@@ -72,29 +72,19 @@ def _variants(optimizee: Optimizee, seeds: Sequence[int]) -> list[Optimizee]:
     return variants
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """What a problem consists of, and mini-batches of two steps."""
-
-    init_params: TensorDict
-    sample_problem: TensorDict
-    sample_batch: TensorDict
-    next_batch: TensorDict
-
-
 def _check_variant(watched: Watched, seeds: Sequence[int], device: torch.device) -> None:
-    draws = [_draw(watched, "train", seed) for seed in seeds]
-    again = _draw(watched, "train", seeds[0])
+    draws = [draw_problem(watched, "train", seed) for seed in seeds]
+    again = draw_problem(watched, "train", seeds[0])
     for field in ("init_params", "sample_problem", "sample_batch", "next_batch"):
         method = field.replace("next", "sample")
         for draw in draws[1:]:
-            _check_alike(watched.name, method, getattr(draws[0], field), getattr(draw, field))
+            check_alike(watched.name, method, getattr(draws[0], field), getattr(draw, field))
         if not same(getattr(draws[0], field), getattr(again, field)):
             raise OptimizeeError(
                 f"{watched.name}.{method} gives another result with the same generator: "
                 "take all randomness from the generator that is handed in"
             )
-        _check_alike(watched.name, "sample_batch", draws[0].sample_batch, draws[0].next_batch)
+        check_alike(watched.name, "sample_batch", draws[0].sample_batch, draws[0].next_batch)
     _check_groups(watched, draws[0].init_params)
     first, second = (_at(draw, device) for draw in draws[:2])
     loss = _check_one(watched, first)
@@ -105,79 +95,18 @@ def _check_variant(watched: Watched, seeds: Sequence[int], device: torch.device)
         _check_split(watched, split, seeds[:2], draws[0], device)
 
 
-# -------------------------------------------------------------------------------------------------------------- draws
-
-
-def _draw(watched: Watched, split: Split, seed: int) -> _Draw:
-    generator = Generator().manual_seed(seed)
-    problem = _named(watched, "sample_problem", split, generator)
-    params = _named(watched, "init_params", generator)
-    if not params:
-        raise OptimizeeError(f"{watched.name}.init_params must return at least one parameter, found none")
-    for key, value in params.items():
-        if not value.is_floating_point():
-            raise OptimizeeError(
-                f"{watched.name}.init_params must return floating-point tensors, but {clipped(key)!r} is {value.dtype}"
-            )
-        if not value.isfinite().all():
-            raise OptimizeeError(f"{watched.name}.init_params must be finite, but {clipped(key)!r} is not")
-    batch, following = (_named(watched, "sample_batch", split, generator) for _ in range(2))
-    return _Draw(params, problem, batch, following)
-
-
-def _named(watched: Watched, method: str, *arguments: object) -> TensorDict:
-    drawn = watched.call(method, *arguments)
-    _check_named(watched.name, method, drawn, "tensors")
-    # Copies: an optimizee may hand out tensors of its own, and what is done to them later must not be missed.
-    return {key: value.detach().clone() for key, value in drawn.items()}
-
-
-def _check_named(name: str, method: str, found: object, what: str) -> None:
-    must = f"{name}.{method} must return named {what}, a dict"
-    if not isinstance(found, dict):
-        raise OptimizeeError(f"{must}, found {_kind_of(found)}")
-    for key, value in found.items():
-        if not isinstance(key, str):
-            raise OptimizeeError(f"{must} with names as keys, found the key {clipped(repr(key))}")
-        if not isinstance(value, Tensor):
-            raise OptimizeeError(f"{must}, but {clipped(key)!r} is {_kind_of(value)}")
-        if value.layout != torch.strided or value.is_nested or value.is_meta:
-            found_instead = "on the meta device" if value.is_meta else value.layout
-            raise OptimizeeError(f"{must} of dense tensors, but {clipped(key)!r} is {found_instead}")
-
-
-def _check_alike(name: str, method: str, one: TensorDict, other: TensorDict) -> None:
-    """Draws of several problems are stacked."""
-    if one.keys() != other.keys():
-        names = [clipped(", ".join(each) or "nothing") for each in (one, other)]
-        raise OptimizeeError(f"{name}.{method} must return the same names every time, found {' and '.join(names)}")
-    for key, value in one.items():
-        found = other[key]
-        if value.shape != found.shape:
-            raise OptimizeeError(
-                f"{name}.{method} must return the same shapes every time, but {clipped(key)!r} has shape "
-                f"{list(value.shape)} once and {list(found.shape)} another time; if problems differ in shape, make a "
-                "family (OptimizeeFamily)"
-            )
-        if value.dtype != found.dtype:
-            raise OptimizeeError(
-                f"{name}.{method} must return the same types every time, but {clipped(key)!r} is {value.dtype} once "
-                f"and {found.dtype} another time"
-            )
-
-
-def _check_split(watched: Watched, split: Split, seeds: Sequence[int], train: _Draw, device: torch.device) -> None:
+def _check_split(watched: Watched, split: Split, seeds: Sequence[int], train: Draw, device: torch.device) -> None:
     """Problems of this split are alike; where they are not like those of training, the loss works on them too."""
-    draws = [_draw(watched, split, seed) for seed in seeds]
+    draws = [draw_problem(watched, split, seed) for seed in seeds]
     for method in ("init_params", "sample_problem", "sample_batch"):
-        _check_alike(watched.name, method, getattr(draws[0], method), getattr(draws[1], method))
-    _check_alike(watched.name, "sample_batch", draws[0].sample_batch, draws[0].next_batch)
-    _check_alike(watched.name, "init_params", train.init_params, draws[0].init_params)
+        check_alike(watched.name, method, getattr(draws[0], method), getattr(draws[1], method))
+    check_alike(watched.name, "sample_batch", draws[0].sample_batch, draws[0].next_batch)
+    check_alike(watched.name, "init_params", train.init_params, draws[0].init_params)
     if _shapes(draws[0]) != _shapes(train):
         _check_one(watched, _at(draws[0], device), f" on the {split} split")
 
 
-def _shapes(draw: _Draw) -> list[tuple[str, torch.Size, torch.dtype]]:
+def _shapes(draw: Draw) -> list[tuple[str, torch.Size, torch.dtype]]:
     parts = (draw.sample_problem, draw.sample_batch)
     return [(key, value.shape, value.dtype) for part in parts for key, value in part.items()]
 
@@ -187,7 +116,7 @@ def _shapes(draw: _Draw) -> list[tuple[str, torch.Size, torch.dtype]]:
 _Arguments = tuple[TensorDict, TensorDict, TensorDict]  # params, problem, batch
 
 
-def _at(draw: _Draw, device: torch.device) -> _Arguments:
+def _at(draw: Draw, device: torch.device) -> _Arguments:
     """On this device and of the type that problems are evaluated in."""
     dtype = torch.get_default_dtype()
 
@@ -206,7 +135,7 @@ def _check_one(watched: Watched, arguments: _Arguments, where: str = "") -> Tens
         # Copies of the leaves: changes in place, which autograd forbids of leaves, are noticed by what they change.
         loss = watched.call("loss", {key: value.clone() for key, value in leaves.items()}, problem, batch)
     if not isinstance(loss, Tensor) or loss.dim() != 0:
-        found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else _kind_of(loss)
+        found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else kind_of(loss)
         raise OptimizeeError(f"{name}.loss must return a scalar tensor (shape []), found {found}{where}")
     if loss.is_complex():
         raise OptimizeeError(f"{name}.loss must return a real number, found {loss.dtype}{where}")
@@ -226,7 +155,7 @@ def _check_one(watched: Watched, arguments: _Arguments, where: str = "") -> Tens
     again = watched.call("loss", {key: value.clone() for key, value in leaves.items()}, problem, batch)
     alike = isinstance(again, Tensor) and again.shape == loss.shape
     if not (alike and torch.allclose(loss, again, rtol=1e-5, equal_nan=True)):
-        before, after = (f"{value.item():.6g}" if alike else _kind_of(value) for value in (loss, again))
+        before, after = (f"{value.item():.6g}" if alike else kind_of(value) for value in (loss, again))
         raise OptimizeeError(
             f"{name}.loss gives another result when it is called again with the same arguments, {after} after "
             f"{before}: it must keep no state, and take no randomness"
@@ -259,7 +188,7 @@ def _check_metrics(watched: Watched, *problems: _Arguments) -> None:
     for arguments in problems:
         with torch.no_grad():
             metrics = watched.call("metrics", *arguments)
-        _check_named(watched.name, "metrics", metrics, "scalar tensors")
+        check_named(watched.name, "metrics", metrics, "scalar tensors")
         for key, value in metrics.items():
             if value.shape != () or not value.is_floating_point():
                 raise OptimizeeError(
@@ -278,7 +207,7 @@ def _check_groups(watched: Watched, params: TensorDict) -> None:
     groups = watched.call("groups")
     must = f"{watched.name}.groups must return the group of each parameter, names by names"
     if not isinstance(groups, Mapping):
-        raise OptimizeeError(f"{must}, found {_kind_of(groups)}")
+        raise OptimizeeError(f"{must}, found {kind_of(groups)}")
     for key, value in groups.items():
         if key not in params:
             raise OptimizeeError(
@@ -290,10 +219,6 @@ def _check_groups(watched: Watched, params: TensorDict) -> None:
 
 def _name(optimizee: object) -> str:
     return type(optimizee).__name__
-
-
-def _kind_of(value: object) -> str:
-    return "None" if value is None else type(value).__name__
 
 
 def _device_of(optimizee: Optimizee) -> torch.device:
