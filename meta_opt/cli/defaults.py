@@ -279,10 +279,12 @@ def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = 
 def _check_text(parser: Any, whose: str, name: str, value: str) -> None:
     """See that an option takes a text that is recommended: as a default the parser would not check it."""
     config = parser.get_defaults()
+    config["optimizee"] = config["optimizer"] = None  # which may lack arguments that the user gives
     config[name] = value
     try:
         parser.validate(config, skip_required=True)
     except KeyError:
         return  # there is no such option, as is said where the default is set
     except (TypeError, ValueError) as error:
-        raise MetaOptError(f"{whose} a setting that cannot be: {parser.one_line(str(error))}") from error
+        if f'"{name}"' in str(error):
+            raise MetaOptError(f"{whose} a setting that cannot be: {parser.one_line(str(error))}") from error
