@@ -94,7 +94,6 @@ class Moments:
         scale = 1.0 / (((self.square + 1e-30) / correction).sqrt() + _EPSILON)
         return torch.stack([self.mean * (scale / correction), grad * scale])
 
-
     def moving(self, update: Tensor, grad: Tensor) -> Tensor:
         """An update, [B, N], but exactly zero where the gradient, and these moments after it, are.
 

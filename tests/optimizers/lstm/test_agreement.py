@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
@@ -19,7 +17,6 @@ from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.inputs import READS
-from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 
 SHAPES = [(), (1,), (0,), (5,), (2, 3), (0, 4), (3, 0), (1, 1), (65,), (4, 1, 3, 3), (9, 2)]
 SIZES = [0.0, 1e-20, 1e-8, 1.0, 30.0, 1e12, 1e20, 1e30]
