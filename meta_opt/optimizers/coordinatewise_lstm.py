@@ -264,7 +264,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         columns: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """See :meth:`OptimizerNetwork.replay`; coordinates are independent, so it goes through them block by block."""
-        grads = [evaluation.grad for evaluation in evaluations]
+        grads: Sequence[Tensor] = [evaluation.grad for evaluation in evaluations]
         # ⟨c, ∂(a u)⟩ = ⟨a c, ∂u⟩
         coefficients = [self.annealed(each, state, step) for step, each in enumerate(coefficients, start=1)]
         kernel = self._kernel(coefficients[0])

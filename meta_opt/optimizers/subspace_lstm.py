@@ -55,10 +55,12 @@ class SubspaceLSTM(OptimizerNetwork):
     of the gradient, the last k steps s_i, the changes y_i of the gradient in them, and the direction d of
     limited-memory BFGS with these k pairs. The unit of length per gradient is that of the last step, η = ‖s_1‖/‖y_1‖
     (after Barzilai and Borwein 1988), which changes by no more than a factor of 10 from step to step: where a step is
-    lost in rounding it tells nothing. Where the gradient is zero, a problem stands still: no update, and the state stays
-    what it is. A gradient that is more than 10,000 times as long as the last is shortened to that, and the step along it
-    to twice the longest of the last k; so one gradient that is out of all proportion does not throw θ away. Inputs are the cosines between all these vectors, and the logarithms of their
+    lost in rounding it tells nothing. Inputs are the cosines between all these vectors, and the logarithms of their
     lengths, ∇ and y times η, relative to that of the last step (of η∇ where there is none).
+
+    Where the gradient is zero a problem stands still: no update, and the state stays what it is. A gradient more than
+    10,000 times as long as the last is shortened to that, and the step in which it is seen to twice the longest of the
+    last k: one gradient out of all proportion does not throw θ away.
     """
 
     scope = "problem"

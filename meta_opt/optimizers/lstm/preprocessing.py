@@ -25,8 +25,8 @@ def bounded(grad: Tensor) -> Tensor:
     """The gradient within ±1e15, which is what everything here reads; not-a-number stays what it is.
 
     One gradient of 1e25, once, would else make squares infinite in float32, whose largest number is 3e38, and moments
-    not-a-number for good. Of a bounded gradient squares are at most 1e30; sums of these over a tensor, and its norm, are
-    finite up to 3e8 coordinates (half of that where the mean, at most as large, is added before, as for Newton-Schulz
+    not-a-number for good. Of a bounded gradient squares are at most 1e30; sums of these over a tensor, and its norm,
+    are finite up to 3e8 coordinates (half of that where the mean, at most as large, is added before, as for Newton-Schulz
     iterations); the ratios that networks read have a root of 1e-10 or more in the denominator and are at most 1e26.
 
     Args:
@@ -122,8 +122,8 @@ class Scales:
 
         One that is out of all proportion would hide all others for as long as it is remembered: moments and scales
         forget a factor of 1e10 in a thousand steps. So a tensor's gradient is shortened to a root mean square of 1,000
-        times s̄ before it, the most that there is in trainings that go well; where s is as good as zero, there is nothing
-        to go by.
+        times s̄ before it, the most that there is in trainings that go well; where s is as good as zero, there is
+        nothing to go by.
 
         Args:
             grad: ∇, [B, N], bounded.
