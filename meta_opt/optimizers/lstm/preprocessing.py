@@ -26,8 +26,9 @@ def bounded(grad: Tensor) -> Tensor:
 
     One gradient of 1e25, once, would else make squares infinite in float32, whose largest number is 3e38, and moments
     not-a-number for good. Of a bounded gradient squares are at most 1e30; sums of these over a tensor, and its norm,
-    are finite up to 3e8 coordinates (half of that where the mean, at most as large, is added before, as for Newton-Schulz
-    iterations); the ratios that networks read have a root of 1e-10 or more in the denominator and are at most 1e26.
+    are finite up to 3e8 coordinates (half of that where the mean, at most as large, is added before, as for
+    Newton-Schulz iterations); the ratios that networks read have a root of 1e-10 or more in the denominator and are at
+    most 1e26.
 
     Args:
         grad: ∇, any shape.
