@@ -34,7 +34,7 @@ class NotTraceableError(Exception):
 
 
 class Dependencies:
-    """Everything that can be reached from some values, as it was when this was made.
+    """Everything that can be reached from some attributes of an optimizee, as it was when this was made.
 
     Values are compared by identity, tensors also by the counter of their changes in place.
 
@@ -42,48 +42,39 @@ class Dependencies:
         NotTraceableError: If something is reached whose changes cannot be seen, a NumPy array for example.
     """
 
-    def __init__(self, roots: list[Any], attributes: list[tuple[Any, str]]) -> None:
-        """Follow ``roots`` and ``attributes``, pairs of an object and the name that is read of it."""
+    def __init__(self, optimizee: Optimizee, reads: list[str]) -> None:
+        """Follow the attributes ``reads`` of ``optimizee``, which itself is not held."""
         self._seen: dict[int, Any] = {}  # holds what was seen, so that no other value can get its identity
+        self._held: list[Any] = []  # so is what is not followed
         self._empty: list[Any] = []
         self._dicts: list[tuple[Any, list[Any], list[int]]] = []
         self._lists: list[tuple[Any, list[int]]] = []
         self._tensors: list[tuple[Tensor, int, int]] = []
         self._cells: list[tuple[Any, Any]] = []
         self._names: list[tuple[dict[str, Any], str, Any]] = []
-        self._waiting = [*roots]
-        for owner, name in attributes:
-            self._note_attribute(owner, name)
+        self._waiting: list[Any] = []
+        self._own = [(name, vars(optimizee).get(name, _MISSING)) for name in reads]
+        self._waiting += [value for _, value in self._own if value is not _MISSING]
+        for cls in _classes_of(optimizee):
+            values = vars(cls)
+            self._dicts.append((values, list(values), list(map(id, values.values()))))
+            self._held.append(list(values.values()))
+            self._waiting += [values[name] for name in reads if name in values]
         while self._waiting:
             self._follow(self._waiting.pop())
 
-    def unchanged(self) -> bool:
-        """Whether all is as it was; takes microseconds."""
+    def unchanged(self, optimizee: Optimizee) -> bool:
+        """Whether all is as it was, for the same optimizee or a shallow copy; takes microseconds."""
+        own = vars(optimizee)
         return (
-            all(found.get(name, _MISSING) is value for found, name, value in self._names)
+            all(own.get(name, _MISSING) is value for name, value in self._own)
+            and all(found.get(name, _MISSING) is value for found, name, value in self._names)
             and all(t._version == version and t.data_ptr() == place for t, version, place in self._tensors)
             and not any(self._empty)
             and all(list(map(id, d.values())) == ids and list(d) == keys for d, keys, ids in self._dicts)
             and all(list(map(id, values)) == ids for values, ids in self._lists)
             and all(_content(cell) is value for cell, value in self._cells)
         )
-
-    def _note_attribute(self, owner: Any, name: str) -> None:
-        """What ``owner.name`` is found as: in the object itself or in one of its classes."""
-        found = vars(owner)
-        value = found.get(name, _MISSING)
-        self._names.append((found, name, value))
-        if value is not _MISSING:
-            self._waiting.append(value)
-            return
-        for cls in type(owner).__mro__:
-            if cls in (object, Optimizee):
-                break
-            value = vars(cls).get(name, _MISSING)
-            self._names.append((vars(cls), name, value))  # type: ignore[arg-type]
-            if value is not _MISSING:
-                self._waiting.append(value)
-                break
 
     def _follow(self, value: Any) -> None:
         if id(value) in self._seen:
@@ -111,6 +102,7 @@ class Dependencies:
         elif isinstance(value, type):
             if not value.__module__.startswith(_LIBRARIES):
                 self._note_dict(vars(value))
+                self._waiting += value.__bases__
         elif isinstance(value, dict):
             self._note_dict(value)
         elif isinstance(value, list | tuple | set | frozenset):
@@ -169,17 +161,28 @@ def recording_reads(optimizee: Optimizee, run: Callable[[], Result]) -> tuple[Re
 
     namespace = {"__getattribute__": read, "__setattr__": write, "__delattr__": write, "__slots__": ()}
     try:
-        object.__setattr__(optimizee, "__class__", types.new_class(own.__name__, (own,), {}, lambda n: n.update(namespace)))
+        object.__setattr__(
+            optimizee, "__class__", types.new_class(own.__name__, (own,), {}, lambda n: n.update(namespace))
+        )
     except TypeError as error:
         raise NotTraceableError(f"what the loss reads of {own.__name__} cannot be seen: {error}") from error
+    watched = set(vars(type(optimizee)))
     try:
-        return run(), sorted(reads - {"__class__"})
+        result = run()
+        if set(vars(type(optimizee))) != watched:
+            raise NotTraceableError("the loss sets an attribute of its class")
+        return result, sorted(reads - {"__class__"})
     finally:
         object.__setattr__(optimizee, "__class__", own)
 
 
 _MISSING = object()
 _OF_CLASSES = frozenset({"__doc__", "__annotations__", "__dict__", "__weakref__", "__module__", "_abc_impl"})
+
+
+def _classes_of(optimizee: Optimizee) -> list[type]:
+    """Its classes, but for those that change nothing."""
+    return [cls for cls in type(optimizee).__mro__ if not cls.__module__.startswith(_LIBRARIES)]
 
 
 def _content(cell: Any) -> Any:

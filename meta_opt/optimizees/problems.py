@@ -141,7 +141,7 @@ class Problems:
             known = function(*tensors)
         else:
             known = self._traces.run(f"{grad}{self._key}", function, tensors, self._optimizee)
-        return Evaluation.of(**dict(zip(("loss", "grad"), known)), params=params)
+        return Evaluation(*known, params) if grad else Evaluation.of(loss=known[0], params=params)
 
     def metrics(self, params: Tensor) -> TensorDict:
         """The optimizee's metrics at ``params`` [B, N], on the mini-batches evaluated last; each [B]."""
@@ -157,7 +157,7 @@ class Problems:
         """The next mini-batch of each problem."""
         with drawn_in_float32():
             rows = [self._optimizee.sample_batch(self._split, generator) for generator in self._generators]
-        if self._batch.keys() != rows[0].keys() or not self._key:
+        if [*self._batch] != [*rows[0]] or not self._key:
             self._key = repr((self.layout, list(self._problem), list(rows[0])))
         self._batch = self._stack(rows)
         self.stochastic = bool(self._batch)
@@ -184,7 +184,8 @@ class Problems:
 
     def _split_up(self, batch_names: Iterable[str], tensors: Sequence[Tensor]) -> tuple[TensorDict, TensorDict]:
         number = len(self._problem)
-        return dict(zip(self._problem, tensors)), dict(zip(batch_names, tensors[number:]))
+        problem = dict(zip(self._problem, tensors[:number], strict=True))
+        return problem, dict(zip(batch_names, tensors[number:], strict=True))
 
     def _named(self, params: Tensor) -> TensorDict:
         """The tensors of θ, each [B, ...]; if there is one problem, without the first dimension."""

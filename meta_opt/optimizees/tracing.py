@@ -9,7 +9,6 @@ A trace is used only where it is safe, see :class:`Traces`.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -47,7 +46,6 @@ class _Trace:
     checks: int = 0
     changes: int = 0
     graph: Function | None = None
-    code: str = ""
     dependencies: Dependencies | None = None
     why_not: str = ""
 
@@ -89,7 +87,7 @@ class Traces:
         trace = self._find((kind, type(optimizee), _signature(tensors)))
         if trace.why_not:
             return function(*tensors)
-        if trace.dependencies is not None and not trace.dependencies.unchanged():
+        if trace.dependencies is not None and not trace.dependencies.unchanged(optimizee):
             self._start_anew(trace)
         if trace.graph is None:
             trace.evaluations += 1
@@ -148,9 +146,9 @@ def _trace(trace: _Trace, function: Function, tensors: list[Tensor], optimizee: 
             return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
 
     module, reads = recording_reads(optimizee, record)
-    dependencies = Dependencies([], [(optimizee, name) for name in reads])
+    dependencies = Dependencies(optimizee, reads)
     again, reads_again = recording_reads(optimizee, record)
-    if not dependencies.unchanged():
+    if not dependencies.unchanged(optimizee):
         raise NotTraceableError("the loss changes something")
     if reads != reads_again or not _equal_graphs(module, again):
         raise NotTraceableError("the loss is not the same from call to call")
@@ -211,7 +209,9 @@ def _equal_graphs(one: fx.GraphModule, other: fx.GraphModule) -> bool:
 
 
 def _constants(module: fx.GraphModule) -> list[tuple[str, Any]]:
-    return [(str(node.target), getattr(module, str(node.target))) for node in module.graph.nodes if node.op == "get_attr"]
+    return [
+        (str(node.target), getattr(module, str(node.target))) for node in module.graph.nodes if node.op == "get_attr"
+    ]
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -249,7 +249,9 @@ def _clean(graph: fx.Graph) -> None:
             ones.add(node)
         if node.target is _aten.t.default and source.target is _aten.t.default:
             node.replace_all_uses_with(source.args[0])
-        elif node.target is _aten.mul.Tensor and isinstance(others[0], fx.Node) and (source in ones or others[0] in ones):
+        elif (
+            node.target is _aten.mul.Tensor and isinstance(others[0], fx.Node) and (source in ones or others[0] in ones)
+        ):
             factor = others[0] if source in ones else source
             if _looks_equal(node, factor):
                 node.replace_all_uses_with(factor)
