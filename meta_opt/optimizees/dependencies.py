@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import itertools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ class Dependencies:
     def __init__(self, optimizee: Optimizee, reads: list[str]) -> None:
         """Follow the attributes ``reads`` of ``optimizee``, which itself is not held."""
         self._seen: dict[int, Any] = {}  # holds what was seen, so that no other value can get its identity
-        self._held: list[Any] = []  # so is what is not followed
+        self._classes: list[tuple[Any, dict[str, Any]]] = []
         self._empty: list[Any] = []
         self._dicts: list[tuple[Any, list[Any], list[int]]] = []
         self._lists: list[tuple[Any, list[int]]] = []
@@ -56,10 +56,8 @@ class Dependencies:
         self._own = [(name, vars(optimizee).get(name, _MISSING)) for name in reads]
         self._waiting += [value for _, value in self._own if value is not _MISSING]
         for cls in _classes_of(optimizee):
-            values = vars(cls)
-            self._dicts.append((values, list(values), list(map(id, values.values()))))
-            self._held.append(list(values.values()))
-            self._waiting += [values[name] for name in reads if name in values]
+            self._note_class(cls)
+            self._waiting += [vars(cls)[name] for name in reads if name in vars(cls)]
         while self._waiting:
             self._follow(self._waiting.pop())
 
@@ -73,6 +71,7 @@ class Dependencies:
             and not any(self._empty)
             and all(list(map(id, d.values())) == ids and list(d) == keys for d, keys, ids in self._dicts)
             and all(list(map(id, values)) == ids for values, ids in self._lists)
+            and all(_identical(_public(values), before) for values, before in self._classes)
             and all(_content(cell) is value for cell, value in self._cells)
         )
 
@@ -99,10 +98,12 @@ class Dependencies:
             self._waiting += [value.__func__]
         elif isinstance(value, partial):
             self._waiting += [value.func, value.args, value.keywords]
+        elif type(value).__module__ == "meta_opt.optimizees.tracing":
+            return  # the traces themselves, where an attribute leads back to its optimizee
         elif isinstance(value, type):
             if not value.__module__.startswith(_LIBRARIES):
-                self._note_dict(vars(value))
-                self._waiting += value.__bases__
+                self._note_class(value)
+                self._waiting += [*_public(vars(value)).values(), *value.__bases__]
         elif isinstance(value, dict):
             self._note_dict(value)
         elif isinstance(value, list | tuple | set | frozenset):
@@ -131,7 +132,10 @@ class Dependencies:
             self._empty.append(values)
             return
         self._dicts.append((values, list(values), list(map(id, values.values()))))
-        self._waiting += [value for name, value in values.items() if name not in _OF_CLASSES]
+        self._waiting += values.values()
+
+    def _note_class(self, cls: type) -> None:
+        self._classes.append((vars(cls), _public(vars(cls))))
 
     def _note_list(self, values: Any) -> None:
         if values:
@@ -177,7 +181,15 @@ def recording_reads(optimizee: Optimizee, run: Callable[[], Result]) -> tuple[Re
 
 
 _MISSING = object()
-_OF_CLASSES = frozenset({"__doc__", "__annotations__", "__dict__", "__weakref__", "__module__", "_abc_impl"})
+
+
+def _public(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a class statement gives names; Python itself adds some that begin with two underscores."""
+    return {name: value for name, value in values.items() if not name.startswith("__") and name != "_abc_impl"}
+
+
+def _identical(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(value is other[name] for name, value in one.items())
 
 
 def _classes_of(optimizee: Optimizee) -> list[type]:

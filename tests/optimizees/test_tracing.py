@@ -57,8 +57,7 @@ def draw(optimizee: Optimizee, num_problems: int = 1, dtype: torch.dtype = torch
 
 def eager(problems: Problems) -> Problems:
     """The same problems, never traced."""
-    problems._traces = Traces()  # of its own, which the attribute of the optimizee does not know
-    problems._traces.run = lambda kind, function, tensors, optimizee: function(*tensors)  # type: ignore[method-assign]
+    problems.trace = False
     return problems
 
 
@@ -296,6 +295,24 @@ def test_a_change_of_a_class_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems.evaluate(problems.initial_params).loss.item() == pytest.approx(3 * loss, rel=1e-6)
 
 
+def test_an_attribute_may_lead_back_to_the_optimizee() -> None:
+    class Bound(Base):
+        def __init__(self) -> None:
+            self.number, self.function = 1.0, self.residual
+
+        def residual(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+            return (problem["w"] @ params["theta"] - batch["y"]) * self.number
+
+        def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+            return self.function(params, problem, batch).square().sum()
+
+    def between(optimizee: Any, step: int) -> None:
+        if step == 8:
+            optimizee.number = 2.0
+
+    assert traces(both(Bound, steps=20, between=between)).num_in_use == 1
+
+
 def test_the_order_of_a_mini_batch_s_tensors_does_not_matter() -> None:
     class Unordered(Base):
         turn = False
@@ -483,7 +500,7 @@ def test_what_cannot_be_traced_runs_as_it_stands(make: type[Base]) -> None:
 @pytest.mark.parametrize("make", [Seeded, PythonRandom])
 def test_random_losses_stay_random(make: type[Base]) -> None:
     problems = draw(make())
-    problems._draw_batch = lambda: {"y": torch.zeros(1, 4)}  # type: ignore[method-assign]
+    problems.draw_batch = lambda: {"y": torch.zeros(1, 4)}  # type: ignore[method-assign]
     losses = [problems.evaluate(problems.initial_params).loss.item() for _ in range(14)]
     assert len(set(losses)) == 14
     assert traces(problems).num_in_use == 0
