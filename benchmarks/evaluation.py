@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 from measuring import Line, prepare
@@ -54,10 +55,7 @@ def compare(make: Callable[[], Optimizee], num_problems: int, repeats: int) -> L
     checks = [seconds(lambda: traced.evaluate(traced.initial_params)) for _ in range(tracing.CHECKED + 1)]
     tracing_seconds = sum(checks) - len(checks) * median(start)
     pairs = [
-        tuple(
-            seconds(lambda problems=problems: problems.evaluate(problems.initial_params))
-            for problems in (eager, traced)
-        )
+        [seconds(partial(problems.evaluate, problems.initial_params)) for problems in (eager, traced)]
         for _ in range(repeats)
     ]
     slow, fast = (median(column) for column in zip(*pairs, strict=True))

@@ -59,8 +59,9 @@ class Traces:
     being frozen; twice, so that random numbers and counters show; and it is not used if it changes anything in place
     or draws random numbers. Three further evaluations are made both ways. Their results must be equal to the last bit,
     so that a run that is resumed, and evaluates eagerly at first, goes on as it would have; on GPUs, where sums come in
-    no certain order, to 32 units in the last place of the largest number of the problem. From then on the graph runs alone, as long as nothing changes that the loss reads
-    (:class:`Dependencies`): if an attribute does, it is traced anew. Whatever fails at any point runs as it is.
+    no certain order, to 32 units in the last place of the largest number of the problem. From then on the
+    graph runs alone, as long as nothing changes that the loss reads (:class:`Dependencies`): if an attribute does, it
+    is traced anew. Whatever fails at any point runs as it is.
     """
 
     _traces: OrderedDict[Any, _Trace] = field(default_factory=OrderedDict)
