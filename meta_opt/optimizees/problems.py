@@ -142,7 +142,7 @@ class Problems:
             known = self._traces.run(f"{grad}{self._key}", function, tensors, self._optimizee)
         else:
             known = function(*tensors)
-        return Evaluation(*known, params) if grad else Evaluation.of(loss=known[0], params=params)
+        return Evaluation(known[0], known[1], params) if grad else Evaluation.of(loss=known[0], params=params)
 
     def metrics(self, params: Tensor) -> TensorDict:
         """The optimizee's metrics at ``params`` [B, N], on the mini-batches evaluated last; each [B]."""
