@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import itertools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ class NotTraceableError(Exception):
 
 
 class Dependencies:
-    """Everything that can be reached from some values, as it was when this was made.
+    """Everything that can be reached from some attributes of an optimizee, as it was when this was made.
 
     Values are compared by identity, tensors also by the counter of their changes in place.
 
@@ -42,48 +42,38 @@ class Dependencies:
         NotTraceableError: If something is reached whose changes cannot be seen, a NumPy array for example.
     """
 
-    def __init__(self, roots: list[Any], attributes: list[tuple[Any, str]]) -> None:
-        """Follow ``roots`` and ``attributes``, pairs of an object and the name that is read of it."""
+    def __init__(self, optimizee: Optimizee, reads: list[str]) -> None:
+        """Follow the attributes ``reads`` of ``optimizee``, which itself is not held."""
         self._seen: dict[int, Any] = {}  # holds what was seen, so that no other value can get its identity
+        self._classes: list[tuple[Any, dict[str, Any]]] = []
         self._empty: list[Any] = []
         self._dicts: list[tuple[Any, list[Any], list[int]]] = []
         self._lists: list[tuple[Any, list[int]]] = []
         self._tensors: list[tuple[Tensor, int, int]] = []
         self._cells: list[tuple[Any, Any]] = []
         self._names: list[tuple[dict[str, Any], str, Any]] = []
-        self._waiting = [*roots]
-        for owner, name in attributes:
-            self._note_attribute(owner, name)
+        self._waiting: list[Any] = []
+        self._own = [(name, vars(optimizee).get(name, _MISSING)) for name in reads]
+        self._waiting += [value for _, value in self._own if value is not _MISSING]
+        for cls in _classes_of(optimizee):
+            self._note_class(cls)
+            self._waiting += [vars(cls)[name] for name in reads if name in vars(cls)]
         while self._waiting:
             self._follow(self._waiting.pop())
 
-    def unchanged(self) -> bool:
-        """Whether all is as it was; takes microseconds."""
+    def unchanged(self, optimizee: Optimizee) -> bool:
+        """Whether all is as it was, for the same optimizee or a shallow copy; takes microseconds."""
+        own = vars(optimizee)
         return (
-            all(found.get(name, _MISSING) is value for found, name, value in self._names)
+            all(own.get(name, _MISSING) is value for name, value in self._own)
+            and all(found.get(name, _MISSING) is value for found, name, value in self._names)
             and all(t._version == version and t.data_ptr() == place for t, version, place in self._tensors)
             and not any(self._empty)
             and all(list(map(id, d.values())) == ids and list(d) == keys for d, keys, ids in self._dicts)
             and all(list(map(id, values)) == ids for values, ids in self._lists)
+            and all(_identical(_public(values), before) for values, before in self._classes)
             and all(_content(cell) is value for cell, value in self._cells)
         )
-
-    def _note_attribute(self, owner: Any, name: str) -> None:
-        """What ``owner.name`` is found as: in the object itself or in one of its classes."""
-        found = vars(owner)
-        value = found.get(name, _MISSING)
-        self._names.append((found, name, value))
-        if value is not _MISSING:
-            self._waiting.append(value)
-            return
-        for cls in type(owner).__mro__:
-            if cls in (object, Optimizee):
-                break
-            value = vars(cls).get(name, _MISSING)
-            self._names.append((vars(cls), name, value))  # type: ignore[arg-type]
-            if value is not _MISSING:
-                self._waiting.append(value)
-                break
 
     def _follow(self, value: Any) -> None:
         if id(value) in self._seen:
@@ -108,9 +98,12 @@ class Dependencies:
             self._waiting += [value.__func__]
         elif isinstance(value, partial):
             self._waiting += [value.func, value.args, value.keywords]
+        elif type(value).__module__ == "meta_opt.optimizees.tracing":
+            return  # the traces themselves, where an attribute leads back to its optimizee
         elif isinstance(value, type):
             if not value.__module__.startswith(_LIBRARIES):
-                self._note_dict(vars(value))
+                self._note_class(value)
+                self._waiting += [*_public(vars(value)).values(), *value.__bases__]
         elif isinstance(value, dict):
             self._note_dict(value)
         elif isinstance(value, list | tuple | set | frozenset):
@@ -139,7 +132,10 @@ class Dependencies:
             self._empty.append(values)
             return
         self._dicts.append((values, list(values), list(map(id, values.values()))))
-        self._waiting += [value for name, value in values.items() if name not in _OF_CLASSES]
+        self._waiting += values.values()
+
+    def _note_class(self, cls: type) -> None:
+        self._classes.append((vars(cls), _public(vars(cls))))
 
     def _note_list(self, values: Any) -> None:
         if values:
@@ -169,17 +165,36 @@ def recording_reads(optimizee: Optimizee, run: Callable[[], Result]) -> tuple[Re
 
     namespace = {"__getattribute__": read, "__setattr__": write, "__delattr__": write, "__slots__": ()}
     try:
-        object.__setattr__(optimizee, "__class__", types.new_class(own.__name__, (own,), {}, lambda n: n.update(namespace)))
+        object.__setattr__(
+            optimizee, "__class__", types.new_class(own.__name__, (own,), {}, lambda n: n.update(namespace))
+        )
     except TypeError as error:
         raise NotTraceableError(f"what the loss reads of {own.__name__} cannot be seen: {error}") from error
+    watched = set(vars(type(optimizee)))
     try:
-        return run(), sorted(reads - {"__class__"})
+        result = run()
+        if set(vars(type(optimizee))) != watched:
+            raise NotTraceableError("the loss sets an attribute of its class")
+        return result, sorted(reads - {"__class__"})
     finally:
         object.__setattr__(optimizee, "__class__", own)
 
 
 _MISSING = object()
-_OF_CLASSES = frozenset({"__doc__", "__annotations__", "__dict__", "__weakref__", "__module__", "_abc_impl"})
+
+
+def _public(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a class statement gives names; Python itself adds some that begin with two underscores."""
+    return {name: value for name, value in values.items() if not name.startswith("__") and name != "_abc_impl"}
+
+
+def _identical(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(value is other[name] for name, value in one.items())
+
+
+def _classes_of(optimizee: Optimizee) -> list[type]:
+    """Its classes, but for those that change nothing."""
+    return [cls for cls in type(optimizee).__mro__ if not cls.__module__.startswith(_LIBRARIES)]
 
 
 def _content(cell: Any) -> Any:

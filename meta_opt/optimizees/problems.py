@@ -69,6 +69,7 @@ class Problems:
         layout: The layout of the N coordinates.
         initial_params: θ_0, [B, N].
         stochastic: Whether the loss differs from step to step at the same θ.
+        trace: Whether evaluations are traced where that is safe, see :class:`Traces`.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Problems:
         self.initial_params = self.layout.flatten(params)
         self._batch: TensorDict = {}
         self.stochastic = False
-        self._one_at_a_time = not optimizee.vmappable and len(self) > 1
+        self.trace = optimizee.vmappable or len(self) == 1  # else a graph of B losses, one behind the other
         self._traces = vars(optimizee).setdefault("_traces", Traces())
         self._key = ""
 
@@ -125,7 +126,7 @@ class Problems:
             grad: Whether the gradient is wanted; without it there is no backward pass.
             graph: Whether the result stays differentiable in what ``params`` came from (second derivatives).
         """
-        batch = self._draw_batch()
+        batch = self.draw_batch()
         if graph == "second":
             with torch.enable_grad():
                 params = params if params.requires_grad or not grad else params.requires_grad_()
@@ -137,11 +138,11 @@ class Problems:
         params = params.detach()
         function = partial(self._loss_and_gradient if grad else self._loss_alone, tuple(batch))
         tensors = [params, *self._problem.values(), *batch.values()]
-        if self._autocast is not None or self._one_at_a_time:
-            known = function(*tensors)
-        else:
+        if self.trace and self._autocast is None:
             known = self._traces.run(f"{grad}{self._key}", function, tensors, self._optimizee)
-        return Evaluation.of(**dict(zip(("loss", "grad"), known)), params=params)
+        else:
+            known = function(*tensors)
+        return Evaluation(known[0], known[1], params) if grad else Evaluation.of(loss=known[0], params=params)
 
     def metrics(self, params: Tensor) -> TensorDict:
         """The optimizee's metrics at ``params`` [B, N], on the mini-batches evaluated last; each [B]."""
@@ -153,11 +154,11 @@ class Problems:
             ]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _draw_batch(self) -> TensorDict:
+    def draw_batch(self) -> TensorDict:
         """The next mini-batch of each problem."""
         with drawn_in_float32():
             rows = [self._optimizee.sample_batch(self._split, generator) for generator in self._generators]
-        if self._batch.keys() != rows[0].keys() or not self._key:
+        if [*self._batch] != [*rows[0]] or not self._key:
             self._key = repr((self.layout, list(self._problem), list(rows[0])))
         self._batch = self._stack(rows)
         self.stochastic = bool(self._batch)
@@ -184,7 +185,8 @@ class Problems:
 
     def _split_up(self, batch_names: Iterable[str], tensors: Sequence[Tensor]) -> tuple[TensorDict, TensorDict]:
         number = len(self._problem)
-        return dict(zip(self._problem, tensors)), dict(zip(batch_names, tensors[number:]))
+        problem = dict(zip(self._problem, tensors[:number], strict=True))
+        return problem, dict(zip(batch_names, tensors[number:], strict=True))
 
     def _named(self, params: Tensor) -> TensorDict:
         """The tensors of θ, each [B, ...]; if there is one problem, without the first dimension."""

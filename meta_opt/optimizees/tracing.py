@@ -9,7 +9,6 @@ A trace is used only where it is safe, see :class:`Traces`.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.dependencies import Dependencies, NotTraceableError, recording_reads
@@ -26,7 +24,7 @@ from meta_opt.optimizees.dependencies import Dependencies, NotTraceableError, re
 Function = Callable[..., tuple[Tensor, ...]]
 """Of tensors, the first θ: (loss [B],) or (loss [B], gradient [B, N])."""
 
-EAGER_FIRST = 50  # evaluations before tracing, which takes as long as some hundred of them
+EAGER_FIRST = 300  # evaluations before tracing, which takes as long as it saves in some hundred of them
 CHECKED = 3  # evaluations by both
 _MOST_TRACES = 32  # of different shapes, per optimizee; the one that was not used for longest goes first
 _MOST_CHANGES = 3  # of what the loss depends on, before tracing is given up
@@ -47,7 +45,6 @@ class _Trace:
     checks: int = 0
     changes: int = 0
     graph: Function | None = None
-    code: str = ""
     dependencies: Dependencies | None = None
     why_not: str = ""
 
@@ -60,10 +57,11 @@ class Traces:
     modes that change what is computed) run as they are: a short run is not worth a trace. Then the function is traced,
     with tensors that hold no numbers, so that whatever looks at a value (``.item()``, ``if loss > 0``) fails instead of
     being frozen; twice, so that random numbers and counters show; and it is not used if it changes anything in place
-    or draws random numbers. Three further evaluations are made both ways. Their results must be equal to rounding:
-    to 32 units in the last place of the largest number of the problem, since an operation may add up in another order
-    where its memory lies otherwise. From then on the graph runs alone, as long as nothing changes that the loss reads
-    (:class:`Dependencies`): if an attribute does, it is traced anew. Whatever fails at any point runs as it is.
+    or draws random numbers. Three further evaluations are made both ways. Their results must be equal to the last bit,
+    so that a run that is resumed, and evaluates eagerly at first, goes on as it would have; on GPUs, where sums come in
+    no certain order, to 32 units in the last place of the largest number of the problem. From then on the
+    graph runs alone, as long as nothing changes that the loss reads (:class:`Dependencies`): if an attribute does, it
+    is traced anew. Whatever fails at any point runs as it is.
     """
 
     _traces: OrderedDict[Any, _Trace] = field(default_factory=OrderedDict)
@@ -89,7 +87,7 @@ class Traces:
         trace = self._find((kind, type(optimizee), _signature(tensors)))
         if trace.why_not:
             return function(*tensors)
-        if trace.dependencies is not None and not trace.dependencies.unchanged():
+        if trace.dependencies is not None and not trace.dependencies.unchanged(optimizee):
             self._start_anew(trace)
         if trace.graph is None:
             trace.evaluations += 1
@@ -141,6 +139,7 @@ def _try(
 
 def _trace(trace: _Trace, function: Function, tensors: list[Tensor], optimizee: Optimizee) -> None:
     """Trace twice, and note what the loss depends on."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # imports much
 
     def record() -> fx.GraphModule:
         with warnings.catch_warnings():
@@ -148,9 +147,9 @@ def _trace(trace: _Trace, function: Function, tensors: list[Tensor], optimizee: 
             return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
 
     module, reads = recording_reads(optimizee, record)
-    dependencies = Dependencies([], [(optimizee, name) for name in reads])
+    dependencies = Dependencies(optimizee, reads)
     again, reads_again = recording_reads(optimizee, record)
-    if not dependencies.unchanged():
+    if not dependencies.unchanged(optimizee):
         raise NotTraceableError("the loss changes something")
     if reads != reads_again or not _equal_graphs(module, again):
         raise NotTraceableError("the loss is not the same from call to call")
@@ -166,7 +165,7 @@ def _check(trace: _Trace, function: Function, tensors: list[Tensor], optimizee: 
     expected = function(*tensors)
     with torch.no_grad():
         found = trace.graph(*tensors)
-    if not all(map(_equal_to_rounding, found, expected)):
+    if not all(map(_equal_results, found, expected)):
         raise NotTraceableError("the trace gives other results")
     trace.checks += 1
     return expected
@@ -190,11 +189,12 @@ def _signature(tensors: list[Tensor]) -> Any:
     return described, torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
 
 
-def _equal_to_rounding(one: Tensor, other: Tensor) -> bool:
-    if torch.equal(one, other):
-        return True
+def _equal_results(one: Tensor, other: Tensor) -> bool:
+    """Equal, NaN to NaN; on GPUs to rounding."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
+    if one.device.type == "cpu":
+        return bool(((one == other) | (one.isnan() & other.isnan())).all())
     scale = other.abs().reshape(len(other), -1).amax(1).nan_to_num(0.0, 0.0)
     tolerance = (32 * torch.finfo(other.dtype).eps * scale).reshape(-1, *[1] * (other.dim() - 1))
     close = (one - other).abs() <= tolerance
@@ -211,7 +211,9 @@ def _equal_graphs(one: fx.GraphModule, other: fx.GraphModule) -> bool:
 
 
 def _constants(module: fx.GraphModule) -> list[tuple[str, Any]]:
-    return [(str(node.target), getattr(module, str(node.target))) for node in module.graph.nodes if node.op == "get_attr"]
+    return [
+        (str(node.target), getattr(module, str(node.target))) for node in module.graph.nodes if node.op == "get_attr"
+    ]
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -249,7 +251,9 @@ def _clean(graph: fx.Graph) -> None:
             ones.add(node)
         if node.target is _aten.t.default and source.target is _aten.t.default:
             node.replace_all_uses_with(source.args[0])
-        elif node.target is _aten.mul.Tensor and isinstance(others[0], fx.Node) and (source in ones or others[0] in ones):
+        elif (
+            node.target is _aten.mul.Tensor and isinstance(others[0], fx.Node) and (source in ones or others[0] in ones)
+        ):
             factor = others[0] if source in ones else source
             if _looks_equal(node, factor):
                 node.replace_all_uses_with(factor)

@@ -217,13 +217,14 @@ def adam_lowers_the_loss(optimizee: Optimizee) -> None:
         problems = _problems(optimizee)
         params = problems.initial_params.clone()
         adam = torch.optim.Adam([params], lr=lr)
+        at_start = [problems.evaluate(params, grad=False).loss.mean().item() for _ in range(5)]
         losses = []
         for _ in range(_NUM_STEPS):
             evaluation = problems.evaluate(params)
             losses.append(evaluation.loss.mean().item())
             params.grad = evaluation.grad
             adam.step()
-        start, best = losses[0], min(best, sum(losses[-5:]) / 5)
+        start, best = sum(at_start) / 5, min(best, sum(losses[-5:]) / 5)
     assert best < start, (
         f"{name}: {_NUM_STEPS} steps of Adam with learning rates {_LEARNING_RATES} leave the loss at {best:.4g}, from "
         f"{start:.4g} at θ_0"

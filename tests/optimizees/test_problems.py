@@ -1,8 +1,13 @@
+from collections.abc import Iterator
+from functools import partial
+
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
+from meta_opt.optimizees import tracing
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
+from meta_opt.optimizees.module import ModuleOptimizee
 from meta_opt.optimizees.problems import Problems, problem_generator
 
 
@@ -51,16 +56,6 @@ def losses(problems: Problems, num_steps: int = 3) -> Tensor:
     """A fixed walk through θ: the losses on the way, [num_steps, B]."""
     thetas = [problems.initial_params * (1 - 0.1 * t) for t in range(num_steps)]
     return torch.stack([problems.evaluate(theta).loss for theta in thetas])
-
-
-def test_streams_depend_on_every_part_of_the_key() -> None:
-    keys = [(0, "train", 1), (1, "train", 1), (0, "test", 1), (0, "train", 2), (0, "train", 11), (0, "train", 1, 1)]
-    assert len({problem_generator(seed, *key).initial_seed() for seed, *key in keys}) == len(keys)
-
-
-def test_streams_never_change() -> None:
-    # Published results would no longer be reproducible.
-    assert problem_generator(0, "train", 0).initial_seed() == 3168021335108090602
 
 
 def test_shapes() -> None:
@@ -176,3 +171,56 @@ def test_no_metrics() -> None:
     problems = draw([0, 1], Mute())
     problems.evaluate(problems.initial_params)
     assert problems.metrics(problems.initial_params) == {}
+
+
+@pytest.fixture
+def float64_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class Module(ModuleOptimizee):
+    """A network on data that is drawn, with PyTorch's own initialization."""
+
+    def __init__(self) -> None:
+        data = (torch.arange(24.0, dtype=torch.float32).view(8, 3) / 24, torch.arange(8) % 2)
+        super().__init__(partial(nn.Linear, 3, 2), train=data, validation=data, test=data, batch_size=4)
+
+
+@pytest.mark.parametrize("make", [NoisyQuadratic, Still, Module])
+def test_problems_in_float64_are_those_in_float32(make: type[Optimizee], request: pytest.FixtureRequest) -> None:
+    def walk(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        problems = Problems(make(), "train", range(3), seed=1, dtype=dtype)
+        return problems.initial_params, losses(problems)
+
+    params, single = walk(torch.float32)
+    request.getfixturevalue("float64_by_default")
+    for found in (walk(torch.float64), walk(torch.float32)):
+        assert torch.equal(found[0].double(), params.double())  # drawn alike, to the last bit
+        torch.testing.assert_close(found[1].double(), single.double(), rtol=1e-5, atol=1e-6)
+    assert torch.get_default_dtype() == torch.float64
+
+
+class Odd(Optimizee):
+    """Tensors of every size: none, a scalar, one, many."""
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        shapes = {"none": (0,), "rows": (0, 3), "scalar": (), "one": (1,), "many": (2, 3), "columns": (3, 0)}
+        return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return torch.stack([value.square().sum() for value in params.values()]).sum()
+
+
+@pytest.mark.parametrize("num_problems", [1, 3])
+def test_tensors_of_every_size(num_problems: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "EAGER_FIRST", 3)
+    problems = draw(list(range(num_problems)), Odd())
+    theta = problems.initial_params
+    assert theta.shape == (num_problems, 8)
+    for _ in range(12):  # traced in the end
+        evaluation = problems.evaluate(theta)
+    torch.testing.assert_close(evaluation.loss, theta.square().sum(1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(evaluation.grad, 2 * theta, rtol=1e-12, atol=0)
+    assert {name: tuple(value.shape[1:]) for name, value in problems.layout.unflatten(theta).items()}["rows"] == (0, 3)

@@ -2,10 +2,12 @@
 
 import copy
 import gc
+import itertools
 import pickle
 import random
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,8 +57,7 @@ def draw(optimizee: Optimizee, num_problems: int = 1, dtype: torch.dtype = torch
 
 def eager(problems: Problems) -> Problems:
     """The same problems, never traced."""
-    problems._traces = Traces()  # of its own, which the attribute of the optimizee does not know
-    problems._traces.run = lambda kind, function, tensors, optimizee: function(*tensors)  # type: ignore[method-assign]
+    problems.trace = False
     return problems
 
 
@@ -197,7 +198,12 @@ class Linear(nn.Module):
 def test_another_module_is_another_loss() -> None:
     data = (torch.randn(9, 4, generator=Generator().manual_seed(0)), torch.arange(9) % 3)
     first = ModuleOptimizee(Linear, train=data, validation=data, test=data, batch_size=5)
-    second = first.with_module(lambda: Linear(3.0), None)
+    problems = draw(first)
+    for _ in range(10):
+        problems.evaluate(problems.initial_params)
+    assert traces(problems).num_in_use == 1
+    second = first.with_module(partial(Linear, 3.0), None)
+    assert traces(draw(second)) is traces(problems)
     for optimizee in (first, second, first, second):
         traced, plain = draw(optimizee), eager(draw(optimizee))
         for _ in range(8):
@@ -272,6 +278,54 @@ def test_a_change_of_what_the_loss_reads_is_seen(name: str, num_problems: int) -
     problems = both(Scaled, num_problems, steps=20, between=between)
     assert traces(problems).num_in_use == 1
     assert not torch.equal(problems.evaluate(problems.initial_params).loss, unchanged)
+
+
+def test_a_change_of_a_class_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ByType(Base):
+        factor = 1.0
+
+        def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+            return params["theta"].sum() * type(self).factor
+
+    problems = draw(ByType())
+    for _ in range(10):
+        loss = problems.evaluate(problems.initial_params).loss.item()
+    assert traces(problems).num_in_use == 1
+    monkeypatch.setattr(ByType, "factor", 3.0)
+    assert problems.evaluate(problems.initial_params).loss.item() == pytest.approx(3 * loss, rel=1e-6)
+
+
+def test_an_attribute_may_lead_back_to_the_optimizee() -> None:
+    class Bound(Base):
+        def __init__(self) -> None:
+            self.number, self.function = 1.0, self.residual
+
+        def residual(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+            return (problem["w"] @ params["theta"] - batch["y"]) * self.number
+
+        def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+            return self.function(params, problem, batch).square().sum()
+
+    def between(optimizee: Any, step: int) -> None:
+        if step == 8:
+            optimizee.number = 2.0
+
+    assert traces(both(Bound, steps=20, between=between)).num_in_use == 1
+
+
+def test_the_order_of_a_mini_batch_s_tensors_does_not_matter() -> None:
+    class Unordered(Base):
+        turn = False
+
+        def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+            self.turn = not self.turn
+            batch = {"y": torch.randn(4, generator=generator), "x": torch.randn(4, generator=generator)}
+            return dict(reversed(batch.items())) if self.turn else batch
+
+        def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+            return (problem["w"] @ params["theta"] - batch["y"] + 3 * batch["x"]).square().sum()
+
+    assert traces(both(Unordered, steps=30)).num_in_use == 2
 
 
 def test_what_changes_all_the_time_is_not_traced() -> None:
@@ -377,6 +431,14 @@ class CountsInModule(Base):
         return super().loss(params, problem, batch) * (1 if self.module.factor < 9 else 2)
 
 
+class CountsInClass(Base):
+    calls = 0
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        type(self).calls += 1
+        return super().loss(params, problem, batch) * (1 if type(self).calls < 9 else 2)
+
+
 class CountsInDict(Base):
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
@@ -417,6 +479,7 @@ UNTRACEABLE = {
     CountsByNumPy: "ndarray",
     CountsInTensor: "changes",
     CountsInModule: "changes something",
+    CountsInClass: "attribute of its class",
     CountsInDict: "reads all attributes",
 }
 
@@ -437,7 +500,7 @@ def test_what_cannot_be_traced_runs_as_it_stands(make: type[Base]) -> None:
 @pytest.mark.parametrize("make", [Seeded, PythonRandom])
 def test_random_losses_stay_random(make: type[Base]) -> None:
     problems = draw(make())
-    problems._draw_batch = lambda: {"y": torch.zeros(1, 4)}  # type: ignore[method-assign]
+    problems.draw_batch = lambda: {"y": torch.zeros(1, 4)}  # type: ignore[method-assign]
     losses = [problems.evaluate(problems.initial_params).loss.item() for _ in range(14)]
     assert len(set(losses)) == 14
     assert traces(problems).num_in_use == 0
@@ -546,7 +609,7 @@ def test_traced_equals_eager(
 ) -> None:
     def network() -> nn.Module:
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs, bias=bias), ACTIVATIONS[activation]()]
             layers += [nn.LayerNorm(outputs)] if normalize else []
         return nn.Sequential(*layers)

@@ -100,7 +100,7 @@ def test_learns_new_characters() -> None:
     metrics = problems.metrics(theta)
     assert evaluation.loss.max() < 0.6
     assert metrics["accuracy"].min() > 0.8
-    assert 0.5 < metrics["new_accuracy"].min() < 1.0
+    assert 0.4 < metrics["new_accuracy"].min() < 1.0  # by chance 0.1
 
 
 def test_alphabets_with_too_few_characters_are_left_out(tmp_path: Path) -> None:
