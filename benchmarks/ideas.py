@@ -2,8 +2,8 @@
 
     python benchmarks/ideas.py --ckpt_path checkpoints/pretrained/mnist_mlp.ckpt
 
-``subset`` replays a random part of the coordinates of large tensors (model.estimator.replay_fraction), weighted so that the
-meta-gradient stays right on average. It adds variance to what the draw of problems brings anyway; ``cost`` is time
+``subset`` replays a random part of the coordinates of large tensors (model.estimator.replay_fraction), weighted so that
+the meta-gradient stays right on average. It adds variance to what the draw of problems brings anyway; ``cost`` is time
 times variance relative to replaying everything (whole meta-steps, rollout included), so that less than 1 pays.
 ``equal`` is the part of the coordinates whose gradients have been the same as those of another one in the same tensor
 since the episode began, and which could be computed once.

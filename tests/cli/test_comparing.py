@@ -220,14 +220,12 @@ def test_a_fresh_process_reports_what_training_logged(trained, path, plugin_fold
     scalars = EventAccumulator(str(Path(path).parents[3] / "logs" / Path(path).parent.relative_to("checkpoints")))
     scalars.Reload()
     content = torch.load(path, weights_only=True)
-    (best,) = (state for state in content["callbacks"].values() if state.get("monitor") == "val/final_loss")
     command = [sys.executable, "-m", "meta_opt.cli", "compare", "--ckpt_path", path, *FEW, "--baselines", "SGD"]
     environment = {**os.environ, "PYTHONPATH": str(plugin_folder)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")  # no progress bar either: this is no terminal
     (found,) = (results(folder) for folder in Path("comparisons").glob("*/0"))
     (validation,) = (entry["validation"] for entry in found["optimizers"].values() if entry["kind"] == "learned")
-    assert validation["final"] == best["current_score"].item()
     for name, tag in (("final", "val/final_loss"), ("sum", "val/loss_sum")):
         assert validation[name] == scalars.Scalars(tag)[content["epoch"]].value
 
