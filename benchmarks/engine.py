@@ -9,8 +9,8 @@
     python benchmarks/engine.py memory         peak memory of mnist_mlp with T = 20 and T = 100
     python benchmarks/engine.py resnet         two meta-steps on 11 million coordinates, T = 20
 
-Sides: meta-opt with its native kernel (native), the same with model.estimator.replay_fraction 0.25 (quarter), in PyTorch
-(torch), and the reference of plain_pytorch.py (plain).
+Sides: meta-opt with its native kernel (native), the same with model.estimator.replay_fraction 0.25 (quarter), in
+PyTorch (torch), and the reference of plain_pytorch.py (plain).
 In every repetition all sides take one meta-step (unroll, meta-gradient, Adam) in turn, each from θ_0; figures are
 medians over the repetitions. In a line:
 
