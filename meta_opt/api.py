@@ -2,6 +2,7 @@
 
 from meta_opt.configurable import API_VERSION
 from meta_opt.errors import MetaOptError, OptimizeeError
+from meta_opt.inner_loop.unroll import Position, Trajectory, begin, unroll, unroll_lengths
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
 from meta_opt.optimizees.layout import Layout, Segment
@@ -25,11 +26,16 @@ __all__ = [
     "OptimizeeError",
     "OptimizeeFamily",
     "OptimizerNetwork",
+    "Position",
     "Rollout",
     "Segment",
     "SharedNetworks",
     "Split",
     "Step",
     "TensorDict",
+    "Trajectory",
     "axis",
+    "begin",
+    "unroll",
+    "unroll_lengths",
 ]

@@ -333,6 +333,54 @@ class AdviceToTheOptimizer(Momentum):
         return {"optimizer.lr": 0.1}
 
 
+class ReachesTooFar(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update / (1 + update.norm(dim=1, keepdim=True)), state)
+
+
+class ReadsInSecret(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update * evaluation.loss.unsqueeze(1), state)
+
+
+@dataclass(frozen=True)
+class Unsaid:
+    mean: Tensor
+
+
+class SaysNoAxis(Momentum):
+    def init_state(self, layout: Layout, num_problems: int) -> Unsaid:  # type: ignore[override]
+        return Unsaid(super().init_state(layout, num_problems).mean)
+
+
+@dataclass(frozen=True)
+class Halves:
+    mean: Tensor = axis("coordinate")  # [B, N]
+    count: int = 0  # no tensor, so that it is lost when the state is cut
+
+
+class KeepsHalves(Momentum):
+    def init_state(self, layout: Layout, num_problems: int) -> Halves:  # type: ignore[override]
+        return Halves(super().init_state(layout, num_problems).mean)
+
+    def step(self, evaluation: Evaluation, state: Halves, noise: Generator | None = None) -> Step:  # type: ignore
+        update, memory, _ = super().step(evaluation, Memory(state.mean))
+        return Step(update / (1 + state.count), Halves(memory.mean, state.count + 1))
+
+
+class GlobalNoise(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update * (1 + torch.rand(())), state)
+
+
+class OtherForward(Momentum):
+    def forward(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        return Step(2 * self.step(evaluation, state).update, state)
+
+
 BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
     (RandomBuild, "weights_from_the_generator", "RandomBuild.build makes another weights from the same generator"),
     (TransposedUpdate, "update_shape", "must return an update [B, N], [3, 17], not [17, 3]"),
@@ -348,6 +396,12 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
     (DividesByZero, "finite_updates", "an update that is not finite at gradients of 0"),
     (MixesProblems, "problems_side_by_side", "a problem beside others another update than alone"),
     (KnowsPlaces, "permuted_coordinates", "to the same coordinates in another order"),
+    (ReachesTooFar, "influence_within_the_scope", "the grad of a coordinate changes updates beyond its coordinate"),
+    (ReadsInSecret, "what_is_not_read_has_no_influence", "the optimizer reads loss, which is not known here"),
+    (SaysNoAxis, "axes_of_the_state", "state.mean does not say what its last axis goes through"),
+    (KeepsHalves, "states_of_parameters", "cut into those of parameters and joined again gives other updates"),
+    (GlobalNoise, "noise_from_the_generator", "gives another update with an equal source of noise"),
+    (OtherForward, "functional_calls", "functional_call does not use the weights given"),
     (ForgetsBetweenUnrolls, "segments_equal_the_whole", "otherwise when an episode is cut into unrolls"),
     (HidesAWeight, "save_and_reload", "has weights that its state_dict does not hold"),
     (IdleWeight, "gradient_reaches_every_weight", "no gradient reaches idle"),

@@ -1,6 +1,6 @@
 """Conformance checks for the authors of plugins.
 
-Each check is a function that takes an optimizee or a learned optimizer and raises :class:`AssertionError` with what is
+Each check is a function that takes an optimizee, a learned optimizer or an estimator and raises :class:`AssertionError` with what is
 wrong. A test of a plugin is three lines, and names the check that failed::
 
     @pytest.mark.parametrize("check", optimizee_checks())
@@ -8,7 +8,16 @@ wrong. A test of a plugin is three lines, and names the check that failed::
         check(Rosenbrock())
 """
 
+from meta_opt.testing.estimators import check_estimator, check_meta_gradient, estimator_checks
 from meta_opt.testing.optimizees import check_optimizee, optimizee_checks
 from meta_opt.testing.optimizers import check_optimizer, optimizer_checks
 
-__all__ = ["check_optimizee", "check_optimizer", "optimizee_checks", "optimizer_checks"]
+__all__ = [
+    "check_estimator",
+    "check_meta_gradient",
+    "check_optimizee",
+    "check_optimizer",
+    "estimator_checks",
+    "optimizee_checks",
+    "optimizer_checks",
+]

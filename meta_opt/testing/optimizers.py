@@ -12,12 +12,14 @@ import torch
 from torch import Generator, Tensor
 
 from meta_opt import registry
+from meta_opt.drop_in.parameter_states import ParameterStates, Place
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
-from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.layout import Layout, kind_of
 from meta_opt.optimizees.problems import Evaluation, Problems
 from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.optimizers.state import map_state, named_tensors
 
 OptimizerCheck = Callable[[OptimizerNetwork], None]
@@ -48,6 +50,12 @@ def optimizer_checks() -> tuple[OptimizerCheck, ...]:
         finite_updates,
         problems_side_by_side,
         permuted_coordinates,
+        influence_within_the_scope,
+        what_is_not_read_has_no_influence,
+        axes_of_the_state,
+        states_of_parameters,
+        noise_from_the_generator,
+        functional_calls,
         segments_equal_the_whole,
         save_and_reload,
         gradient_reaches_every_weight,
@@ -158,6 +166,104 @@ def permuted_coordinates(optimizer: OptimizerNetwork) -> None:
     )
 
 
+def influence_within_the_scope(optimizer: OptimizerNetwork) -> None:
+    """The gradient, or θ, of one coordinate changes no update beyond ``scope``; problems never influence each other."""
+    optimizer = _built(optimizer)
+    name, evaluations = type(optimizer).__name__, _evaluations(2)
+    plain = _updates(optimizer, evaluations)
+    start = sum(_LAYOUT.sizes[:-1])
+    within = {"coordinate": slice(start, start + 1), "tensor": slice(start, None), "problem": slice(None)}
+    for field in optimizer.reads & {"grad", "params"}:
+        changed = copy.deepcopy(evaluations)
+        for evaluation in changed:
+            getattr(evaluation, field)[0, start] += 1.5
+        moved = (_updates(optimizer, changed) - plain).abs().amax(0) > 1e-12  # [B, N]
+        moved[0, within[optimizer.scope]] = False
+        assert not moved[1].any(), f"{name}: the {field} of one problem changes the updates of another"
+        assert not moved.any(), (
+            f"{name}: the {field} of a coordinate changes updates beyond its {optimizer.scope}: the class must say "
+            "how far, as its scope"
+        )
+
+
+def what_is_not_read_has_no_influence(optimizer: OptimizerNetwork) -> None:
+    """``step`` works, and gives the same, where only what ``reads`` names is known."""
+    optimizer = _built(optimizer)
+    name, evaluations = type(optimizer).__name__, _evaluations(2)
+    unknown = optimizer.reads - {"loss", "grad", "params"}
+    assert not unknown, f"{name}.reads names {', '.join(sorted(unknown))}; there are loss, grad and params"
+    try:
+        found = _updates(optimizer, [each.only(optimizer.reads) for each in evaluations])
+    except MetaOptError as error:
+        raise AssertionError(f"{name}: {error}") from error
+    same = torch.equal(found, _updates(optimizer, evaluations))
+    assert same, f"{name}.step gives other updates where what it does not read is missing"
+
+
+def states_of_parameters(optimizer: OptimizerNetwork) -> None:
+    """In the drop-in, cutting the state into those of parameters and joining it again, or autocast, changes nothing."""
+    optimizer = _built(optimizer, dtype=torch.float32).requires_grad_(False)
+    plain = _drop_in(optimizer, cut=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = _drop_in(optimizer, cut=False)
+    name = type(optimizer).__name__
+    assert torch.equal(under_autocast, plain), f"{name}: torch.autocast around a step of the drop-in changes it"
+    assert torch.equal(_drop_in(optimizer, cut=True), plain), (
+        f"{name}: a state that is cut into those of parameters and joined again gives other updates: see axis"
+    )
+
+
+def axes_of_the_state(optimizer: OptimizerNetwork) -> None:
+    """Every tensor of the state says what its last axis goes through, and has the size that it says."""
+    optimizer = _built(optimizer)
+    name, num_problems = type(optimizer).__name__, 2
+    _, state, _ = optimizer.step(_evaluations(num_problems)[0], optimizer.init_state(_LAYOUT, num_problems))
+    for each in (optimizer.init_state(_LAYOUT, num_problems), state):
+        for path, tensor, axis in named_tensors(each):
+            assert axis is not None, (
+                f"{name}: state.{path} does not say what its last axis goes through: make it a field of a dataclass, "
+                f'{path}: Tensor = axis("coordinate")'
+            )
+            if axis == "problem":
+                continue
+            size = {"coordinate": _LAYOUT.num_coordinates, "tensor": len(_LAYOUT.names)}[axis]
+            fits = tensor.dim() > 0 and (tensor.shape[-1] in (size, num_problems * size) or "." in path)
+            assert fits, (
+                f"{name}: the last axis of state.{path} goes through each {axis}, {size} of them, but its shape is "
+                f"{list(tensor.shape)}"
+            )
+
+
+def noise_from_the_generator(optimizer: OptimizerNetwork) -> None:
+    """Equal generators give equal steps; without one there is no randomness."""
+    optimizer, evaluation = _built(optimizer), _evaluations(2)[0]
+    name, state, before = type(optimizer).__name__, optimizer.init_state(_LAYOUT, 2), torch.get_rng_state()
+    for noise in (lambda: None, lambda: _generator(7)):
+        one, other = (optimizer.step(evaluation, state, noise()).update for _ in range(2))
+        assert torch.equal(one, other), f"{name}.step gives another update with an equal source of noise"
+    untouched = torch.equal(torch.get_rng_state(), before)
+    assert untouched, f"{name}.step draws from PyTorch's global generator: draw from noise"
+
+
+def functional_calls(optimizer: OptimizerNetwork) -> None:
+    """``torch.func.functional_call`` steps with other weights, and ``vmap`` with several at once."""
+    one, two = (_built(optimizer, seed=seed) for seed in (0, 5))
+    name, evaluation = type(optimizer).__name__, _evaluations(2)[0]
+    state = one.init_state(_LAYOUT, 2)
+
+    def update(phi: TensorDict) -> Tensor:
+        return torch.func.functional_call(one, phi, (evaluation, state)).update
+
+    weights = [{key: weight.detach() for key, weight in each.named_parameters()} for each in (one, two)]
+    with torch.enable_grad():
+        expected = [each.step(evaluation, state).update.detach() for each in (one, two)]
+        called = [update(phi).detach() for phi in weights]
+        stacked = {key: torch.stack([phi[key] for phi in weights]) for key in weights[0]}
+        mapped = torch.vmap(update)(stacked).detach()
+    assert _close(torch.stack(called), torch.stack(expected)), f"{name}: functional_call does not use the weights given"
+    assert _close(mapped, torch.stack(expected)), f"{name}: vmap over φ gives other updates than one φ after the other"
+
+
 def segments_equal_the_whole(optimizer: OptimizerNetwork) -> None:
     """An episode in two unrolls is the same as in one: all that is remembered is in the state."""
     losses = []
@@ -209,7 +315,7 @@ def replay_of_some_coordinates(optimizer: OptimizerNetwork) -> None:
     """``replay`` of some columns is that of all with coefficients of zero elsewhere, or a ``MetaOptError``."""
     optimizer = _built(optimizer)
     problems = _problems(2)
-    trajectory = unroll(problems, optimizer, begin(problems, optimizer), _NUM_STEPS)
+    trajectory = unroll(problems, optimizer, begin(problems, optimizer, grads=True), _NUM_STEPS, grads=True)
     recorded = trajectory.evaluations[:-1], trajectory.start.state
     columns = torch.tensor([0, 3, _LAYOUT.num_coordinates - 1])
     some = [evaluation.grad[:, columns] for evaluation in _evaluations(2)]
@@ -300,7 +406,7 @@ def _built(
     layout: Layout = _LAYOUT,
     *,
     seed: int = 0,
-    noise: float = 0.1,
+    noise: float = 0.03,
     dtype: torch.dtype = torch.float64,
 ) -> OptimizerNetwork:
     """A copy with weights; noise is added to them, as some may be zero at first."""
@@ -330,7 +436,7 @@ def _rows(evaluation: Evaluation, rows: slice) -> Evaluation:
 
 def _updates(optimizer: OptimizerNetwork, evaluations: list[Evaluation], layout: Layout = _LAYOUT) -> Tensor:
     """The updates at a given sequence of evaluations, [T, B, N]."""
-    state = optimizer.init_state(layout, len(evaluations[0].loss))
+    state = optimizer.init_state(layout, len(next(iter(vars(evaluations[0]).values()))))
     updates = []
     with torch.no_grad():
         for evaluation in evaluations:
@@ -339,9 +445,32 @@ def _updates(optimizer: OptimizerNetwork, evaluations: list[Evaluation], layout:
     return torch.stack(updates)
 
 
+def _drop_in(optimizer: OptimizerNetwork, *, cut: bool) -> Tensor:
+    """The updates of three parameters as the drop-in makes them, [T, N]; with ``cut``, one by one between steps."""
+    names = optimizer.network_names(_LAYOUT) if isinstance(optimizer, SharedNetworks) else ["all"]
+    params = [torch.zeros(shape) for shape in _LAYOUT.shapes]
+    places = {
+        param: Place.of(param, kind_of(param.shape) if set(names) <= {"matrix", "vector"} else names[0])
+        for param in params
+    }
+    states, updates = ParameterStates(optimizer), []
+    for evaluation in _evaluations(1):
+        for param, grad in zip(params, _LAYOUT.unflatten(evaluation.grad[0]).values(), strict=True):
+            param.grad = grad.float()
+        parts = {
+            id(param): part
+            for bucket in states.buckets(places)
+            for param, part in zip(bucket.params, bucket.step(evaluation.loss[0]), strict=True)
+        }
+        updates.append(torch.cat([parts[id(param)].flatten() for param in params]).clone())
+        if cut:
+            states.one_by_one()
+    return torch.stack(updates)
+
+
 def _replay(optimizer: OptimizerNetwork, replay: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     problems = _problems(2)
-    trajectory = unroll(problems, optimizer, begin(problems, optimizer), _NUM_STEPS)
+    trajectory = unroll(problems, optimizer, begin(problems, optimizer, grads=True), _NUM_STEPS, grads=True)
     evaluations = trajectory.evaluations[:-1]
     coefficients = [evaluation.grad for evaluation in _evaluations(2)]
     return replay(optimizer, evaluations, trajectory.start.state, coefficients)
