@@ -220,7 +220,19 @@ def test_a_fresh_process_reports_what_training_logged(trained, path, plugin_fold
     scalars = EventAccumulator(str(Path(path).parents[3] / "logs" / Path(path).parent.relative_to("checkpoints")))
     scalars.Reload()
     content = torch.load(path, weights_only=True)
-    command = [sys.executable, "-m", "meta_opt.cli", "compare", "--ckpt_path", path, *FEW, "--baselines", "Adam"]
+    command = [
+        sys.executable,
+        "-m",
+        "meta_opt.cli",
+        "compare",
+        "--ckpt_path",
+        path,
+        *FEW,
+        "--baselines",
+        "Adam",
+        "--num_validation_problems",
+        "16",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(plugin_folder)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")  # no progress bar either: this is no terminal
