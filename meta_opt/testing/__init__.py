@@ -1,7 +1,7 @@
 """Conformance checks for the authors of plugins.
 
-Each check is a function that takes an optimizee, a learned optimizer or an estimator and raises :class:`AssertionError` with what is
-wrong. A test of a plugin is three lines, and names the check that failed::
+Each check is a function that takes an optimizee, a learned optimizer or an estimator, and raises
+:class:`AssertionError` with what is wrong. A test of a plugin is three lines, and names the check that failed::
 
     @pytest.mark.parametrize("check", optimizee_checks())
     def test_rosenbrock(check):
