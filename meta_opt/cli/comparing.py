@@ -32,7 +32,7 @@ from meta_opt.saved.runs import Run, relative
 def run(options: list[str]) -> int:
     """Compare; returns the exit status."""
     torch.set_flush_denormal(True)  # as in training, or the same problems would not give the very same losses
-    said, options = options, with_dotted_paths(options)
+    said, options = options, with_dotted_paths(options, "compare")
     paths = _checkpoints(options)
     command = f"meta-opt compare {shlex.join(_again(said, _asked(options, 'optimizee')))}"
     recipes = {path: read_recipe(path) for path in paths.values()}
@@ -180,6 +180,7 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser = Parser(prog="meta-opt compare", allow_abbrev=False)
     add_plugin_argument(parser, "optimizee", optimizee)
     parser.add_argument("--optimizer", type=str | None, default=None)  # of checkpoints that may not name it
+    parser.add_argument("--config", action="config")
     parser.add_argument("--ckpt_path", type=str, nargs="+")
     parser.add_argument("--pretrained", type=str, nargs="+")
     parser.add_argument("--baselines", type=str, nargs="+", default=list(BASELINES))

@@ -17,7 +17,7 @@ from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.registry import Kind
-from meta_opt.saved.recipes import Part, Recipe, read_recipe
+from meta_opt.saved.recipes import Part, Recipe, load_optimizer, read_recipe
 from meta_opt.saved.runs import Run, relative
 
 DEFAULT_OPTIMIZER = "coordinatewise_lstm"
@@ -89,11 +89,20 @@ def checkpoint_path(text: str, root: Path, optimizee: type[Any] | None) -> Path:
     """The file that ``--ckpt_path`` means: a path, or that of the newest run (on the optimizee, if one is asked for).
 
     Raises:
-        CheckpointError: If there is no run.
+        CheckpointError: If there is no run, or the newest has no such checkpoint.
     """
     if text not in NEWEST:
         return Path(text)
-    return Run.newest(root, registry.name_of(optimizee) if optimizee else None).checkpoints / f"{text}.ckpt"
+    run = Run.newest(root, registry.name_of(optimizee) if optimizee else None)
+    path = run.checkpoints / f"{text}.ckpt"
+    if not path.is_file():
+        there = [relative(other) for name in NEWEST if (other := run.checkpoints / f"{name}.ckpt").is_file()]
+        raise CheckpointError(
+            f"the newest run, {relative(run.checkpoints)}, has no {text}.ckpt"
+            + (f", only {there[0]}" if there else ": it has saved nothing")
+            + "; give the path of a checkpoint as --ckpt_path"
+        )
+    return path
 
 
 def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) -> Defaults:
@@ -156,6 +165,8 @@ def _described(part: Part) -> str:
 def _use_checkpoint(command: str, defaults: Defaults, asked: dict[Kind, type[Any]], path: Path, recipe: Recipe) -> None:
     defaults.checkpoint = path
     same = {kind: _use_part(defaults, kind, asked.get(kind), path, getattr(recipe, kind)) for kind in registry.KINDS}
+    if same["optimizer"]:
+        load_optimizer(path, asked.get("optimizer"))  # of other weights, or a size beyond reason, nothing is made
     model = {f"model.{name}": value for name, value in recipe.model.items() if name != "seed"}
     if "seed" in recipe.model:
         model["seed_everything"] = recipe.model["seed"]
@@ -165,6 +176,8 @@ def _use_checkpoint(command: str, defaults: Defaults, asked: dict[Kind, type[Any
     else:  # the same learned optimizer elsewhere, for as many steps as are recommended there
         defaults.options |= model
         _recommend(defaults, new=False)
+    if "trainer.precision" in recipe.run:
+        defaults.options["trainer.precision"] = recipe.run["trainer.precision"]
     if command == "fit":
         if not recipe.resumable:
             raise CheckpointError(f"{relative(path)} holds a trained optimizer to use, no run that fit can go on with")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from meta_opt import registry
+from meta_opt.cli import configs
 from meta_opt.errors import RegistryError
 
 _REFERENCE = re.compile(r"(.+\.py):[^\W\d][\w.]*", re.DOTALL)
@@ -22,11 +22,14 @@ _CLASSES = tuple(registry.OPTIONS.values())
 _CONFIG = (".yaml", ".yml", ".json")
 
 
-def with_dotted_paths(arguments: list[str]) -> list[str]:
+def with_dotted_paths(arguments: list[str], command: str = "fit") -> list[str]:
     """The arguments after a command with dotted paths for classes in files; their folders join the import path.
+
+    Of a run's own ``config.yaml`` other commands than ``fit`` get what they take.
 
     Raises:
         RegistryError: If a file cannot be used, or the class in it is not named.
+        MetaOptError: If a config file cannot be read.
     """
     replaced, option = [], ""
     for argument in arguments:
@@ -39,8 +42,8 @@ def with_dotted_paths(arguments: list[str]) -> list[str]:
             if value.endswith(".py"):
                 raise RegistryError(f"say which class of {value} is meant, as {value}:CLASS")
             value = _config(value) if value.endswith(_CONFIG) else _value(value)
-        elif option in ("--config", "-c"):
-            value = _config(value)
+        elif option in ("--config", "-c") and value:
+            value = _config(value, command)
         replaced.append(prefix + value)
     return replaced
 
@@ -53,20 +56,18 @@ def _value(text: str) -> str:
     return (_yaml(text) or text).rstrip("\n") if ".py:" in text else text
 
 
-def _config(path: str) -> str:
+def _config(path: str, command: str = "fit") -> str:
     """The config file at ``path``, or its content with dotted paths: text of more than one line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return path  # the parser says what is wrong with it
-    replaced = _yaml(text) if ".py:" in text else None
+    text = configs.read_text(path)
+    own = configs.of_a_run(text, command)
+    replaced = _yaml(own or text) if ".py:" in text else own
     return f"{replaced}\n" if replaced else path
 
 
 def _yaml(text: str) -> str | None:
     """YAML with dotted paths, in one line; None if it holds no reference or is none, which the parser says."""
     try:
-        content = yaml.safe_load(text)
+        content = configs.parse(text)
     except yaml.YAMLError:
         return None
     found: list[str] = []

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from meta_opt import registry
+from meta_opt.cli import configs
 
 OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "trainer.default_root_dir")
 _CLASSES = tuple(registry.OPTIONS.values())
@@ -90,14 +91,11 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def _read_yaml(path: Path) -> Any:
-    try:
-        return _parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
+    return _parse_yaml(configs.read_text(str(path)))
 
 
 def _parse_yaml(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return configs.parse(text)
     except yaml.YAMLError:
         return None  # the parser says what is wrong with it

@@ -24,7 +24,7 @@ from meta_opt.cli import HELP
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
-from meta_opt.errors import CheckpointError, MetaOptError
+from meta_opt.errors import CheckpointError, MetaOptError, StorageError
 from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.messages import own_frames
 from meta_opt.meta_training.callbacks import Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
@@ -78,7 +78,7 @@ class MetaOptCLI(LightningCLI):
         self._command = command
         self._options = options
         self._interruption = Interruption()
-        arguments = with_dotted_paths(options)
+        arguments = with_dotted_paths(options, command)
         self._defaults = find_defaults(command, arguments)
         about = {
             "description": next(line.strip() for line in HELP.splitlines() if line.startswith(f"  {command} ")),
@@ -209,6 +209,13 @@ class MetaOptCLI(LightningCLI):
             )
         except MisconfigurationException as error:
             raise MetaOptError(str(error)) from error
+        except StorageError as error:
+            raise StorageError(f"{error}; {self._how_to_go_on()}") from error
+        except OSError as error:
+            if subcommand != "fit" or own_frames(error, registry.modules_of_plugins()):
+                raise
+            failed = StorageError.of(error, Path(error.filename or "the log"))
+            raise StorageError(f"{failed}; {self._how_to_go_on()}") from error
         except RuntimeError as error:
             if checkpoint is None or "loading state_dict" not in str(error):
                 raise
@@ -225,6 +232,15 @@ class MetaOptCLI(LightningCLI):
             self.status = 128 + self._interruption.signal
         if subcommand == "fit":
             self._report()
+
+    def _how_to_go_on(self) -> str:
+        """After a run that could not be written."""
+        run = self._folder.run
+        last = None if run is None else run.checkpoints / "last.ckpt"
+        if last is None or not last.is_file():
+            return "no checkpoint was saved, so begin anew when it can be"
+        options = [*self._options_without_checkpoint(), "--ckpt_path", relative(last)]
+        return f"when it can be, go on with: {_program()} fit {shlex.join(options)}"
 
     @rank_zero_only
     def _report(self) -> None:

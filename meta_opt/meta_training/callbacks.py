@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -15,9 +16,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from meta_opt.saved.checkpoints import remove_leftovers
+from meta_opt.errors import StorageError
+from meta_opt.locks import BusyError, acquire
+from meta_opt.saved.checkpoints import remove_leftovers, write
 from meta_opt.saved.recipes import RUN_SETTINGS
-from meta_opt.saved.runs import Run
+from meta_opt.saved.runs import Run, relative
 
 
 class Progress(TQDMProgressBar):
@@ -137,6 +140,8 @@ class RunFolder(Callback):
         self.run = run
         self.started = False
         self._claimed = False
+        self._vanished = False
+        self._lock: int | None = None
         self._claim = claim
         self._config = config
         self._settings = settings
@@ -149,8 +154,12 @@ class RunFolder(Callback):
         if self.run is None and trainer.is_global_zero:
             self.run = self._claim()
             self._claimed = True
-        run = self.run = trainer.strategy.broadcast(self.run)
+        busy = trainer.is_global_zero and not self._lock_run()
+        run, busy = trainer.strategy.broadcast((self.run, busy))
         assert run is not None
+        if busy:
+            raise StorageError(f"another process is training {relative(run.checkpoints)}; stop it, or begin a new run")
+        self.run = run
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, RunCheckpoint):
                 callback.dirpath = str(run.checkpoints.resolve())
@@ -159,16 +168,37 @@ class RunFolder(Callback):
                 run.logs.parent.parent, run.logs.parent.name, run.name, default_hp_metric=False
             )
 
+    def _lock_run(self) -> bool:
+        """Hold the lock of the run until :meth:`release` or the end of the process; False if another does."""
+        assert self.run is not None
+        try:
+            self._lock = acquire(self.run.checkpoints)
+        except BusyError:
+            return False
+        except OSError as error:
+            warnings.warn(f"{relative(self.run.checkpoints)} cannot be locked: {error.strerror}", stacklevel=2)
+        return True
+
+    def release(self) -> None:
+        """Let others train the run."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let others train the run."""
+        self.release()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings: what is restored has been, and nothing has gone wrong."""
         self.started = True
         if self.run is not None and trainer.is_global_zero:
-            self.run.checkpoints.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.run.checkpoints)
-            (self.run.checkpoints / "config.yaml").write_text(self._config)
+            self._write_config()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no empty folder behind where nothing came of it."""
+        self.release()
         if self.run is not None and self._claimed and not self.started:
             folder = self.run.checkpoints
             with contextlib.suppress(OSError):  # up to the first that holds something else
@@ -176,8 +206,25 @@ class RunFolder(Callback):
                     empty.rmdir()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the settings that resuming needs."""
+        """Keep the settings that resuming needs; notice where the run's folder is gone, which saving makes anew."""
         checkpoint[RUN_SETTINGS] = self._settings
+        if self.run is not None and self.started and not self.run.checkpoints.is_dir() and trainer.is_global_zero:
+            self._vanished = True
+            self._write_config()
+
+    def _write_config(self) -> None:
+        assert self.run is not None
+        write(self.run.checkpoints / "config.yaml", self._config.encode())
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop where the folder has vanished; only now, when everything is saved in a new one."""
+        if trainer.strategy.broadcast(self._vanished):
+            assert self.run is not None
+            raise StorageError(f"{relative(self.run.checkpoints)} vanished while training; it was made anew")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As before an episode."""
+        self.on_train_batch_start(trainer, pl_module, None, 0)
 
 
 class Interruption(Callback):

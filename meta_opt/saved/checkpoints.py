@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from meta_opt.errors import StorageError
 from meta_opt.saved.recipes import load
 
 
@@ -18,24 +20,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the checkpoint and renames: whatever happens meanwhile, the old one or the new one is there."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Save ``checkpoint`` as ``path``."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the new name, too, survives a loss of power; not every system can
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        """Save ``checkpoint`` as ``path``.
+
+        Raises:
+            StorageError: If it cannot be written; what was there before still is.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write(Path(path), content.getbuffer())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = True
@@ -44,9 +36,36 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return load(Path(path))
 
 
+def write(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, wholly or not at all, in a folder that is made where there is none.
+
+    Raises:
+        StorageError: If it cannot be written; what was there before still is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError.of(error, path) from error
+    with contextlib.suppress(OSError):  # the new name, too, survives a loss of power; not every system can
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing in ``folder``."""
-    for path in folder.glob(".*.ckpt.*.tmp"):
+    """Remove what a killed process was writing in ``folder``, whose lock the caller holds."""
+    for path in (*folder.glob(".*.ckpt.*.tmp"), *folder.glob(".config.yaml.*.tmp")):
         path.unlink(missing_ok=True)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,16 @@ from typing import Any
 import torch
 
 from meta_opt import registry
-from meta_opt.errors import CheckpointError, MetaOptError
+from meta_opt.errors import CheckpointError, MetaOptError, shown
+from meta_opt.messages import clipped
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.saved.archives import read_archive
+from meta_opt.saved.plain_values import check_arguments, checked_layout, plain
 from meta_opt.saved.upgrades import FORMAT, upgraded
+from meta_opt.saved.weights import build
 
 RUN_SETTINGS = "meta_opt_run"  # where the command line keeps its own settings in a checkpoint
-AVERAGE = "average.module."  # prefix, among the weights of a MetaLearner, of the learned optimizer that is used
 # In a wheel the pretrained checkpoints lie in the package, in a checkout beside it.
 _PRETRAINED = (Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] / "checkpoints" / "pretrained")
 
@@ -28,23 +33,26 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is missing, damaged, or not one of ours.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
+    data = read_archive(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged file raises is not specified
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
+            checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # what rubbish raises is not specified
         raise CheckpointError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
     recipe = checkpoint.get("meta_opt") if isinstance(checkpoint, dict) else None
     if not isinstance(recipe, dict):
         raise CheckpointError(f"{path} is not a checkpoint of meta-opt")
     version = recipe.get("format")
-    if not isinstance(version, int) or version > FORMAT:
+    if type(version) is not int or version < 1:
+        raise CheckpointError(f"{path} is damaged: its format is {shown(version)}")
+    if version > FORMAT:
         raise CheckpointError(
-            f"{path} has format {version}, this version of meta-opt reads {FORMAT}; install a newer one"
+            f"{path} has format {shown(version)}, this version of meta-opt reads {FORMAT}; install a newer one"
         )
     try:
         return upgraded(checkpoint)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # what rubbish raises is not specified
         raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete") from error
 
 
@@ -75,24 +83,39 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, or not one of ours.
     """
-    checkpoint = load(path)
+    return _recipe(load(path), path)
+
+
+def _recipe(checkpoint: dict[str, Any], path: Path) -> Recipe:
+    """The recipe in the content of the checkpoint at ``path``: every value is plain, and what has a type has it."""
     try:
-        recipe = checkpoint["meta_opt"]
+        recipe = plain(checkpoint["meta_opt"], "meta_opt")
         return Recipe(
             _part(recipe["optimizee"]),
             _part(recipe["optimizer"]),
             _part(recipe["estimator"]),
-            dict(recipe["model"]),
-            Layout.from_plain(recipe["layout"]),
-            dict(checkpoint.get(RUN_SETTINGS, {})),
+            _dictionary(recipe["model"]),
+            checked_layout(recipe["layout"]),
+            _dictionary(plain(checkpoint.get(RUN_SETTINGS, {}), RUN_SETTINGS)),
             "optimizer_states" in checkpoint,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete") from error
+    except KeyError as error:
+        raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete, it has no {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def _part(entry: dict[str, Any]) -> Part:
-    return Part(entry["class_path"], dict(entry["init_args"]))
+def _part(entry: Any) -> Part:
+    name = _dictionary(entry)["class_path"]
+    if not isinstance(name, str | None):
+        raise ValueError(f"class_path is {shown(name)}")
+    return Part(name, _dictionary(entry["init_args"]))
+
+
+def _dictionary(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(value)} is where options should be")
+    return value
 
 
 def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = None) -> Any:
@@ -110,8 +133,6 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
     """
     if part.name is None:
         raise CheckpointError(f"the {kind} of {path} was made in Python, so that it cannot be made again")
-    if not isinstance(part.name, str):
-        raise CheckpointError(f"{path} is damaged: its {kind} is {part.name!r}")
     same = asked is not None and registry.name_of(asked) == part.name
     if "." in part.name and not same:
         raise CheckpointError(
@@ -124,14 +145,21 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
         if isinstance(value, list):
             return [made(item) for item in value]
         if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:  # a part of a mixture
-            return make(kind, _part(value), path)
+            try:
+                return make(kind, _part(value), path)
+            except ValueError as error:
+                raise CheckpointError(f"{path} is damaged: {error}") from error
         return value
 
-    arguments = {name: made(value) for name, value in part.init_args.items()}
     cls = asked if asked is not None and same else registry.load(kind, part.name)
     try:
+        check_arguments(cls.__init__, part.init_args, f"{kind}.init_args")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    arguments = {name: made(value) for name, value in part.init_args.items()}
+    try:
         return cls(**arguments)
-    except MetaOptError:
+    except CheckpointError:
         raise
     except Exception as error:  # what a class raises for arguments that it does not know is not specified
         raise _does_not_fit(path, kind, error) from error
@@ -140,7 +168,7 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
 def _does_not_fit(path: Path, what: str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"the {what} in {path} cannot be made as it says there, perhaps as another version made it "
-        f"({type(error).__name__}: {error})"
+        f"({type(error).__name__}: {clipped(error, 240)})"
     )
 
 
@@ -157,16 +185,17 @@ def load_optimizer(path: Path, asked: type[Any] | None = None) -> OptimizerNetwo
         CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from an installed plugin.
         RegistryError: If the plugin that it names is not installed or does not load.
     """
-    recipe = read_recipe(path)
-    optimizer: OptimizerNetwork = make("optimizer", recipe.optimizer, path, asked)
+    checkpoint = load(path)
+    recipe = _recipe(checkpoint, path)
     try:
-        optimizer.build(recipe.layout, torch.Generator())
-        state = load(path)["state_dict"]
-        weights = {name.removeprefix(AVERAGE): tensor for name, tensor in state.items() if name.startswith(AVERAGE)}
-        optimizer.load_state_dict(weights)
+        optimizer = build(
+            lambda: make("optimizer", recipe.optimizer, path, asked), recipe.layout, checkpoint.get("state_dict")
+        )
     except MetaOptError:
         raise
-    except Exception as error:  # of a damaged file
+    except ValueError as error:
+        raise CheckpointError(f"the learned optimizer in {path} does not fit: {error}") from error
+    except Exception as error:  # what a class raises for rubbish is not specified
         raise _does_not_fit(path, "learned optimizer", error) from error
     return optimizer.requires_grad_(False)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from meta_opt.errors import CheckpointError
+from meta_opt.errors import CheckpointError, StorageError
 
 _NAME = re.compile(r"run_(\d+)")
 
@@ -38,15 +40,23 @@ class Run:
 
     @classmethod
     def claim(cls, root: Path, optimizee: str) -> Run:
-        """A new run with the next free name; making its folder is what claims it, so two can't get the same one."""
+        """A new run with the next free name; making its folder is what claims it, so two can't get the same one.
+
+        Raises:
+            StorageError: If its folder cannot be made.
+        """
         for number in itertools.count():
             run = cls(root, optimizee, f"run_{number}")
             if run.logs.exists():
                 continue
             try:
                 run.checkpoints.mkdir(parents=True)
-            except FileExistsError:
-                continue
+            except FileExistsError as error:
+                if os.path.lexists(run.checkpoints):
+                    continue
+                raise StorageError.of(error, run.checkpoints) from error  # what is in its way is above it
+            except OSError as error:
+                raise StorageError.of(error, run.checkpoints) from error
             return run
         raise AssertionError
 
@@ -60,7 +70,7 @@ class Run:
 
     @classmethod
     def newest(cls, root: Path, optimizee: str | None) -> Run:
-        """The run that saved a checkpoint last.
+        """The run that was begun, or has saved something, last, whether it has a checkpoint or not.
 
         Args:
             root: Folder that holds ``checkpoints``.
@@ -70,13 +80,22 @@ class Run:
             CheckpointError: If there is none.
         """
         folder = root / "checkpoints"
-        paths = folder.glob(f"{optimizee or '*'}/run_*/last.ckpt")
-        found = [path for path in paths if _NAME.fullmatch(path.parent.name)]
+        paths = folder.glob(f"{optimizee or '*'}/run_*")
+        found = [path for path in paths if _NAME.fullmatch(path.name) and path.is_dir()]
         if not found:
             where = folder / optimizee if optimizee else folder
-            raise CheckpointError(f"there is no run with a last.ckpt in {relative(where)}; give a path as --ckpt_path")
-        path = max(found, key=lambda path: (path.stat().st_mtime_ns, int(path.parent.name.removeprefix("run_"))))
-        return cls(root, path.parent.parent.name, path.parent.name)
+            raise CheckpointError(f"there is no run in {relative(where)}; give a path as --ckpt_path")
+        path = max(found, key=lambda path: (_last_change(path), int(path.name.removeprefix("run_"))))
+        return cls(root, path.parent.name, path.name)
+
+
+def _last_change(folder: Path) -> int:
+    """When a run last wrote one of its files, in nanoseconds; when it was begun, if it has none yet."""
+    times = []
+    for path in (*folder.glob("*.ckpt"), folder / "config.yaml"):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime_ns)
+    return max(times, default=0) or folder.stat().st_mtime_ns
 
 
 def relative(path: Path) -> str:

@@ -279,8 +279,8 @@ WRONG = {
     "--optimizee bowl stray": "unexpected argument 'stray'",
     "--config nowhere.yaml": "File does not exist",
     "--ckpt_path nowhere.ckpt": "there is no checkpoint nowhere.ckpt",
-    "--ckpt_path last": "there is no run with a last.ckpt in checkpoints",
-    "--ckpt_path last --optimizee bowl": "there is no run with a last.ckpt in checkpoints/bowl",
+    "--ckpt_path last": "there is no run in checkpoints",
+    "--ckpt_path last --optimizee bowl": "there is no run in checkpoints/bowl",
 }
 
 

@@ -1,7 +1,9 @@
+import errno
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from meta_opt import cli
+from meta_opt.evaluation.monitoring import ValidationCurves
+from meta_opt.locks import locked
 
 RUN = Path("checkpoints/bowl/run_0")
 QUIET = ["--trainer.enable_progress_bar", "false"]
@@ -111,3 +115,50 @@ def test_killed(reference, plugins, meta_opt, plugin_folder):
     assert meta_opt(*RESUME)[0] == 0
     weights, _ = outcome(Path())
     torch.testing.assert_close(weights, reference[0], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_run_is_trained_by_one_process(reference, plugins, meta_opt):
+    meta_opt(*FIT, *send("episode", 0, signal.SIGTERM))
+    before = (RUN / "last.ckpt").read_bytes()
+    with locked(RUN):
+        status, out, err = meta_opt(*RESUME)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"meta-opt: error: another process is training {RUN}; stop it, or begin a new run")
+    assert (RUN / "last.ckpt").read_bytes() == before
+    assert meta_opt(*RESUME)[0] == 0
+    same(outcome(Path()), reference)
+    with locked(RUN):  # it is free afterwards
+        pass
+
+
+def test_a_full_disk_is_one_line_and_the_command_to_go_on(reference, plugins, meta_opt, monkeypatch):
+    meta_opt(*FIT, *send("episode", 0, signal.SIGTERM))
+    before = {path.name: path.read_bytes() for path in RUN.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        status, _, err = meta_opt(*RESUME)
+    assert status == 2
+    assert re.search(r"cannot write .*: No space left on device; when it can be, go on with: meta-opt fit ", err)
+    assert err.endswith(f" --ckpt_path {RUN}/last.ckpt\n")
+    assert len(err.splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in RUN.iterdir()} == before
+    assert meta_opt(*RESUME)[0] == 0
+    same(outcome(Path()), reference)
+
+
+def test_a_folder_that_vanishes_is_made_anew_and_said(reference, plugins, meta_opt, monkeypatch):
+    validated = ValidationCurves.on_validation_end
+
+    def vanishes(self, trainer, module):
+        shutil.rmtree("checkpoints")
+        validated(self, trainer, module)
+
+    monkeypatch.setattr(ValidationCurves, "on_validation_end", vanishes)
+    status, _, err = meta_opt(*FIT)
+    assert status == 2
+    assert f"{RUN} vanished while training; it was made anew; when it can be, go on with" in err
+    assert {"config.yaml", "last.ckpt"} <= {path.name for path in RUN.iterdir()}

@@ -1,27 +1,32 @@
+import errno
+import os
+
 import pytest
 import torch
 
-from meta_opt.errors import CheckpointError
+from meta_opt.errors import CheckpointError, StorageError
 from meta_opt.meta_training.loading import load_learner
 from meta_opt.saved.checkpoints import AtomicCheckpointIO, export, remove_leftovers
 from meta_opt.saved.recipes import load, load_optimizer, pretrained_path
-
-
-class NotSavable:
-    def __reduce__(self):
-        raise OSError("the disk is full")
 
 
 def content(number):
     return {"meta_opt": {"format": 1}, "number": torch.tensor(number)}
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "last.ckpt"
     io = AtomicCheckpointIO()
     io.save_checkpoint(content(1), path)
-    with pytest.raises(OSError, match="the disk is full"):
-        io.save_checkpoint({**content(2), "rest": NotSavable()}, path)
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(StorageError, match=r"cannot write .*/last\.ckpt: No space left on device"):
+                io.save_checkpoint(content(2), path)
     assert io.load_checkpoint(path)["number"] == 1
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     io.save_checkpoint(content(3), path)

@@ -12,6 +12,8 @@ import hashlib
 import itertools
 import os
 import platform
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,8 @@ from pathlib import Path
 import torch
 from torch._appdirs import user_cache_dir
 
+from meta_opt.locks import BusyError, acquire
+
 SOURCE = Path(__file__).with_name("lstm.cpp")
 # -fno-math-errno and -fno-trapping-math let square roots and selections be vectors; neither changes a result.
 _FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
@@ -27,6 +31,8 @@ _FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC",
 _CPU_FLAGS: list[list[str]] = [["-march=native"], ["-mcpu=native"], []]
 _THREAD_FLAGS: list[list[str]] = [["-fopenmp"], []]
 _SECONDS = 10  # what a build takes, roughly
+_MAX_SECONDS = 300.0
+_UNFINISHED = ".building."
 
 
 class BuildError(Exception):
@@ -34,22 +40,34 @@ class BuildError(Exception):
 
 
 def library() -> ctypes.CDLL:
-    """The kernel, built first unless the cache has it.
+    """The kernel, built first unless the cache has it, whole.
 
     Raises:
         BuildError: If there is no compiler, none of its options worked, or the cache cannot be written.
     """
     try:
         path = _path()
-        if not path.exists():
-            _build(path)
+        if not _is_whole(path):
+            _build_once(path)
         try:
             return ctypes.CDLL(str(path))
-        except OSError:  # damaged, or made for another C library
+        except OSError:  # made for another C library
             _build(path)
             return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         raise BuildError(str(error)) from error
+
+
+def _checksum_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the library is what the compiler wrote: one that lacks its end would kill the process that loads it."""
+    try:
+        return _checksum_of(path).read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    except OSError:
+        return False
 
 
 def _path() -> Path:
@@ -71,13 +89,31 @@ def _processor() -> str:
     return platform.machine() + "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
 
 
+def _build_once(path: Path) -> None:
+    """Build, unless another process is at it: then wait for what it makes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = acquire(path.parent, wait=_MAX_SECONDS)
+    except (BusyError, OSError):  # it takes too long, or there are no locks here: two may build at once
+        _build(path)
+        return
+    try:
+        for left in path.parent.glob(f"{_UNFINISHED}*"):  # of processes that were killed: the others hold the lock
+            shutil.rmtree(left, ignore_errors=True)
+        if not _is_whole(path):
+            _build(path)
+    finally:
+        os.close(lock)
+
+
 def _build(path: Path) -> None:
     print(f"building the native kernel, once, about {_SECONDS} s", file=sys.stderr, flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Each process builds in a folder of its own and moves the result: nobody sees half a library.
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_UNFINISHED) as folder:
         made = Path(folder) / path.name
         _compile(made)
+        _checksum_of(made).write_text(hashlib.sha256(made.read_bytes()).hexdigest())
+        _checksum_of(made).replace(_checksum_of(path))
         made.replace(path)
 
 
@@ -86,17 +122,32 @@ def _compile(made: Path) -> None:
     reason = ""
     for cpu, threads in itertools.product(_CPU_FLAGS, _THREAD_FLAGS):
         command = [*compiler.split(), *_FLAGS, *cpu, *threads, str(SOURCE), "-o", str(made)]
-        try:
-            done = subprocess.run(  # noqa: S603  the user's own compiler
-                [*command, *(_openmp_runtime() if threads else [])],
-                check=False, capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise BuildError(f"there is no compiler {compiler!r}; the environment variable CXX names one") from None
-        if done.returncode == 0:
+        status, said = _run([*command, *(_openmp_runtime() if threads else [])], compiler)
+        if status == 0:
             return
-        reason = reason or next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
+        found = next((line for line in said.splitlines() if "error" in line), said[-200:])
+        reason = reason or found.strip() or (f"signal {-status}" if status < 0 else f"exit status {status}")
     raise BuildError(f"{compiler} failed: {reason}")
+
+
+def _run(command: list[str], compiler: str) -> tuple[int, str]:
+    """Run the user's own compiler; its exit status and what it says."""
+    try:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise BuildError(f"there is no compiler {compiler!r}; the environment variable CXX names one") from None
+    with process:
+        try:
+            _, said = process.communicate(timeout=_MAX_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"{compiler} was still at it after {_MAX_SECONDS:.0f} s") from None
+        finally:
+            if process.poll() is None:  # with what it has started, which would hold on to the pipe
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode, said
 
 
 def _openmp_runtime() -> list[str]:

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.native import build
 
 ROOT = Path(__file__).parents[4]
 LOAD = """
@@ -35,6 +37,14 @@ def start(cache: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def compiler(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+
+
 def test_without_a_compiler_there_is_one_warning_and_no_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
@@ -47,11 +57,7 @@ def test_without_a_compiler_there_is_one_warning_and_no_kernel(monkeypatch: pyte
 
 
 def test_a_failed_build_is_a_warning_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    compiler = tmp_path / "compiler"
-    compiler.write_text("#!/bin/sh\necho 'lstm.cpp:1: error: not today' >&2\nexit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
+    compiler(monkeypatch, tmp_path, "echo 'lstm.cpp:1: error: not today' >&2; exit 1")
     with pytest.warns(RuntimeWarning, match="error: not today"):
         assert native.load() is None
     assert not list(tmp_path.glob("**/*.so"))
@@ -71,13 +77,47 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
     results = [process.communicate(timeout=300) for process in both]
     assert [out.split() for out, _ in results] == [["True", "False"]] * 2, results
     assert any("building the native kernel, once" in err for _, err in results)
-    (library,) = (tmp_path / "meta_opt_kernels").iterdir()  # nothing is left of the builds
+    assert sum(err.count("building") for _, err in results) == 1  # the other waits
+    library, checksum = sorted((tmp_path / "meta_opt_kernels").iterdir())  # nothing is left of the build
+    assert checksum.name == f"{library.name}.sha256"
 
     out, err = start(tmp_path).communicate(timeout=60)
     assert out.split() == ["True", "False"]
     assert "building" not in err
 
-    library.write_bytes(b"not a library")
-    out, err = start(tmp_path).communicate(timeout=300)
-    assert out.split() == ["True", "False"]
-    assert "building" in err
+    good, left = library.read_bytes(), library.with_name(".building.abc")
+    flipped = bytearray(good)
+    flipped[len(flipped) // 2] ^= 1
+    for damaged in (b"", b"not a library", good[:4096], bytes(flipped), good + b"\0"):
+        library.unlink()
+        library.write_bytes(damaged)
+        left.mkdir()  # of a process that was killed
+        out, err = start(tmp_path).communicate(timeout=300)
+        assert out.split() == ["True", "False"], err
+        assert "building" in err
+        assert library.read_bytes() == good
+        assert sorted(library.parent.iterdir()) == [library, checksum]
+
+
+def test_a_compiler_that_hangs_is_ended_with_what_it_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler(monkeypatch, tmp_path, "sleep 100 & echo $! > started; sleep 100")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build, "_MAX_SECONDS", 0.5)
+    start = time.monotonic()
+    with pytest.warns(RuntimeWarning, match=r"no native kernel.*was still at it after 0 s"):
+        assert native.load() is None
+    assert time.monotonic() - start < 20
+    stat = Path(f"/proc/{(tmp_path / 'started').read_text().strip()}/stat")
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+
+
+def test_a_compiler_that_crashes_is_a_warning_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler(monkeypatch, tmp_path, "kill -SEGV $$")
+    with pytest.warns(RuntimeWarning, match=r"no native kernel.*compiler failed: signal 11"):
+        assert native.load() is None
+
+
+def test_a_compiler_that_writes_rubbish_is_a_warning_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler(monkeypatch, tmp_path, 'while [ "$1" != -o ]; do shift; done; echo rubbish > "$2"')
+    with pytest.warns(RuntimeWarning, match="no native kernel"):
+        assert native.load() is None

@@ -1,0 +1,98 @@
+"""Config files that hold anything: read, or refused in one line within seconds."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meta_opt.cli import configs
+from meta_opt.errors import MetaOptError
+
+QUIET = ("--trainer.enable_progress_bar", "false")
+FEW = ("--model.episodes_per_epoch", "2", "--trainer.max_epochs", "1", *QUIET)
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, after in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+RUBBISH: dict[str, tuple[bytes, str]] = {
+    "laughs": ((LAUGHS + "model: *i\n").encode(), "stands for more than 100000 values"),
+    "as a path": ((LAUGHS + "ckpt_path: *i\n").encode(), "stands for more than 100000 values"),
+    "goes round": (b"model: &a [*a]\n", "stands for more than 100000 values"),
+    "deep": (b"model: " + b"[" * 500 + b"]" * 500, "nested more than 32 deep"),
+    "deeper": (b"model: " + b"[" * 50_000, "Problems parsing config"),
+    "deep optimizee": (b"optimizee: " + b"{a: " * 5000 + b"}" * 5000, "nested more than 32 deep"),
+    "long": (b"optimizee: " + b"x" * 300_000, "has 300011 characters"),
+    "very long": (b"#" * 1_000_000, "has 1000000 bytes"),
+    "binary": (bytes(range(256)), "is not text in UTF-8"),
+    "latin": ("optimizee: é".encode("latin-1"), "is not text in UTF-8 (at byte 11)"),
+    "a date": (b"model: {lr: 2020-99-99}", "has a value that cannot be"),
+    "digits": (b"model: {num_steps: " + b"9" * 5000 + b"}", "has a value that cannot be"),
+    "code": (b"model: !!python/object/apply:os.system [echo]", "Problems parsing config"),
+    "half": (b"model: [", "Problems parsing config"),
+}
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_what_cannot_be_read_is_said_in_one_line(meta_opt: Any, command: str, name: str) -> None:
+    content, reason = RUBBISH[name]
+    Path("mine.yaml").write_bytes(content)
+    start = time.perf_counter()
+    status, out, err = meta_opt(command, "--optimizee", "quadratic", "--config", "mine.yaml")
+    assert time.perf_counter() - start < 10
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert reason in err
+    assert len(err) < 1600
+
+
+def test_what_is_no_file_is_said_in_one_line(meta_opt: Any) -> None:
+    for path, reason in ((".", "this is no file"), ("nowhere.yaml", "File does not exist"), ("/dev/null", "no file")):
+        status, _, err = meta_opt("fit", "--optimizee", "quadratic", "--config", path)
+        assert status == 2
+        assert reason in err
+
+
+def test_aliases_are_read() -> None:
+    assert configs.parse("a: &a {b: [1, 2]}\nc: *a\nd: *a\n")["d"] == {"b": [1, 2]}
+    with pytest.raises(MetaOptError, match="stands for more"):
+        configs.parse(LAUGHS)
+    with pytest.raises(yaml.YAMLError, match="undefined alias"):
+        configs.parse("a: *b")
+
+
+def test_a_run_s_own_config_is_for_all_commands(meta_opt: Any) -> None:
+    options = ("--optimizee.dimension", "3", "--early_stopping.patience", "7")
+    assert meta_opt("fit", "--optimizee", "quadratic", *options, *FEW)[0] == 0
+    path = Path("checkpoints/quadratic/run_0/config.yaml")
+    for command in ("validate", "test"):
+        status, out, err = meta_opt(command, "--ckpt_path", "best", "--config", path, "--model.num_test_problems", "3")
+        assert status == 0, err
+        assert "final_loss" in out
+    few = ("--num_problems", "2", "--num_validation_problems", "2", "--baselines", "SGD", "--out", "out")
+    status, _, err = meta_opt("compare", "--ckpt_path", "best", "--config", path, *few)
+    assert status == 0, err
+    # Of a file of one's own nothing is left out.
+    Path("mine.yaml").write_text("early_stopping: {patience: 7}\n")
+    status, _, err = meta_opt("test", "--ckpt_path", "best", "--config", "mine.yaml")
+    assert status == 2
+    assert "early_stopping" in err
+
+
+def test_a_run_s_own_config_names_its_classes_in_files_to_compare() -> None:
+    text = "# meta-opt 0.1.0: meta-opt fit --config THIS_FILE\noptimizer: {class_path: a/b.py:C}\nmodel: {lr: 1}\n"
+    assert yaml.safe_load(configs.of_a_run(text, "compare") or "") == {"optimizer": "a/b.py:C"}
+    assert configs.of_a_run(text, "fit") is None
+    assert configs.of_a_run(text.partition("\n")[2], "test") is None
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_precision_is_that_of_training(meta_opt: Any, command: str) -> None:
+    assert meta_opt("fit", "--optimizee", "quadratic", "--trainer.precision", "64-true", *FEW)[0] == 0
+    status, out, _ = meta_opt(command, "--ckpt_path", "last", "--print_config")
+    assert (status, yaml.safe_load(out)["trainer"]["precision"]) == (0, "64-true")
