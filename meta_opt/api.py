@@ -4,6 +4,8 @@ from meta_opt.configurable import API_VERSION
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.inner_loop.unroll import Position, Trajectory, begin, unroll, unroll_lengths
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
+from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
 from meta_opt.optimizees.layout import Layout, Segment
 from meta_opt.optimizees.module import ModuleOptimizee
@@ -17,6 +19,7 @@ __all__ = [
     "Episode",
     "Estimator",
     "Evaluation",
+    "FirstOrder",
     "InnerOptimizer",
     "Layout",
     "MetaGradient",
@@ -28,6 +31,7 @@ __all__ = [
     "OptimizerNetwork",
     "Position",
     "Rollout",
+    "SecondOrder",
     "Segment",
     "SharedNetworks",
     "Split",

@@ -14,16 +14,18 @@ import pytest
 import torch
 from checkpoints_for_tests import save_untrained
 
+from meta_opt import LearnedOptimizer
 from meta_opt.api import Optimizee
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizers.baselines import adam
 from meta_opt.saved import recipes
+from meta_opt.testing import check_estimator, check_optimizer
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 
 DOCS = Path(__file__).parent.parent / "docs"
 AS_ADAM = {"inputs": "log_sign+moments", "base_step": 0.03, "initial_output": 0.0}  # works without meta-training
 
-FILES = ("robust", "spirals", "test_robust")  # that docs/plugins.md has the reader write
+FILES = ("robust", "spirals", "test_robust", "polyak", "signs")  # that docs/plugins.md has the reader write
 
 
 @pytest.fixture
@@ -114,6 +116,29 @@ def test_robust_regression_of_the_guide(guide: Path) -> None:
 def test_the_test_of_the_guide(guide: Path) -> None:
     pytest.importorskip("meta_opt.testing")
     import_module("test_robust").test_robust_regression()
+
+
+def test_optimizer_and_estimator_of_the_guide(guide: Path, meta_opt: Callable[..., Any]) -> None:
+    """They pass the checks, meta-train together from the command line, and the optimizer runs in a training loop."""
+    polyak, signs = import_module("polyak").Polyak, import_module("signs").Signs
+    check_optimizer(polyak())
+    check_estimator(signs())
+    plugins = ["--optimizee", "robust.RobustRegression", "--optimizer", "polyak.Polyak"]
+    quick = ["--trainer.max_epochs", "1", "--model.episodes_per_epoch", "2", "--trainer.enable_progress_bar", "false"]
+    status, _, error = meta_opt("fit", *plugins, "--model.estimator", "signs.Signs", *quick)
+    assert status == 0, error
+    (path,) = guide.glob("checkpoints/*/run_0/best.ckpt")
+    theta = torch.ones(3, requires_grad=True)
+    optimizer = LearnedOptimizer([theta], checkpoint=path, optimizer_class=polyak)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = theta.square().sum()
+        loss.backward()
+        return loss
+
+    losses = [float(optimizer.step(closure).detach()) for _ in range(20)]
+    assert losses[-1] < 0.1 * losses[0]
 
 
 def test_entry_point_of_the_guide(guide: Path) -> None:

@@ -50,3 +50,34 @@ def test_it_trains_from_the_command_line(copy: Path) -> None:
     out = run(copy, "meta_opt.cli", "fit", "--optimizee", "friedman", "--optimizer", "momentum_mlp", *few, *quiet)
     assert "finished after 3 episodes" in out
     assert (copy / "checkpoints" / "friedman" / "run_0" / "best.ckpt").is_file()
+
+
+DROP_IN = """
+import sys, torch
+from meta_opt import LearnedOptimizer
+theta = torch.ones(3, requires_grad=True)
+optimizer = LearnedOptimizer([theta], checkpoint=sys.argv[1])
+def closure():
+    optimizer.zero_grad()
+    loss = theta.square().sum()
+    loss.backward()
+    return loss
+losses = [float(optimizer.step(closure).detach()) for _ in range(10)]
+assert losses[-1] < losses[0], losses
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "estimator"),
+    [("polyak_decay", "first_order"), ("balanced", "two_points"), ("shrink", "second_order")],
+)
+def test_networks_of_every_kind_train_and_are_used(copy: Path, optimizer: str, estimator: str) -> None:
+    few = ["--model.num_steps", "20", "--model.episodes_per_epoch", "3", "--trainer.max_epochs", "1"]
+    quiet = ["--trainer.enable_progress_bar", "false", "--model.num_validation_problems", "2"]
+    chosen = ["--optimizee", "friedman", "--optimizer", optimizer, "--model.estimator", estimator]
+    root = copy / optimizer
+    out = run(copy, "meta_opt.cli", "fit", *chosen, *few, *quiet, "--trainer.default_root_dir", str(root))
+    assert "finished after 3 episodes" in out
+    (copy / "drop_in_script.py").write_text(DROP_IN)
+    run(copy, "drop_in_script", str(root / "checkpoints" / "friedman" / "run_0" / "last.ckpt"))
