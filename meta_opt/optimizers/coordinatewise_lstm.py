@@ -250,7 +250,7 @@ class CoordinatewiseLSTM(SharedNetworks):
             return _NativeRollout(self, kernel, state)
         return CapturedRollout(self, state) if self._captures(state) else super().rollout(state, noise)
 
-    def prepare(self, kernel: native.Kernel, state: LSTMState, shape: torch.Size) -> native.Rollout:
+    def prepare(self, kernel: native.Kernel, state: LSTMState, shape: torch.Size) -> native.NativeSteps:
         """Native steps that overwrite ``state``, for gradients [B, N] of this shape."""
         return kernel.rollout(
             self._settings, self._weights(state), state.segments, shape, state.hidden, state.cell, state.moments
@@ -385,8 +385,8 @@ class CoordinatewiseLSTM(SharedNetworks):
         return kernel
 
     @property
-    def _settings(self) -> native.Settings:
-        return native.Settings(
+    def _settings(self) -> native.NetworkSettings:
+        return native.NetworkSettings(
             self._reads,
             self.output == "tanh",
             self.output == "magnitude",
@@ -413,7 +413,7 @@ class _NativeRollout(Rollout):
         super().__init__(optimizer, map_state(torch.clone, state))
         self._lstm = optimizer
         self._kernel = kernel
-        self._native: native.Rollout | None = None
+        self._native: native.NativeSteps | None = None
 
     def step(self, evaluation: Evaluation) -> Tensor:
         grad = evaluation.grad

@@ -6,9 +6,11 @@ import functools
 import warnings
 
 from meta_opt.optimizers.lstm.native.build import BuildError, library
-from meta_opt.optimizers.lstm.native.lstm import Kernel, LayerStates, Rollout, Settings, Weights
+from meta_opt.optimizers.lstm.native.kernel import Kernel
+from meta_opt.optimizers.lstm.native.networks import NetworkSettings, Weights
+from meta_opt.optimizers.lstm.native.steps import NativeSteps
 
-__all__ = ["Kernel", "LayerStates", "Rollout", "Settings", "Weights", "available", "load"]
+__all__ = ["Kernel", "NativeSteps", "NetworkSettings", "Weights", "available", "load"]
 
 
 @functools.cache

@@ -24,7 +24,8 @@ from torch._appdirs import user_cache_dir
 
 from meta_opt.locks import BusyError, acquire
 
-SOURCE = Path(__file__).with_name("lstm.cpp")
+_FOLDER = Path(__file__).with_name("cpp")
+SOURCES = [_FOLDER / "lstm.cpp", *sorted(_FOLDER.glob("*.h"))]  # the first is compiled, which includes the others
 # -fno-math-errno and -fno-trapping-math let square roots and selections be vectors; neither changes a result.
 _FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
 # The first pair that the compiler takes: Clang on ARM knows only -mcpu, Apple's has no OpenMP (one thread, then).
@@ -71,8 +72,10 @@ def _is_whole(path: Path) -> bool:
 
 
 def _path() -> Path:
-    """Where the library for this source, this torch and this processor lies."""
-    key = hashlib.sha256(SOURCE.read_bytes())
+    """Where the library for these sources, this torch and this processor lies."""
+    key = hashlib.sha256()
+    for source in SOURCES:
+        key.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     for part in (*_FLAGS, torch.__version__, _processor(), os.environ.get("CXX", "")):
         key.update(part.encode() + b"\0")
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or user_cache_dir(appname="torch_extensions")
@@ -121,7 +124,7 @@ def _compile(made: Path) -> None:
     compiler = os.environ.get("CXX") or "c++"
     reason = ""
     for cpu, threads in itertools.product(_CPU_FLAGS, _THREAD_FLAGS):
-        command = [*compiler.split(), *_FLAGS, *cpu, *threads, str(SOURCE), "-o", str(made)]
+        command = [*compiler.split(), *_FLAGS, *cpu, *threads, str(SOURCES[0]), "-o", str(made)]
         status, said = _run([*command, *(_openmp_runtime() if threads else [])], compiler)
         if status == 0:
             return

@@ -24,7 +24,7 @@ class ReadScales:
         """
         library.meta_opt_scales_call_size.restype = ctypes.c_int64
         if library.meta_opt_scales_call_size() != ctypes.sizeof(_Call):
-            raise ValueError("lstm.cpp and scales.py differ in the fields of ScalesCall")
+            raise ValueError("call.h and scales.py differ in the fields of ScalesCall")
         self._function = library.meta_opt_read_scales
         self._function.argtypes = [ctypes.POINTER(_Call)]
         self._function.restype = ctypes.c_int
@@ -74,7 +74,7 @@ class ReadScales:
 
 
 class _Call(ctypes.Structure):
-    """``struct ScalesCall`` of lstm.cpp."""
+    """``struct ScalesCall`` of call.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("is_double", "num_problems", "num_tensors", "num_steps")),

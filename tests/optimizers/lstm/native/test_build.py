@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,28 @@ def test_a_cache_that_cannot_be_written_is_a_warning_too(monkeypatch: pytest.Mon
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file"))
     with pytest.warns(RuntimeWarning, match="no native kernel"):
         assert native.load() is None
+
+
+def test_a_change_of_any_source_is_another_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = build.SOURCES[0].parent
+    assert set(build.SOURCES) == set(folder.iterdir())
+    copies = [tmp_path / source.name for source in build.SOURCES]
+    for source, copy in zip(build.SOURCES, copies, strict=True):
+        shutil.copy(source, copy)
+    monkeypatch.setattr(build, "SOURCES", copies)
+    before = build._path()
+    for copy in copies:
+        text = copy.read_text()
+        copy.write_text(text + "// changed\n")
+        assert build._path() != before, copy.name
+        copy.write_text(text)
+    assert build._path() == before
+
+
+def test_sources_include_each_other_and_nothing_else_of_ours() -> None:
+    names = {source.name for source in build.SOURCES}
+    includes = {source.name: set(re.findall(r'#include "(.*)"', source.read_text())) for source in build.SOURCES}
+    assert set().union(*includes.values()) == names - {"lstm.cpp"}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The kernel's sigmoid, tanh, log and exp against PyTorch's in double precision: the errors that lstm.cpp states."""
+"""The kernel's sigmoid, tanh, log and exp against PyTorch's in double precision: the errors that functions.h states."""
 
 import math
 

@@ -13,7 +13,7 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm.inputs import READS, Reads
-from meta_opt.optimizers.lstm.native import Kernel, Settings, Weights
+from meta_opt.optimizers.lstm.native import Kernel, NetworkSettings, Weights
 from meta_opt.optimizers.lstm.state import LSTMState
 from meta_opt.optimizers.state import map_state
 
@@ -86,8 +86,8 @@ class Run:
     coefficients: list[Tensor]
 
     @property
-    def settings(self) -> Settings:
-        return Settings(
+    def settings(self) -> NetworkSettings:
+        return NetworkSettings(
             reads=READS[self.optimizer.inputs],
             bounded=self.optimizer.output == "tanh",
             magnitude=self.optimizer.output == "magnitude",
@@ -263,7 +263,7 @@ def test_what_does_not_fit_is_refused(kernel: Kernel) -> None:
     state, weights = run.state, run.weights
     grad = run.grads[0]
 
-    def step(grad: Tensor, settings: Settings = run.settings, hidden: object = state.hidden) -> None:
+    def step(grad: Tensor, settings: NetworkSettings = run.settings, hidden: object = state.hidden) -> None:
         rollout = kernel.rollout(settings, weights, state.segments, grad.shape, hidden, state.cell, None)  # type: ignore[arg-type]
         rollout.step(grad)
 
