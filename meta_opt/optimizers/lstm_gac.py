@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Generator, Tensor
 
 from meta_opt.errors import MetaOptError
@@ -13,9 +12,9 @@ from meta_opt.optimizees.layout import Layout, Segment
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.averaging import average_over, averaging_lstm
 from meta_opt.optimizers.contract import OptimizerNetwork, Scope, Step
-from meta_opt.optimizers.lstm.inputs import NUM_INPUTS, read_inputs
+from meta_opt.optimizers.lstm.inputs import READS, read_inputs
 from meta_opt.optimizers.lstm.network import LSTMNetwork
-from meta_opt.optimizers.lstm.preprocessing import Moments
+from meta_opt.optimizers.lstm.preprocessing import Moments, bounded
 from meta_opt.optimizers.state import axis
 
 GACInputs = Literal["none", "log_sign", "moments", "log_sign+moments"]
@@ -82,9 +81,7 @@ class LSTMGAC(OptimizerNetwork):
                 f"optimizer.num_averaging must be from 0 to optimizer.hidden_size, {hidden_size}, not {num_averaging}"
             )
         if inputs not in ("none", "log_sign", "moments", "log_sign+moments"):
-            raise MetaOptError(
-                f"optimizer.inputs must be none, log_sign, moments or log_sign+moments, not {inputs!r}"
-            )
+            raise MetaOptError(f"optimizer.inputs must be none, log_sign, moments or log_sign+moments, not {inputs!r}")
         self.num_layers = num_layers
         self.hidden_size = hidden_size
         self.num_averaging = num_averaging
@@ -99,7 +96,7 @@ class LSTMGAC(OptimizerNetwork):
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network, whatever the layout."""
         self.network = LSTMNetwork(
-            NUM_INPUTS[self.inputs],
+            READS[self.inputs].num_inputs,
             self.num_layers,
             self.hidden_size,
             2 if self.output == "magnitude" else 1,
@@ -122,10 +119,10 @@ class LSTMGAC(OptimizerNetwork):
 
     def step(self, evaluation: Evaluation, state: GACState, noise: Generator | None = None) -> Step:
         """See :meth:`OptimizerNetwork.step`."""
-        grad = evaluation.grad
+        grad = bounded(evaluation.grad)
         moments = None if state.moments is None else state.moments.updated(grad)
         whole = Segment("all", 0, grad.shape[1])
-        inputs, direction = read_inputs(self.inputs, whole, grad, moments, None, None)
+        inputs, direction = read_inputs(READS[self.inputs], whole, grad, moments, None, None)
         outputs, hidden, cell = averaging_lstm(
             self.network,
             inputs.flatten(1),
@@ -140,6 +137,8 @@ class LSTMGAC(OptimizerNetwork):
             update = update - self.base_step * direction
         if self.output == "magnitude":
             update = update * outputs[1].exp()
+        if moments is not None:
+            update = moments.moving(update, grad)
         return Step(update, GACState(state.sizes, hidden, cell, moments))
 
     @classmethod

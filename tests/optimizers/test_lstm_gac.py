@@ -63,9 +63,7 @@ def paper(optimizer: LSTMGAC, grads: Tensor, ranges: list[slice]) -> Tensor:
     return torch.stack(collected).detach()
 
 
-@pytest.mark.parametrize(
-    ("average", "ranges"), [("problem", [slice(0, 8)]), ("tensor", [slice(0, 5), slice(5, 8)])]
-)
+@pytest.mark.parametrize(("average", "ranges"), [("problem", [slice(0, 8)]), ("tensor", [slice(0, 5), slice(5, 8)])])
 def test_outgoing_activations_are_averaged(average: str, ranges: list[slice]) -> None:
     optimizer = built(average=average, inputs="none", base_step=0.0, initial_output=1.0)
     assert optimizer.scope == average
@@ -92,9 +90,7 @@ def directions(count: int, generator: torch.Generator) -> Tensor:
 
 def trained_to_clip(num_averaging: int) -> LSTMGAC:
     """A network whose first update is trained to be minus the gradient, clipped at a length of 1."""
-    optimizer = LSTMGAC(
-        2, 8, num_averaging, inputs="none", output_scale=1.0, initial_output=1.0, base_step=0.0
-    )
+    optimizer = LSTMGAC(2, 8, num_averaging, inputs="none", output_scale=1.0, initial_output=1.0, base_step=0.0)
     optimizer.build(LAYOUT, problem_generator(0, "phi"))
     adam, generator = torch.optim.Adam(optimizer.parameters(), lr=0.01), torch.Generator().manual_seed(1)
     for _ in range(400):
