@@ -18,6 +18,7 @@ from meta_opt.api import Optimizee, OptimizerNetwork, Split, TensorDict
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm_gac import LSTMGAC
+from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 from meta_opt.testing import optimizee_checks, optimizer_checks
 from meta_opt_optimizees.cifar_cnn import CifarCnn
@@ -80,6 +81,8 @@ OPTIMIZERS: dict[str, Callable[[], OptimizerNetwork]] = {
     "orthogonal": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales+orthogonal", base_step=0.03),
     "subspace": partial(SubspaceLSTM, 2, 5),
     "averages": partial(LSTMGAC, 2, 5),
+    "memory": partial(NTMBFGS, 1, 5),
+    "memory of the last writes": partial(NTMBFGS, 1, 5, num_writes=2, rank=2, base_write=0.0),
     "averages in tensors": partial(LSTMGAC, 1, 4, 1, "tensor", inputs="none", output="linear", base_step=0.0),
 }
 
