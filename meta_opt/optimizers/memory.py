@@ -40,12 +40,16 @@ class DenseMemory:
         return cls(like.new_zeros(num_problems, num_coordinates, num_coordinates))
 
     def read(self, asked: Tensor, scale: Tensor) -> Tensor:
-        """M r for r = ``asked``, [B, N], and the scale, []."""
+        """M r for r = ``asked``, [B, N], and the scale, [] or [B, 1]."""
         return scale * asked + (self.written @ asked.unsqueeze(2)).squeeze(2)
 
     def write(self, lefts: Tensor, rights: Tensor) -> DenseMemory:
         """Add the products of left and right vectors, each [B, heads, N]."""
         return DenseMemory(torch.baddbmm(self.written, lefts.mT, rights))
+
+    def cleared(self, where: Tensor) -> DenseMemory:
+        """Without what has been written, for some problems, [B, 1]."""
+        return DenseMemory(self.written.masked_fill(where.unsqueeze(2), 0.0))
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,10 @@ class LowRankMemory:
         return LowRankMemory(
             torch.cat([lefts, self.lefts[:, :kept]], dim=1), torch.cat([rights, self.rights[:, :kept]], dim=1)
         )
+
+    def cleared(self, where: Tensor) -> LowRankMemory:
+        """See :meth:`DenseMemory.cleared`."""
+        return LowRankMemory(*(each.masked_fill(where.unsqueeze(2), 0.0) for each in (self.lefts, self.rights)))
 
 
 def bfgs_writes(step: Tensor, change: Tensor, read_change: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from meta_opt.optimizers.state import axis
 
 _NUM_INPUTS = 3
 _TINY = 1e-30  # a vector whose root mean square is not larger counts as zero
+_LEAST_COSINE = 1e-3  # between a read and what was asked, which it is a positive definite matrix times
 _MAX_GROWTH = 4.0  # of an update, times the last: what keeps quasi-Newton steps without a line search from going astray
 
 
@@ -52,8 +53,9 @@ class NTMBFGS(OptimizerNetwork):
 
     Departures from the paper: the read sees the writes of its own step, so that one read head is enough for the step of
     BFGS; base write, r = -∇, and the read in the update make a working optimizer of an untrained one (with
-    ``base_write`` of 0 that is gradient descent); an update is at most 4 times as long as the last; inputs are divided
-    by their root mean square. To first order the vectors of BFGS are held constant, as gradients are.
+    ``base_write`` of 0 that is gradient descent); an update is at most 4 times as long as the last; where the read is at
+    a right angle to r or worse, M is no inverse Hessian any more and goes back to M_0; inputs are divided by their root
+    mean square. To first order the vectors of BFGS are held constant, as gradients are.
     """
 
     scope = "problem"
@@ -68,7 +70,7 @@ class NTMBFGS(OptimizerNetwork):
         memory_scale: float = 0.01,
         base_write: float = 1.0,
         output_scale: float = 0.1,
-        initial_output: float = 0.1,
+        initial_output: float = 0.01,
     ) -> None:
         """Choose the architecture; :meth:`build` makes the weights.
 
@@ -166,9 +168,11 @@ class NTMBFGS(OptimizerNetwork):
             rights = torch.cat([rights[:, :3] + known[1], rights[:, 3:]], dim=1)
         # M_{t+1} r, without going through the whole memory once more
         read = before + (lefts.mT @ (rights @ asked.unsqueeze(2))).squeeze(2)
+        memory = state.memory.write(lefts, rights)
+        lost = ~(_cosine(read, asked) > _LEAST_COSINE) & (_size(asked) > _TINY)  # also where it is not a number
+        memory, read = memory.cleared(lost), torch.where(lost, scale * asked, read)
         update = (read + self.output_scale * _size(read) * added) * magnitude.exp()
         update = _shortened(update, _MAX_GROWTH * torch.linalg.vector_norm(state.update, dim=1, keepdim=True))
-        memory = state.memory.write(lefts, rights)
         return Step(update, NTMState(memory, hidden, cell, asked, read, update, size))
 
     @classmethod
@@ -190,6 +194,12 @@ def _size(vectors: Tensor) -> Tensor:
     usable = largest > _TINY
     scaled = torch.where(usable, vectors / largest.clamp_min(_TINY), 1.0)  # squares neither overflow nor vanish
     return torch.where(usable, largest * scaled.square().mean(1, keepdim=True).sqrt(), 0.0)
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Between vectors, [B, 1]; 0 where one of them is."""
+    units = [each.detach() / _size(each.detach()).clamp_min(_TINY) for each in (one, other)]
+    return (units[0] * units[1]).mean(1, keepdim=True)
 
 
 def _relative(vectors: Tensor, size: Tensor) -> Tensor:
