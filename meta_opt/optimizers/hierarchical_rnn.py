@@ -75,7 +75,8 @@ class HierarchicalRNN(OptimizerNetwork):
 
     The decays β of both averages (each coordinate's own, 0.9 at first), the direction out, and the change Δη of the log
     step size are outputs of the network of coordinates. That of a tensor reads the mean over its coordinates' hidden
-    states, that of the problem the mean over tensors; what they pass down, as they were after the last step, adds to the biases of the gates.
+    states, that of the problem the mean over tensors; what they pass down, as they were after the last step, adds to
+    the biases of the gates.
 
     Left out of the paper: gradients at another place than θ (its attention, after Nesterov); the direction divided by
     its length; log step sizes as averages of what the network says, with a decay that is learned too (here a sum, as

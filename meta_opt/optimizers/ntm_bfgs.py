@@ -54,8 +54,8 @@ class NTMBFGS(OptimizerNetwork):
     Departures from the paper: the read sees the writes of its own step, so that one read head is enough for the step of
     BFGS; base write, r = -∇, and the read in the update make a working optimizer of an untrained one (with
     ``base_write`` of 0 that is gradient descent); an update is at most 4 times as long as the last; where the read
-    is at a right angle to r or worse, M is no inverse Hessian any more and goes back to M_0; inputs are divided by their
-    root mean square. To first order the vectors of BFGS are held constant, as gradients are.
+    is at a right angle to r or worse, M is no inverse Hessian any more and goes back to M_0; inputs are divided by
+    their root mean square. To first order the vectors of BFGS are held constant, as gradients are.
     """
 
     scope = "problem"

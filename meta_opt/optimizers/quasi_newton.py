@@ -45,7 +45,7 @@ class LBFGS(InnerOptimizer):
             param = optimizer.param_groups[0]["params"][0]
             param.copy_(params)
             param.grad = grad
-            optimizer.step(lambda loss=loss: loss)  # type: ignore[misc]
+            optimizer.step(lambda loss=loss: loss)
             updates.append(param - params)
         return Step(torch.stack(updates), state)
 
