@@ -5,8 +5,8 @@
 
 On 128 quadratics, the MLP on MNIST (on random images without META_OPT_DATA_DIR) and a small CNN. Forward is a step of a
 rollout, the optimizee left out; replay is that of 20 recorded steps, per step. All architectures take turns in one
-process, and figures are medians; memory is that of a fresh process for each, above what it took before. "lstm, torch" is the
-coordinatewise LSTM in PyTorch, which the others are to be measured by; "lstm" is in native code where that can be had.
+process, and figures are medians; memory is that of a fresh process for each, above what it took before. "lstm, torch"
+is the coordinatewise LSTM in PyTorch, which the others are measured by; "lstm" is in native code where that can be had.
 """
 
 from __future__ import annotations
