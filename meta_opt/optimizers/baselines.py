@@ -18,6 +18,7 @@ from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import InnerOptimizer, Scope, Step
+from meta_opt.optimizers.quasi_newton import BFGS, LBFGS, Newton
 
 
 class Baseline(InnerOptimizer):
@@ -123,30 +124,35 @@ def adam(lr: float) -> Baseline:
 
 MakeBaseline = Callable[[float], InnerOptimizer]  # from its learning rate
 BASELINES: dict[str, MakeBaseline] = {"SGD": sgd, "Nesterov": nesterov, "RMSprop": rmsprop, "Adam": adam}
+OF_WHOLE_TENSORS: dict[str, MakeBaseline] = {"Muon": Muon, "LBFGS": LBFGS, "BFGS": BFGS, "Newton": Newton}
 
 
 def baseline(name: str) -> MakeBaseline:
-    """One of :data:`BASELINES`, :class:`Muon`, or the class of ``torch.optim`` of that name with PyTorch's defaults.
+    """One of :data:`BASELINES` or :data:`OF_WHOLE_TENSORS`, or the class of ``torch.optim`` of that name.
+
+    Classes of ``torch.optim`` have PyTorch's defaults.
 
     Raises:
-        MetaOptError: If there is none, or it is not Muon and does not work coordinate by coordinate on gradients alone.
+        MetaOptError: If there is none, or a class of ``torch.optim`` does not work coordinate by coordinate, on
+            gradients alone.
     """
     if name in BASELINES:
         return BASELINES[name]
+    if name in OF_WHOLE_TENSORS:
+        return OF_WHOLE_TENSORS[name]
     classes = {
         key: value
         for key, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
     }
     if name not in classes:
-        near = {key.lower(): key for key in [*classes, *BASELINES]}
+        near = {key.lower(): key for key in [*classes, *BASELINES, *OF_WHOLE_TENSORS]}
         nearest = difflib.get_close_matches(name.lower(), near, n=1)
         hint = f"did you mean {near[nearest[0]]!r}? " if nearest else ""
         raise MetaOptError(
-            f"no baseline is called {name!r}; {hint}There are {', '.join(BASELINES)} and the classes of torch.optim"
+            f"no baseline is called {name!r}; {hint}There are {', '.join(BASELINES)}, BFGS, Newton and the classes of "
+            "torch.optim"
         )
-    if name == "Muon":
-        return Muon
     optimizer_class = classes[name]
     if problem := _problem(optimizer_class):
         raise MetaOptError(f"{name} cannot be a baseline: {problem}")

@@ -18,6 +18,7 @@ from meta_opt.configurable import Configurable
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.replaying import LARGE, replay_by_step
 from meta_opt.optimizers.state import columns_of
 
 Scope = Literal["coordinate", "tensor", "problem"]
@@ -142,7 +143,8 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
         """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩, the meta-gradient of recorded steps whose inputs are held constant.
 
         Only for networks that read nothing but the gradient. Here: step through the evaluations once more, with a
-        graph, and back. Architectures may know a faster way.
+        graph, and back; or where that graph would be large, step by step (see ``replaying``). Architectures may know a
+        faster way.
 
         Args:
             evaluations: What steps τ = 0..T-1 read.
@@ -162,6 +164,8 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
                 raise MetaOptError(f"{type(self).__name__} replays all coordinates or none: its scope is {self.scope}")
             state = columns_of(state, columns, *evaluations[0].grad.shape)
             evaluations = [Evaluation.of(grad=each.grad.index_select(1, columns)) for each in evaluations]
+        if coefficients[0].numel() * len(coefficients) > LARGE:
+            return replay_by_step(self, evaluations, state, coefficients)
         inner = torch.zeros_like(coefficients[0][0, :1].sum())
         with torch.enable_grad():
             for evaluation, coefficient in zip(evaluations, coefficients, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -15,13 +16,18 @@ Convention = Literal["gaussian", "uniform"]
 class Quadratic(Optimizee):
     """Random quadratic functions ‖Wθ - y‖², a new W and y for every problem."""
 
-    def __init__(self, dimension: int = 10, convention: Convention = "gaussian") -> None:
+    def __init__(
+        self, dimension: int = 10, convention: Convention = "gaussian", condition: float | None = None
+    ) -> None:
         """Choose the distribution.
 
         Args:
             dimension: Length of θ and y; W is square.
             convention: gaussian: W, y and θ_0 standard normal, as the paper has it; uniform: W and y uniform in [0, 1)
                 and θ_0 normal with standard deviation 0.01, as in DeepMind's published code.
+            condition: Condition number κ of the Hessian 2 WᵀW, at least 1: the squares of the singular values of W are
+                spaced evenly on a log scale from κ to 1, times what makes their mean N, as in Gaussian W on average;
+                singular vectors are random. Null: W as it is drawn. For convention gaussian.
 
         Raises:
             OptimizeeError: If an argument is out of range.
@@ -30,7 +36,12 @@ class Quadratic(Optimizee):
             raise OptimizeeError(f"optimizee.dimension must be at least 1, not {dimension}")
         if convention not in ("gaussian", "uniform"):
             raise OptimizeeError(f"optimizee.convention must be gaussian or uniform, not {convention!r}")
+        if condition is not None and not condition >= 1.0:
+            raise OptimizeeError(f"optimizee.condition must be at least 1, not {condition}")
+        if condition is not None and convention != "gaussian":
+            raise OptimizeeError(f"optimizee.condition is for the convention gaussian, not {convention}")
         self._dimension = dimension
+        self._condition = condition
         self._draw, self._init_std = (torch.randn, 1.0) if convention == "gaussian" else (torch.rand, 0.01)
 
     def init_params(self, generator: Generator) -> TensorDict:
@@ -39,10 +50,14 @@ class Quadratic(Optimizee):
 
     def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         """W and y."""
-        return {
-            "w": self._draw(self._dimension, self._dimension, generator=generator),
-            "y": self._draw(self._dimension, generator=generator),
-        }
+        w = self._draw(self._dimension, self._dimension, generator=generator)
+        if self._condition is not None:
+            # Orthogonal factors of Gaussian matrices, which are as likely to point anywhere (up to signs of columns).
+            left, _ = torch.linalg.qr(w)
+            right, _ = torch.linalg.qr(torch.randn(w.shape, generator=generator))
+            squares = torch.logspace(0.0, -math.log10(self._condition), self._dimension)
+            w = left * (squares * self._dimension / squares.mean()).sqrt() @ right.T
+        return {"w": w, "y": self._draw(self._dimension, generator=generator)}
 
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         """‖Wθ - y‖², the sum of squares."""

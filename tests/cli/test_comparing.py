@@ -362,7 +362,7 @@ WRONG = {
     f"--ckpt_path {BOWL} --num_problems 1": "--num_problems must be at least 2, not 1",
     f"--ckpt_path {BOWL} --num_validation_problems 0": "--num_validation_problems must be at least 1, not 0",
     f"--ckpt_path {BOWL} --baselines Adm": "no baseline is called 'Adm'; did you mean 'Adam'?",
-    f"--ckpt_path {BOWL} --baselines LBFGS": "LBFGS cannot be a baseline: it evaluates the loss itself",
+    f"--ckpt_path {BOWL} --baselines SparseAdam": "SparseAdam cannot be a baseline: it is for sparse gradients",
     f"--ckpt_path {BOWL} --device nothing": "--device nothing cannot be used",
     f"--ckpt_path {BOWL} --device meta": "--device meta cannot be used: it computes nothing",
     f"--ckpt_path {BOWL} --optimizer subspace_lstm": "subspace_lstm: no checkpoint holds one",

@@ -228,7 +228,7 @@ def test_muon_is_that_of_torch_on_each_problem() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("LBFGS", "it evaluates the loss itself, through a closure"),
+        ("lbfgs", "did you mean 'LBFGS'?"),
         ("SparseAdam", "it is for sparse gradients"),
         ("Adafactor", "it does not work coordinate by coordinate"),
         ("adam", "did you mean 'Adam'?"),

@@ -17,6 +17,9 @@ import meta_opt_optimizees
 from meta_opt.api import Optimizee, OptimizerNetwork, Split, TensorDict
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.hierarchical_rnn import HierarchicalRNN
+from meta_opt.optimizers.lstm_gac import LSTMGAC
+from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 from meta_opt.testing import optimizee_checks, optimizer_checks
 from meta_opt_optimizees.cifar_cnn import CifarCnn
@@ -78,6 +81,11 @@ OPTIMIZERS: dict[str, Callable[[], OptimizerNetwork]] = {
     "scales": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales", output="magnitude", base_step=0.03),
     "orthogonal": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales+orthogonal", base_step=0.03),
     "subspace": partial(SubspaceLSTM, 2, 5),
+    "averages": partial(LSTMGAC, 2, 5),
+    "hierarchy": partial(HierarchicalRNN, 4, 5, 6),
+    "memory": partial(NTMBFGS, 1, 5),
+    "memory of the last writes": partial(NTMBFGS, 1, 5, num_writes=2, rank=2, base_write=0.0),
+    "averages in tensors": partial(LSTMGAC, 1, 4, 1, "tensor", inputs="none", output="linear", base_step=0.0),
 }
 
 made = functools.cache(lambda name: FAMILIES[name]() if name in FAMILIES else CASES[name].optimizee())

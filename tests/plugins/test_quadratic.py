@@ -45,10 +45,21 @@ def test_ranges_of_the_conventions() -> None:
     assert gaussian.init_params(generator)["theta"].std().item() == pytest.approx(1.0, rel=0.15)
 
 
+@pytest.mark.parametrize("condition", [1.0, 1000.0])
+def test_condition_number(condition: float) -> None:
+    w = Quadratic(7, condition=condition).sample_problem("train", Generator().manual_seed(0))["w"].double()
+    eigenvalues = torch.linalg.eigvalsh(w.T @ w)
+    expected = torch.logspace(0.0, float(torch.tensor(condition).log10()), 7, dtype=torch.float64)
+    torch.testing.assert_close(eigenvalues / eigenvalues[0], expected, rtol=1e-4, atol=0)
+    assert eigenvalues.mean().item() == pytest.approx(7.0)  # E tr WᵀW / N of a Gaussian W
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"dimension": 0}, r"^optimizee\.dimension must be at least 1, not 0$"),
+        ({"condition": 0.5}, r"^optimizee\.condition must be at least 1, not 0\.5$"),
+        ({"condition": 9.0, "convention": "uniform"}, r"^optimizee\.condition is for the convention gaussian, not uni"),
         ({"convention": "gausian"}, r"^optimizee\.convention must be gaussian or uniform, not 'gausian'$"),
     ],
 )

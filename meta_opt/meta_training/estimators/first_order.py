@@ -10,7 +10,8 @@ backpropagation through the network over recorded inputs: the replay, :meth:`Opt
 
 Networks that read θ_t or f_t have another path from φ to their inputs. The same recorded gradients tell it: to first
 order f_t(θ_t + δ) = f_t + ⟨∇f_t, δ⟩. So the network steps through the recorded inputs once more, where θ_t and f_t,
-with their recorded values, are functions of the updates before them (:func:`through_inputs`).
+with their recorded values, are functions of the updates before them (:func:`through_inputs`): in one graph or, where
+that would be large, step by step.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from meta_opt.inner_loop.unroll import Trajectory, begin, joined, unroll, unroll
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
 from meta_opt.meta_training.estimators.subset import Subset, draw_subset
 from meta_opt.meta_training.meta_loss import MetaLoss
-from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.replaying import LARGE, moving, replay_by_step
 
 
 class FirstOrder(Estimator):
@@ -123,19 +124,15 @@ def update_gradients(trajectory: Trajectory, slopes: Tensor) -> list[Tensor]:
 def through_inputs(trajectory: Trajectory, network: OptimizerNetwork, meta_loss: MetaLoss) -> tuple[Tensor, ...]:
     """∂L/∂φ where the network reads θ_t or f_t: they change with the updates before them, gradients do not."""
     state, losses = trajectory.start.state, []
+    recorded = trajectory.evaluations[:-1]
+    if recorded[0].grad.numel() * len(recorded) > LARGE:
+        coefficients = update_gradients(trajectory, meta_loss.slopes(trajectory.losses))
+        return replay_by_step(network, recorded, state, coefficients)
     with torch.enable_grad():
         moved = torch.zeros_like(trajectory.start.evaluation.grad)  # δ_t, zero in value: Σ_{τ<t} g_τ minus itself
         for evaluation, following in zip(trajectory.evaluations, trajectory.evaluations[1:], strict=False):
-            known = {"grad": evaluation.grad, "loss": _along(evaluation, moved)}
-            if "params" in network.reads:
-                known["params"] = evaluation.params + moved
-            update, state, _ = network.step(Evaluation.of(**known).only(network.reads), state)
+            update, state, _ = network.step(moving(evaluation, moved, network.reads), state)
             moved = moved + update - update.detach()
-            losses.append(_along(following, moved))
+            losses.append(moving(following, moved, frozenset({"loss"})).loss)
         loss = meta_loss.value(torch.stack(losses))
         return torch.autograd.grad(loss, network.trained_parameters(), materialize_grads=True)
-
-
-def _along(evaluation: Evaluation, moved: Tensor) -> Tensor:
-    """f_t(θ_t + δ_t) to first order, [B]."""
-    return evaluation.loss + (evaluation.grad * moved).sum(1)

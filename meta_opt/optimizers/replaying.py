@@ -1,0 +1,90 @@
+"""Backpropagation through recorded steps, one at a time: memory for the states of all steps, and for the graph of one.
+
+A graph of T steps keeps all activations of a network, many numbers per coordinate and step. Here the steps are taken
+without a graph first, and what is kept is the state before each; then, from the last to the first, each is taken once
+more, with a graph of its own. (Griewank and Walther 2000, with a checkpoint at every step.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.state import map_state, named_tensors
+
+if TYPE_CHECKING:
+    from meta_opt.optimizers.contract import OptimizerNetwork
+
+LARGE = 1 << 18
+"""Coordinates of all problems times steps of which a graph takes about half a gigabyte.
+
+Up to here one graph is better: stepping once more takes a third longer.
+"""
+
+
+def replay_by_step(
+    network: OptimizerNetwork, evaluations: Sequence[Evaluation], state: Any, coefficients: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ to first order: where the network reads θ_t or f_t, these move with the updates before them.
+
+    Args:
+        network: m_φ.
+        evaluations: What steps τ = 0..T-1 read.
+        state: h_0.
+        coefficients: c_τ, what L changes by with g_τ if all that is read later stays as it is, each [B, N].
+
+    Returns:
+        One gradient per parameter of ``trained_parameters()``, in their order.
+    """
+    parameters = network.trained_parameters()
+    states = [state]
+    with torch.no_grad():
+        for evaluation in evaluations[:-1]:
+            states.append(network.step(evaluation.only(network.reads), states[-1]).state)
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    through_inputs = torch.zeros_like(coefficients[0])  # ∂L/∂θ_t by what later steps read
+    of_state: list[Tensor] | None = None  # ∂L/∂h_t; of the last state nothing
+    for evaluation, coefficient in zip(reversed(evaluations), reversed(coefficients), strict=True):
+        leaves: list[Tensor] = []
+        before = map_state(lambda tensor, leaves=leaves: _leaf(tensor, leaves), states.pop())  # type: ignore[misc]
+        moved = torch.zeros_like(coefficient).requires_grad_()
+        with torch.enable_grad():
+            update, after, _ = network.step(moving(evaluation, moved, network.reads), before)
+        outputs, cotangents = [update], [coefficient + through_inputs]
+        if of_state is not None:
+            outputs += [tensor for _, tensor, _ in named_tensors(after) if tensor.is_floating_point()]
+            cotangents += of_state
+        pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+        grads = torch.autograd.grad(
+            [output for output, _ in pairs],
+            [*parameters, *leaves, moved],
+            [cotangent for _, cotangent in pairs],
+            materialize_grads=True,
+        )
+        torch._foreach_add_(total, grads[: len(parameters)])
+        of_state = list(grads[len(parameters) : -1])
+        through_inputs = through_inputs + grads[-1]
+    return tuple(total)
+
+
+def moving(evaluation: Evaluation, moved: Tensor, reads: frozenset[str]) -> Evaluation:
+    """What is read, to first order, where θ_t is ``moved`` [B, N] from where it was evaluated; the gradient stays."""
+    known = {}
+    if "loss" in reads:
+        known["loss"] = evaluation.loss + (evaluation.grad * moved).sum(1)
+    if "grad" in reads:
+        known["grad"] = evaluation.grad
+    if "params" in reads:
+        known["params"] = evaluation.params + moved
+    return Evaluation.of(**known)
+
+
+def _leaf(tensor: Tensor, leaves: list[Tensor]) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    leaves.append(tensor.detach().requires_grad_())
+    return leaves[-1]

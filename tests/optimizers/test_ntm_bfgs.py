@@ -1,0 +1,139 @@
+"""The LSTM with a matrix for a memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints_for_tests import save_untrained
+from problems_for_tests import Regression
+from torch import Tensor, nn
+
+from meta_opt import LearnedOptimizer
+from meta_opt.errors import MetaOptError
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.meta_training.estimators.second_order import second_order
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
+from meta_opt.optimizers.ntm_bfgs import NTMBFGS
+from meta_opt_optimizees.quadratic import Quadratic
+
+LAYOUT = Layout.of({"theta": torch.zeros(10)})
+
+
+def built(layout: Layout = LAYOUT, **options: object) -> NTMBFGS:
+    optimizer = NTMBFGS(**{"hidden_size": 5, **options})  # type: ignore[arg-type]
+    optimizer.build(layout, problem_generator(7, "phi"))
+    return optimizer.double()
+
+
+def losses(optimizer: NTMBFGS, num_steps: int) -> Tensor:
+    problems = Problems(Quadratic(), "test", range(8), seed=0, dtype=torch.float64)
+    return unroll(problems, optimizer, begin(problems, optimizer), num_steps).losses
+
+
+def by_hand(num_steps: int) -> Tensor:
+    """BFGS with steps of one, each at most four times as long as the last, from 0.01 times the identity."""
+    problems = Problems(Quadratic(), "test", range(8), seed=0, dtype=torch.float64)
+    theta, eye, collected = problems.initial_params, torch.eye(10, dtype=torch.float64), []
+    inverse, step, last = 0.01 * eye.expand(8, 10, 10), None, None
+    for _ in range(num_steps):
+        grad = problems.evaluate(theta).grad
+        if step is not None:
+            s, y = step.unsqueeze(2), (grad - last).unsqueeze(2)
+            rho = 1.0 / (y.mT @ s)
+            left = eye - rho * s @ y.mT
+            usable = (1.0 / rho > 1e-3 * s.norm(dim=1, keepdim=True) * y.norm(dim=1, keepdim=True)).expand(8, 10, 10)
+            inverse = torch.where(usable, left @ inverse @ left.mT + rho * s @ s.mT, inverse)
+        new = -(inverse @ grad.unsqueeze(2)).squeeze(2)
+        if step is not None:
+            new = new * (4.0 * step.norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)).clamp_max(1.0)
+        step, last, theta = new, grad, theta + new
+        collected.append(problems.evaluate(theta).loss)
+    return torch.stack(collected)
+
+
+def test_without_outputs_it_is_bfgs() -> None:
+    expected = by_hand(15)
+    torch.testing.assert_close(losses(built(initial_output=0.0), 15), expected, rtol=1e-6, atol=1e-8)
+    assert expected[-1].median() < 0.05 * expected[0].median()
+    torch.testing.assert_close(losses(built(initial_output=0.0, rank=15), 15), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_without_base_write_and_outputs_it_is_gradient_descent() -> None:
+    problems = Problems(Quadratic(), "test", range(2), seed=0, dtype=torch.float64)
+    optimizer = built(initial_output=0.0, base_write=0.0, memory_scale=0.001)
+    trajectory = unroll(problems, optimizer, begin(problems, optimizer), 3)
+    theta = problems.initial_params
+    for evaluation in trajectory.evaluations[:-1]:
+        theta = theta - 0.001 * evaluation.grad
+    torch.testing.assert_close(trajectory.end.evaluation.params, theta, rtol=1e-6, atol=1e-8)
+
+
+def test_what_is_kept_of_the_memory_is_all_of_it_at_first() -> None:
+    dense, kept = (built(rank=rank, initial_output=1.0) for rank in (None, 4))
+    first, second = losses(dense, 9), losses(kept, 9)
+    torch.testing.assert_close(first[:5], second[:5], rtol=1e-9, atol=1e-9)  # the fifth step reads four writes
+    assert (first[8] - second[8]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_second_derivatives_are_exact(rank: int | None) -> None:
+    optimizer, loss = built(rank=rank, initial_output=0.5), MetaLoss("log_sum", "constant")
+
+    def trajectory(keep_graph: bool):  # type: ignore[no-untyped-def]
+        problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
+        return unroll(problems, optimizer, begin(problems, optimizer), 5, keep_graph=keep_graph)
+
+    grads = second_order(trajectory(True), optimizer, loss).grads
+    parameters = optimizer.trained_parameters()
+    generator = torch.Generator().manual_seed(2)
+    direction = [torch.randn(item.shape, generator=generator, dtype=torch.float64) for item in parameters]
+    values = []
+    for sign in (1.0, -2.0, 1.0):  # at +ε, -ε, and back
+        with torch.no_grad():
+            for parameter, along in zip(parameters, direction, strict=True):
+                parameter.add_(sign * 1e-6 * along)
+        values.append(float(loss.value(trajectory(False).losses)))
+    slope = sum(float((grad * along).sum()) for grad, along in zip(grads, direction, strict=True))
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
+    assert abs(slope) > 1e-3
+
+
+def test_a_gradient_of_zero_moves_nothing() -> None:
+    optimizer = built(initial_output=1.0)
+    grad = torch.randn(1, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    state = optimizer.init_state(LAYOUT, 1)
+    for each, moves in ((0.0, False), (1.0, True), (0.0, False), (2.0, True)):
+        update, state, _ = optimizer.step(Evaluation.of(grad=each * grad), state)
+        assert bool(update.any()) == moves
+        assert update.isfinite().all()
+
+
+def test_as_torch_optimizer_it_refuses_more_than_a_matrix_can_be_for(tmp_path: Path) -> None:
+    for rank, moves in ((None, False), (3, True)):
+        path = save_untrained(tmp_path / f"{rank}.ckpt", Quadratic(), NTMBFGS, hidden_size=4, rank=rank)
+        parameters = [nn.Parameter(torch.ones(1500)), nn.Parameter(torch.ones(700))]
+        optimizer = LearnedOptimizer(parameters, checkpoint=path)
+        torch.stack([each.square().sum() for each in parameters]).sum().backward()
+        if moves:
+            optimizer.step()
+            assert all(bool((each < 1.0).all()) for each in parameters)
+            continue
+        with pytest.raises(MetaOptError, match=r"here are 2,200: set optimizer\.rank"):
+            optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_writes": 0, "base_write": 0.0}, "optimizer.num_writes must be 1 or more, not 0"),
+        ({"rank": 0}, "optimizer.rank must be 1 or more, not 0"),
+        ({"num_averaging": 6}, "optimizer.num_averaging must be from 0 to optimizer.hidden_size, 5, not 6"),
+        ({"num_writes": 2}, "optimizer.base_write needs optimizer.num_writes of 3 or more, not 2; 0 leaves it out"),
+        ({"memory_scale": 0.0}, "optimizer.memory_scale must be more than 0, not 0.0"),
+    ],
+)
+def test_says_what_is_out_of_range(options: dict[str, object], message: str) -> None:
+    with pytest.raises(MetaOptError, match=message):
+        built(**options)
