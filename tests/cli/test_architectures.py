@@ -6,20 +6,9 @@ from pathlib import Path
 import pytest
 
 SMALL = [
-    "--model.episodes_per_epoch",
-    "1",
-    "--model.num_steps",
-    "4",
-    "--model.unroll_length",
-    "2",
-    "--model.num_problems",
-    "2",
-    "--model.num_validation_problems",
-    "2",
-    "--optimizee.dimension",
-    "3",
-    "--trainer.accelerator",
-    "cpu",
+    *("--model.episodes_per_epoch", "1", "--model.num_steps", "4", "--model.unroll_length", "2"),
+    *("--model.num_problems", "2", "--model.num_validation_problems", "2", "--optimizee.dimension", "3"),
+    *("--trainer.accelerator", "cpu"),
 ]
 
 
