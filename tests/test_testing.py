@@ -263,6 +263,14 @@ class KnowsPlaces(Momentum):
         return Step(update * torch.arange(update.shape[1]), state)
 
 
+class Restless(Momentum):
+    rests = True
+
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update - 1e-3, state)
+
+
 class ForgetsBetweenUnrolls(Momentum):
     def rollout(self, state: Memory, noise: Generator | None = None) -> Rollout:
         return super().rollout(Memory(torch.zeros_like(state.mean)))
@@ -402,6 +410,7 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
     (KeepsHalves, "states_of_parameters", "cut into those of parameters and joined again gives other updates"),
     (GlobalNoise, "noise_from_the_generator", "gives another update with an equal source of noise"),
     (OtherForward, "functional_calls", "functional_call does not use the weights given"),
+    (Restless, "rest_without_gradient", "Restless rests, but moves a coordinate whose gradients"),
     (ForgetsBetweenUnrolls, "segments_equal_the_whole", "otherwise when an episode is cut into unrolls"),
     (HidesAWeight, "save_and_reload", "has weights that its state_dict does not hold"),
     (IdleWeight, "gradient_reaches_every_weight", "no gradient reaches idle"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -77,8 +78,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Raises:
             CheckpointError: If there is no such checkpoint, or it is not one of meta-opt's.
-            MetaOptError: If an argument is out of range, a parameter is not real, or a group names no network of the
-                checkpoint's although there are several.
+            MetaOptError: If an argument is out of range, a parameter is not real or is sharded over processes (FSDP,
+                DTensor), or a group names no network of the checkpoint's although there are several.
         """
         if (pretrained is None) == (checkpoint is None):
             raise MetaOptError("give either pretrained, a name, or checkpoint, a path")
@@ -116,8 +117,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Add parameters, with ``lr`` and ``network`` of their own.
 
         Raises:
-            MetaOptError: If a parameter is not real, or the group names no network of the checkpoint's, although there
-                are several.
+            MetaOptError: If a parameter is not real or is sharded over processes, or the group names no network of the
+                checkpoint's, although there are several.
         """
         super().add_param_group(param_group)
         try:
@@ -141,8 +142,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
             What the closure returned.
 
         Raises:
-            MetaOptError: If a gradient is sparse, or the learned optimizer reads the loss and there is no closure;
-                nothing is changed then.
+            MetaOptError: If a gradient is sparse, a parameter has become sharded over processes, or the learned
+                optimizer reads the loss and there is no closure; nothing is changed then.
         """
         loss = None
         if closure is not None:
@@ -153,6 +154,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         places: dict[Tensor, Place] = {}
         for group in self.param_groups:
             for param, depth in zip(group["params"], group["depths"], strict=True):
+                _refuse_sharded(param)
                 if param.grad is not None and param.grad.layout is not torch.strided:
                     raise MetaOptError(
                         f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is "
@@ -212,6 +214,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if not float(group["lr"]) >= 0.0:
             raise MetaOptError(f"lr must be at least 0, not {group['lr']}")
         for param in group["params"]:
+            _refuse_sharded(param)
             if not param.is_floating_point():
                 raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
             if self._order is not None and id(param) not in self._order:
@@ -266,6 +269,26 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         )
                     states[param] = {name: state[name].to(like) for name, like in expected.items()}
         return states
+
+
+def _refuse_sharded(param: Tensor) -> None:
+    """See that a parameter is whole: statistics and positions within a shard are not those of the tensor.
+
+    Raises:
+        MetaOptError: If it is a DTensor (FSDP2, tensor parallelism) or was flattened by FSDP.
+    """
+    # By name: torch.distributed.tensor takes long to import, and who has a DTensor has imported it.
+    if _is_dtensor(type(param)) or getattr(param, "_fsdp_flattened", False):
+        raise MetaOptError(
+            f"learned optimizers see whole tensors, found a parameter of {tuple(param.shape)} that FSDP or DTensor "
+            "shards over processes; wrap the model with DistributedDataParallel instead, or give the sharded "
+            "parameters to another optimizer"
+        )
+
+
+@cache
+def _is_dtensor(cls: type) -> bool:
+    return any(base.__name__ == "DTensor" for base in cls.__mro__)
 
 
 def _depths(params: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:

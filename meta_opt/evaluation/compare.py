@@ -116,7 +116,7 @@ class Mean(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class Outcome:
     """One optimizer on the test problems."""
 
     learning_rate: float | None  # of a baseline
@@ -135,7 +135,9 @@ class Entry:
 
     name: str
     kind: Literal["learned", "baseline"]
-    runs: Mapping[Merit, Run]  # with the learning rate tuned for that figure; of a learned optimizer the same run twice
+    runs: Mapping[
+        Merit, Outcome
+    ]  # with the learning rate tuned for that figure; of a learned optimizer the same run twice
     validation: Mapping[Merit, float] | None = None  # what meta-training logs of a learned optimizer
 
     def merit(self, merit: Merit) -> Mean:
@@ -218,7 +220,7 @@ def _baseline(setting: Setting, name: str, make: MakeBaseline) -> dict[int, Entr
     setting.expect(len(set(rates.values())) - 1, "test")
     entries = {}
     for horizon in setting.horizons:
-        runs: dict[Merit, Run] = {}
+        runs: dict[Merit, Outcome] = {}
         for merit in MERITS:
             rate = rates[merit, horizon]
             curves, seconds = tested(rate)
@@ -296,11 +298,11 @@ def _tested(setting: Setting, optimizer: InnerOptimizer) -> tuple[Curves, float]
     return curves, (time.perf_counter() - started) / (setting.num_problems * max(setting.horizons))
 
 
-def _run(curves: Curves, learning_rate: float | None, seconds_per_step: float) -> Run:
+def _run(curves: Curves, learning_rate: float | None, seconds_per_step: float) -> Outcome:
     losses = curves.losses.double()
     mean = losses.mean(1)
     ends = range(1, len(mean) + 1)
-    return Run(
+    return Outcome(
         learning_rate,
         mean,
         _sem(losses),

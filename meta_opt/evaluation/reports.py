@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import MERITS, Comparison, Entry, Mean, Run
+from meta_opt.evaluation.compare import MERITS, Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
 
 FORMAT = 1
@@ -199,7 +199,7 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _merits(run: Run) -> dict[str, Any]:
+def _merits(run: Outcome) -> dict[str, Any]:
     plain: dict[str, Any] = {"learning_rate": run.learning_rate}
     for merit in MERITS:
         value, sem = run.merits[merit]

@@ -50,10 +50,13 @@ class InnerOptimizer(ABC):
         scope: How far one coordinate's update depends on others: on nothing but itself (``"coordinate"``), on its
             tensor (``"tensor"``: the other coordinates of it, or its shape and place in the model), or on the whole
             problem (``"problem"``). Problems never depend on each other.
+        rests: Whether a coordinate whose gradients have all been exactly zero (a padding row, a pruned weight) is never
+            moved.
     """
 
     reads: frozenset[str] = frozenset({"grad"})
     scope: Scope = "problem"
+    rests: bool = False
 
     @abstractmethod
     def init_state(self, layout: Layout, num_problems: int) -> Any:

@@ -106,6 +106,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         self.networks = nn.ModuleDict()
         self._reads = READS[inputs]
         self._keeps_moments = self._reads.moments or base_step != 0.0
+        self.rests = self._keeps_moments
         self.scope: Scope = "tensor" if self._reads.scales or tensor_features else "coordinate"
 
     def build(self, layout: Layout, generator: Generator) -> None:

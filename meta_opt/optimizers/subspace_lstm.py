@@ -64,6 +64,7 @@ class SubspaceLSTM(OptimizerNetwork):
     """
 
     scope = "problem"
+    rests = True
 
     def __init__(self, history: int = 5, hidden_size: int = 32, base_step: float = 0.3) -> None:
         """Choose the architecture; :meth:`build` makes the weights.

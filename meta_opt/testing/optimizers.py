@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ def optimizer_checks() -> tuple[OptimizerCheck, ...]:
         finite_updates,
         problems_side_by_side,
         permuted_coordinates,
+        rest_without_gradient,
         influence_within_the_scope,
         what_is_not_read_has_no_influence,
         axes_of_the_state,
@@ -151,6 +153,21 @@ def problems_side_by_side(optimizer: OptimizerNetwork) -> None:
         assert _close(together[:, rows], alone), (
             f"{type(optimizer).__name__} gives a problem beside others another update than alone"
         )
+
+
+def rest_without_gradient(optimizer: OptimizerNetwork) -> None:
+    """Where it ``rests``, a coordinate whose gradients have all been zero is never moved."""
+    optimizer = _built(optimizer)
+    if not optimizer.rests:
+        return
+    name = type(optimizer).__name__
+    still = torch.tensor([0, 5, _LAYOUT.num_coordinates - 1])
+    evaluations = [
+        replace(each, grad=each.grad.index_fill(1, still, 0.0)) if "grad" in vars(each) else each
+        for each in _evaluations(2)
+    ]
+    moved = _updates(optimizer, evaluations)[..., still]
+    assert not moved.any(), f"{name} rests, but moves a coordinate whose gradients have all been zero"
 
 
 def permuted_coordinates(optimizer: OptimizerNetwork) -> None:

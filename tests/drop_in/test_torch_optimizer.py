@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import torch
 from checkpoints_for_tests import save_untrained
 from problems_for_tests import Regression
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from meta_opt import LearnedOptimizer
@@ -545,3 +546,35 @@ def test_lightning_stops_and_goes_on(path: Path, tmp_path: Path) -> None:
     rest, _ = fit(6, ckpt_path=tmp_path / "half.ckpt")
     assert_equal([p.detach() for p in whole.parameters()], [p.detach() for p in rest.parameters()])
     assert not torch.equal(half.layer.weight, rest.layer.weight)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Any]:
+    """Of this process alone."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def test_sharded_parameters_are_refused(path: Path, mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    whole = nn.Linear(3, 2)
+    optimizer = LearnedOptimizer(whole.parameters(), checkpoint=path)
+    sharded = nn.Linear(3, 2)
+    fully_shard(sharded, mesh=mesh)
+    message = r"whole tensors, found a parameter of \(2, 3\) that FSDP or DTensor shards .* DistributedDataParallel"
+    with pytest.raises(MetaOptError, match=message):
+        LearnedOptimizer(sharded.parameters(), checkpoint=path)
+    with pytest.raises(MetaOptError, match=message):
+        optimizer.add_param_group({"params": list(sharded.parameters())})
+    assert len(optimizer.param_groups) == 1
+
+    bias = whole.bias.detach().clone()
+    optimizer.param_groups[0]["params"][0] = sharded.weight
+    whole.bias.grad = torch.ones(2)
+    with pytest.raises(MetaOptError, match=message):
+        optimizer.step()
+    assert torch.equal(whole.bias, bias)

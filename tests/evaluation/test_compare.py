@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.evaluation import compare as module
-from meta_opt.evaluation.compare import Comparison, Contestant, Entry, Mean, Run, Setting, Validation, compare, tune
+from meta_opt.evaluation.compare import Comparison, Contestant, Entry, Mean, Outcome, Setting, Validation, compare, tune
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
@@ -144,7 +144,7 @@ def test_validation_is_that_of_training() -> None:
 def entry(name: str, kind: str, finals: list[float]) -> Entry:
     curve = torch.tensor(finals, dtype=torch.float64)
     merits = {"sum": Mean(float(curve.sum()), 0.0), "final": Mean(finals[-1], 0.0)}
-    run = Run(0.1, curve, torch.zeros_like(curve), curve, merits, 0.0)  # type: ignore[arg-type]
+    run = Outcome(0.1, curve, torch.zeros_like(curve), curve, merits, 0.0)  # type: ignore[arg-type]
     return Entry(name, kind, {"sum": run, "final": run})  # type: ignore[arg-type]
 
 
