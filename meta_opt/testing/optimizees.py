@@ -217,14 +217,14 @@ def adam_lowers_the_loss(optimizee: Optimizee) -> None:
         problems = _problems(optimizee)
         params = problems.initial_params.clone()
         adam = torch.optim.Adam([params], lr=lr)
-        at_start = [problems.evaluate(params, grad=False).loss.mean().item() for _ in range(5)]
-        losses = []
+        same, losses, at_start = _problems(optimizee), [], []  # the same mini-batches, once more at θ_0
         for _ in range(_NUM_STEPS):
             evaluation = problems.evaluate(params)
             losses.append(evaluation.loss.mean().item())
+            at_start.append(same.evaluate(same.initial_params, grad=False).loss.mean().item())
             params.grad = evaluation.grad
             adam.step()
-        start, best = sum(at_start) / 5, min(best, sum(losses[-5:]) / 5)
+        start, best = sum(at_start[-5:]) / 5, min(best, sum(losses[-5:]) / 5)
     assert best < start, (
         f"{name}: {_NUM_STEPS} steps of Adam with learning rates {_LEARNING_RATES} leave the loss at {best:.4g}, from "
         f"{start:.4g} at θ_0"
