@@ -40,6 +40,8 @@ on what:
   --num_validation_problems N     problems to tune learning rates on (default: as many as training was validated on,
                                   32 at least)
   --seed_everything N             all randomness comes from this (default: that of the first checkpoint)
+  --config FILE                   these options from YAML; of a run's own config.yaml, what the run was trained on
+  --print_config                  print all options as YAML, and do nothing else
   --device DEVICE                 where to compute: cpu, cuda, cuda:1, or auto (default), a GPU if there is one
 
 what comes of it:

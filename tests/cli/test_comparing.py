@@ -349,7 +349,7 @@ WRONG = {
     "": "say what to compare, with --ckpt_path or --pretrained",
     "--optimizee bowl": "say what to compare",
     "--ckpt_path": "--ckpt_path: expected at least one argument",
-    "--ckpt_path last --optimizee Valley": "there is no run with a last.ckpt in checkpoints/Valley",
+    "--ckpt_path last --optimizee Valley": "there is no run in checkpoints/Valley",
     "--ckpt_path nowhere.ckpt": "there is no checkpoint nowhere.ckpt",
     "--pretrained nothing_like_it": "no pretrained optimizer is called 'nothing_like_it'",
     f"--ckpt_path {BOWL} --optimizee bowll": "no optimizee is called 'bowll'; did you mean 'bowl'?",
