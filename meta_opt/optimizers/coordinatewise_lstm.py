@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,20 +14,18 @@ from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Scope, Step
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.captured import NUM_WORTHWHILE, CapturedRollout
-from meta_opt.optimizers.lstm.fused_replay import coordinates_at_once, lstm_grads
-from meta_opt.optimizers.lstm.inputs import READS, Inputs, read_inputs
-from meta_opt.optimizers.lstm.network import LSTMNetwork, bias_grads
-from meta_opt.optimizers.lstm.orthogonal import directions
-from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded
+from meta_opt.optimizers.lstm.inputs import READS, Inputs
+from meta_opt.optimizers.lstm.native_rollout import NativeRollout
+from meta_opt.optimizers.lstm.network import LSTMNetwork
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales
+from meta_opt.optimizers.lstm.replay import Recording, replay_by_graph, replay_fused, replay_natively
+from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
+from meta_opt.optimizers.lstm.step import lstm_step
 from meta_opt.optimizers.sharing import SharedNetworks
-from meta_opt.optimizers.state import map_state
 
 Engine = Literal["auto", "native", "torch"]
 Output = Literal["linear", "tanh", "magnitude"]
-_FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
-_LARGEST_EXPONENT = 10.0  # of the magnitude; the shipped networks write -6 to 5 on their own optimizees
-_BLOCK = 4096  # coordinates that PyTorch replays at once: what it keeps for the way back stays in the cache
 
 
 class CoordinatewiseLSTM(SharedNetworks):
@@ -184,78 +181,24 @@ class CoordinatewiseLSTM(SharedNetworks):
         """One update, see :meth:`OptimizerNetwork.step`."""
         grad = evaluation.grad
         if not torch.is_grad_enabled() and (kernel := self._kernel(grad)):
-            rollout = _NativeRollout(self, kernel, state)
+            rollout = self._native_rollout(kernel, state)
             return Step(rollout.step(evaluation), rollout.state)
         before = state
         state, (grad,), read = before.read_gradients([grad])
-        update, state = self._step(grad, state, *read, *self.read_directions([grad], before))
-        return Step(self.annealed(update, state), state)
-
-    def annealed(self, update: Tensor, state: LSTMState, ahead: int = 0) -> Tensor:
-        """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after ``state``."""
-        if self.anneal_after is None or state.steps is None:
-            return update
-        return update * (self.anneal_after / (state.steps + ahead)).clamp_max(1.0).sqrt()
-
-    def read_directions(self, grads: Sequence[Tensor], state: LSTMState) -> list[Tensor]:
-        """After each gradient, [B, N], the orthogonalized directions of matrices, [B, N], if they are read."""
-        if not self._reads.directions or state.moments is None:
-            return []
-        return directions([bounded(grad) for grad in grads], state.moments, state.segments)
-
-    def _step(
-        self, grad: Tensor, state: LSTMState, read: Tensor | None = None, of_matrices: Tensor | None = None
-    ) -> tuple[Tensor, LSTMState]:
-        """One update before annealing, with what is read of the scales, [S, B, 3], and directions of matrices, [B, N].
-
-        The gradient is as :meth:`LSTMState.read_gradients` gave it, scales and steps of the state those after it.
-        """
-        moments = None if state.moments is None else state.moments.updated(grad)
-        updates, hidden, cell = [], [], []
-        for index, segment in enumerate(state.segments):
-            start, stop = segment.start, segment.stop
-            inputs, direction = read_inputs(
-                self._reads,
-                segment,
-                grad[:, start:stop],
-                None if moments is None else moments.part(start, stop),
-                None if read is None else read[index],
-                None if of_matrices is None else of_matrices[:, start:stop],
-            )
-            outputs, new_hidden, new_cell = self._network(segment)(
-                inputs.flatten(1), state.hidden[index], state.cell[index], segment.features
-            )
-            updates.append(self._update(outputs.view(len(outputs), *direction.shape), direction))
-            hidden.append(new_hidden)
-            cell.append(new_cell)
-        update = updates[0] if len(updates) == 1 else torch.cat(updates, dim=-1)
-        if moments is not None:
-            update = moments.moving(update, grad)
-        return update, replace(state, hidden=tuple(hidden), cell=tuple(cell), moments=moments)
-
-    def _update(self, outputs: Tensor, direction: Tensor) -> Tensor:
-        """The update from a network's outputs, [R, ...], and the direction of the base step, [...]."""
-        update = torch.tanh(outputs[0]) if self.output == "tanh" else outputs[0]
-        update = self.output_scale * update
-        if self.base_step != 0.0:
-            update = update - self.base_step * direction
-        if self.output == "magnitude":
-            update = update * outputs[1].clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT).exp()
-        return update
+        scales = read[0] if read else None
+        of_matrices = before.read_directions(self._reads, [grad])
+        update, state = lstm_step(
+            self._settings, self._networks(state), grad, state, scales, of_matrices[0] if of_matrices else None
+        )
+        return Step(state.annealed(update, self.anneal_after), state)
 
     def rollout(self, state: LSTMState, noise: Generator | None = None) -> Rollout:
         """See :meth:`OptimizerNetwork.rollout`; native code and CUDA graphs work on a copy of the state."""
         if torch.is_grad_enabled():
             return super().rollout(state, noise)
         if kernel := self._kernel(next(self.parameters())):
-            return _NativeRollout(self, kernel, state)
+            return self._native_rollout(kernel, state)
         return CapturedRollout(self, state) if self._captures(state) else super().rollout(state, noise)
-
-    def prepare(self, kernel: native.Kernel, state: LSTMState, shape: torch.Size) -> native.NativeSteps:
-        """Native steps that overwrite ``state``, for gradients [B, N] of this shape."""
-        return kernel.rollout(
-            self._settings, self._weights(state), state.segments, shape, state.hidden, state.cell, state.moments
-        )
 
     def replay(
         self,
@@ -264,69 +207,26 @@ class CoordinatewiseLSTM(SharedNetworks):
         coefficients: Sequence[Tensor],
         columns: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """See :meth:`OptimizerNetwork.replay`; coordinates are independent, so it goes through them block by block."""
+        """See :meth:`OptimizerNetwork.replay`; given recorded gradients, coordinates are independent."""
         grads: Sequence[Tensor] = [evaluation.grad for evaluation in evaluations]
         # ⟨c, ∂(a u)⟩ = ⟨a c, ∂u⟩
-        coefficients = [self.annealed(each, state, step) for step, each in enumerate(coefficients, start=1)]
+        coefficients = [
+            state.annealed(each, self.anneal_after, ahead) for ahead, each in enumerate(coefficients, start=1)
+        ]
         kernel = self._kernel(coefficients[0])
         _, grads, read = state.read_gradients(grads, kernel)
-        of_matrices = self.read_directions(grads, state)
+        of_matrices = state.read_directions(self._reads, grads)
         if columns is not None:
             state = state.columns(columns)
             grads, of_matrices = ([each.index_select(1, columns) for each in one] for one in (grads, of_matrices))
+        recorded, networks = Recording(grads, coefficients, read, of_matrices, state), self._networks(state)
         if kernel is not None:
-            results = kernel.replay(
-                self._settings,
-                self._weights(state),
-                state.segments,
-                grads,
-                coefficients,
-                state.hidden,
-                state.cell,
-                state.moments,
-                read,
-                of_matrices,
-            )
-            return self._in_order(
-                state,
-                [
-                    (grad.output_weight, grad.output_bias, *grad.weights, *bias_grads(grad.biases, segment.features))
-                    for grad, segment in zip(results, state.segments, strict=True)
-                ],
-            )
-        total = [torch.zeros_like(parameter) for parameter in self.trained_parameters()]
-        num_problems, num_steps = len(grads[0]), len(grads)
-        fuses = self._fuses(grads[0])
-        at_once = coordinates_at_once(num_steps, self.num_layers, self.hidden_size, _FUSED_BYTES) if fuses else _BLOCK
-        for index, segment in enumerate(state.segments):
-            width = max(1, at_once // num_problems)
-            for start in range(segment.start, segment.stop, width):
-                block = slice(start, min(start + width, segment.stop))
-                sums = (self._fused_replay if fuses else self._replay)(
-                    [grad[:, block] for grad in grads],
-                    [scales[index : index + 1] for scales in read] or [None] * num_steps,
-                    [each[:, block] for each in of_matrices] or [None] * num_steps,
-                    state.block(index, block.start, block.stop),
-                    [coefficient[:, block] for coefficient in coefficients],
-                )
-                torch._foreach_add_(total, sums)
-        return tuple(total)
-
-    def _replay(
-        self,
-        grads: Sequence[Tensor],
-        scales: Sequence[Tensor | None],
-        of_matrices: Sequence[Tensor | None],
-        state: LSTMState,
-        coefficients: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
-        """The replay of a block of coordinates of one segment, by a graph of its steps."""
-        inner = torch.zeros_like(coefficients[0][0, 0])
-        with torch.enable_grad():
-            for grad, read, direction, coefficient in zip(grads, scales, of_matrices, coefficients, strict=True):
-                update, state = self._step(grad, state, read, direction)
-                inner = inner + torch.dot(coefficient.flatten(), update.flatten())
-            return torch.autograd.grad(inner, self.trained_parameters(), materialize_grads=True)
+            of_segments = replay_natively(kernel, self._settings, networks, recorded)
+        elif self._fuses(coefficients[0]):
+            of_segments = replay_fused(self._settings, networks, recorded)
+        else:
+            of_segments = replay_by_graph(self._settings, networks, recorded)
+        return self._in_order(state, of_segments)
 
     def _fuses(self, tensor: Tensor) -> bool:
         """Whether replays go through ``nn.LSTM``: on GPUs, where it is one call instead of hundreds."""
@@ -337,37 +237,6 @@ class CoordinatewiseLSTM(SharedNetworks):
         if self.num_layers == 0:
             return False
         return state.hidden[0][0].is_cuda and sum(hidden[0].shape[1] for hidden in state.hidden) <= NUM_WORTHWHILE
-
-    def _fused_replay(
-        self,
-        grads: Sequence[Tensor],
-        scales: Sequence[Tensor | None],
-        of_matrices: Sequence[Tensor | None],
-        state: LSTMState,
-        coefficients: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
-        """The replay of a block of coordinates of one segment, through ``nn.LSTM``."""
-        (segment,), moments = state.segments, state.moments
-        inputs, bases, counting = [], [], []
-        for grad, read, direction, coefficient in zip(grads, scales, of_matrices, coefficients, strict=True):
-            moments = None if moments is None else moments.updated(grad)
-            rows, base = read_inputs(self._reads, segment, grad, moments, None if read is None else read[0], direction)
-            inputs.append(rows.flatten(1).T)
-            bases.append(base.flatten())
-            counting.append((coefficient if moments is None else moments.moving(coefficient, grad)).flatten())
-        network, base = self._network(segment), torch.stack(bases)
-        weights, biases, *output = lstm_grads(
-            tuple(network.weights),
-            network.biases_for(segment.features),
-            network.output_weight,
-            network.output_bias,
-            torch.stack(inputs),
-            state.hidden[0],
-            state.cell[0],
-            torch.stack(counting),
-            lambda outputs: self._update(outputs, base),
-        )
-        return self._in_order(state, [(*output, *weights, *bias_grads(biases, segment.features))])
 
     def _in_order(self, state: LSTMState, of_segments: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """The sums over each network's segments, in the order of the parameters; zero where it has none."""
@@ -386,8 +255,8 @@ class CoordinatewiseLSTM(SharedNetworks):
         return kernel
 
     @property
-    def _settings(self) -> native.NetworkSettings:
-        return native.NetworkSettings(
+    def _settings(self) -> NetworkSettings:
+        return NetworkSettings(
             self._reads,
             self.output == "tanh",
             self.output == "magnitude",
@@ -403,27 +272,11 @@ class CoordinatewiseLSTM(SharedNetworks):
         key = _key(name)
         return key if key in self.networks else self.network_for.get(key, key)
 
-    def _weights(self, state: LSTMState) -> list[native.Weights]:
-        return [self._network(segment).for_kernel(segment.features) for segment in state.segments]
+    def _networks(self, state: LSTMState) -> list[LSTMNetwork]:
+        return [self._network(segment) for segment in state.segments]
 
-
-class _NativeRollout(Rollout):
-    """Steps in native code."""
-
-    def __init__(self, optimizer: CoordinatewiseLSTM, kernel: native.Kernel, state: LSTMState) -> None:
-        super().__init__(optimizer, map_state(torch.clone, state))
-        self._lstm = optimizer
-        self._kernel = kernel
-        self._native: native.NativeSteps | None = None
-
-    def step(self, evaluation: Evaluation) -> Tensor:
-        grad = evaluation.grad
-        if self._native is None:  # now the number of problems is known
-            self._native = self._lstm.prepare(self._kernel, self.state, grad.shape)
-        before = self.state
-        self.state, (grad,), read = before.read_gradients([grad], self._kernel)
-        of_matrices = self._lstm.read_directions([grad], before)
-        return self._lstm.annealed(self._native.step(grad, *read, *of_matrices), self.state)
+    def _native_rollout(self, kernel: native.Kernel, state: LSTMState) -> NativeRollout:
+        return NativeRollout(self, self._settings, self._networks(state), self.anneal_after, kernel, state)
 
 
 def _key(name: str) -> str:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.inputs import Reads
+from meta_opt.optimizers.lstm.orthogonal import directions
 from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded
 from meta_opt.optimizers.state import axis
 
@@ -66,6 +68,18 @@ class LSTMState:
             as_read.append(grad)
             read.append(scales.read(steps))
         return replace(after, scales=scales), as_read, read
+
+    def read_directions(self, reads: Reads, grads: Sequence[Tensor]) -> list[Tensor]:
+        """After each gradient, [B, N], the orthogonalized directions of matrices, [B, N], if they are read."""
+        if not reads.directions or self.moments is None:
+            return []
+        return directions([bounded(grad) for grad in grads], self.moments, self.segments)
+
+    def annealed(self, update: Tensor, anneal_after: int | None, ahead: int = 0) -> Tensor:
+        """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after this state."""
+        if anneal_after is None or self.steps is None:
+            return update
+        return update * (anneal_after / (self.steps + ahead)).clamp_max(1.0).sqrt()
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:
         """The state of coordinates ``start:stop``, which network ``index`` works on; without scales and steps."""

@@ -11,10 +11,10 @@ from meta_opt.meta_training.estimators.first_order import first_order
 from meta_opt.meta_training.meta_loss import MetaLoss, parse_step_weights
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems, problem_generator
-from meta_opt.optimizers import coordinatewise_lstm
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm import replay as lstm_replay
 
 
 def draw(optimizee: Optimizee, num_problems: int = 2) -> Problems:
@@ -39,7 +39,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
     """The engines, and the replay of the torch engine on a GPU, here in blocks on the CPU."""
     if request.param == "fused":
         monkeypatch.setattr(CoordinatewiseLSTM, "_fuses", lambda self, tensor: self.num_layers > 0)
-        monkeypatch.setattr(coordinatewise_lstm, "_FUSED_BYTES", 4 * 12 * 20 * 2 * 5 * 7)  # 7 coordinates
+        monkeypatch.setattr(lstm_replay, "_FUSED_BYTES", 4 * 12 * 20 * 2 * 5 * 7)  # 7 coordinates
         return "torch"
     if request.param == "native" and not native.available():
         pytest.skip("there is no compiler")
@@ -175,12 +175,12 @@ def test_replay_in_blocks_equals_all_at_once(
     optimizer = built(problems, share="group", base_step=0.03, **options)
     optimizer.engine = "torch"
     monkeypatch.setattr(CoordinatewiseLSTM, "_fuses", lambda self, tensor: fused)
-    monkeypatch.setattr(coordinatewise_lstm, "coordinates_at_once", lambda *sizes: 9)
+    monkeypatch.setattr(lstm_replay, "coordinates_at_once", lambda *sizes: 9)
     start = unroll(problems, optimizer, begin(problems, optimizer), 4).end.detach()
     trajectory = unroll(problems, optimizer, start, 5)
     coefficients = [torch.randn_like(evaluation.grad) for evaluation in trajectory.evaluations[1:]]
     whole = OptimizerNetwork.replay(optimizer, trajectory.evaluations[:-1], start.state, coefficients)
-    monkeypatch.setattr(coordinatewise_lstm, "_BLOCK", 9)
+    monkeypatch.setattr(lstm_replay, "_BLOCK", 9)
     blocks = optimizer.replay(trajectory.evaluations[:-1], start.state, coefficients)
     for ours, theirs in zip(blocks, whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

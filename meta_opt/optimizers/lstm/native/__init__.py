@@ -7,10 +7,10 @@ import warnings
 
 from meta_opt.optimizers.lstm.native.build import BuildError, library
 from meta_opt.optimizers.lstm.native.kernel import Kernel
-from meta_opt.optimizers.lstm.native.networks import NetworkSettings, Weights
 from meta_opt.optimizers.lstm.native.steps import NativeSteps
+from meta_opt.optimizers.lstm.native.weights import Weights
 
-__all__ = ["Kernel", "NativeSteps", "NetworkSettings", "Weights", "available", "load"]
+__all__ = ["Kernel", "NativeSteps", "Weights", "available", "load"]
 
 
 @functools.cache

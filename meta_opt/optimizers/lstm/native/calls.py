@@ -10,8 +10,9 @@ from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
 from meta_opt.optimizers.lstm.native.memory import Table, check
-from meta_opt.optimizers.lstm.native.networks import NetworkSettings, Weights
+from meta_opt.optimizers.lstm.native.weights import Weights
 from meta_opt.optimizers.lstm.preprocessing import Moments
+from meta_opt.optimizers.lstm.settings import NetworkSettings
 
 LayerStates = tuple[tuple[Tensor, ...], ...]  # per network, per layer: [H, B·n]
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from meta_opt.optimizees.layout import Segment
 from meta_opt.optimizers.lstm.native.calls import Call, Calls, LayerStates
 from meta_opt.optimizers.lstm.native.memory import DTYPES, Table, check
-from meta_opt.optimizers.lstm.native.networks import NetworkSettings, Weights
 from meta_opt.optimizers.lstm.native.scales import ReadScales
 from meta_opt.optimizers.lstm.native.steps import NativeSteps
+from meta_opt.optimizers.lstm.native.weights import Weights
 from meta_opt.optimizers.lstm.preprocessing import NUM_SCALES, Moments
+from meta_opt.optimizers.lstm.settings import NetworkSettings
 
 
 class Kernel:

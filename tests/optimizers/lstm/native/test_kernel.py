@@ -13,7 +13,8 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm.inputs import READS, Reads
-from meta_opt.optimizers.lstm.native import Kernel, NetworkSettings, Weights
+from meta_opt.optimizers.lstm.native import Kernel, Weights
+from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
 from meta_opt.optimizers.state import map_state
 
@@ -153,7 +154,7 @@ def native_run(kernel: Kernel, run: Run) -> tuple[list[Tensor], LSTMState, list[
     start, end = run.state, map_state(torch.clone, run.state)
     rollout = kernel.rollout(settings, weights, segments, run.grads[0].shape, end.hidden, end.cell, end.moments)
     last, grads, read = run.state.read_gradients(run.grads, kernel)
-    of_matrices = run.optimizer.read_directions(grads, start)
+    of_matrices = start.read_directions(run.settings.reads, grads)
     of_steps = zip(grads, *filter(None, (read, of_matrices)), strict=True)
     updates = [rollout.step(grad, *of_step) for grad, *of_step in of_steps]
     states = start.hidden, start.cell, start.moments

@@ -40,7 +40,7 @@ INLINE Power<T> exp2(Vector<T> y) {
   constexpr int kDegree = sizeof(N::kExp) / sizeof(T) - 1;
   Vector<T> q = all<T>(N::kExp[kDegree]);
   for (int k = kDegree - 1; k >= 0; --k) q = q * f + N::kExp[k];
-  return {reinterpret_cast<Vector<T>>(reinterpret_cast<Bits<T>>(rounded) << N::kMantissa), q * f};
+  return {reinterpret_cast<Vector<T>>(reinterpret_cast<Unsigned<T>>(rounded) << N::kMantissa), q * f};
 }
 
 // e^x. Relative error 1e-6 / 2e-15 for |x| ≤ 10, and held in the range of normal numbers.
@@ -69,9 +69,10 @@ INLINE Vector<T> tanh(Vector<T> x) {
 template <typename T>
 INLINE Vector<T> log(Vector<T> x) {
   using N = Number<T>;
-  const Bits<T> bits = reinterpret_cast<Bits<T>>(x);
-  const Bits<T> exponent = (bits - N::kRootHalf) >> N::kMantissa;
-  const Vector<T> m = reinterpret_cast<Vector<T>>(bits - (exponent << N::kMantissa));  // in [√½, √2)
+  const Unsigned<T> bits = reinterpret_cast<Unsigned<T>>(x);
+  const Bits<T> exponent = reinterpret_cast<Bits<T>>(bits - N::kRootHalf) >> N::kMantissa;
+  // In [√½, √2).
+  const Vector<T> m = reinterpret_cast<Vector<T>>(bits - (reinterpret_cast<Unsigned<T>>(exponent) << N::kMantissa));
   // ln m = 2 artanh s = 2 (s + s^3 / 3 + s^5 / 5 + ...)
   const Vector<T> s = (m - T(1)) / (m + T(1));
   const Vector<T> square = s * s;

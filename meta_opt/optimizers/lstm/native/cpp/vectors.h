@@ -36,9 +36,10 @@ template <>
 struct Number<float> {
   typedef float Vector __attribute__((vector_size(kVectorBytes), may_alias));
   typedef int32_t Bits __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes), may_alias));
   static constexpr int kMantissa = 23;
   static constexpr int32_t kBias = 127;
-  static constexpr int32_t kRootHalf = 0x3f3504f3;  // bits of √½
+  static constexpr uint32_t kRootHalf = 0x3f3504f3;  // bits of √½
   // (2^f - 1) / f on [-½, ½]: minimax, relative error 1.1e-8.
   static constexpr float kExp[] = {0.6931471879f,   0.2402264979f,    0.05550357434f,
                                    0.009618237495f, 0.001339073548f, 0.0001540351237f};
@@ -49,9 +50,10 @@ template <>
 struct Number<double> {
   typedef double Vector __attribute__((vector_size(kVectorBytes), may_alias));
   typedef int64_t Bits __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef uint64_t Unsigned __attribute__((vector_size(kVectorBytes), may_alias));
   static constexpr int kMantissa = 52;
   static constexpr int64_t kBias = 1023;
-  static constexpr int64_t kRootHalf = 0x3fe6a09e667f3bcd;
+  static constexpr uint64_t kRootHalf = 0x3fe6a09e667f3bcd;
   // Taylor, ln2^k / k!: the first term left out is below 2e-17.
   static constexpr double kExp[] = {0.69314718055994530942,  0.24022650695910071233,  0.055504108664821579953,
                                     0.009618129107628477162, 0.0013333558146428443423, 0.00015403530393381609954,
@@ -65,6 +67,8 @@ template <typename T>
 using Vector = typename Number<T>::Vector;
 template <typename T>
 using Bits = typename Number<T>::Bits;
+template <typename T>
+using Unsigned = typename Number<T>::Unsigned;  // bits that may overflow, as those of negative numbers do
 template <typename T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 template <typename T>

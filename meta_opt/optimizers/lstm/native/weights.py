@@ -1,4 +1,4 @@
-"""What networks are to native code: settings around them, and weights."""
+"""The weights of a network as native code reads them."""
 
 from __future__ import annotations
 
@@ -7,40 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from meta_opt.optimizers.lstm.inputs import Reads
 from meta_opt.optimizers.lstm.native.memory import DTYPES, Table, check
 
 _GATES = 4
-
-
-@dataclass(frozen=True)
-class NetworkSettings:
-    """What a learned optimizer does around its networks; see ``CoordinatewiseLSTM``.
-
-    Attributes:
-        reads: What the networks read.
-        bounded: Whether the output goes through tanh.
-        magnitude: Whether the update is multiplied by e to the power of a second output.
-        output_scale: Factor of the output.
-        base_step: α of the step -α·d that the output is added to, where the direction d is m̂/√v̂, but for matrices where
-            directions are read.
-    """
-
-    reads: Reads
-    bounded: bool
-    magnitude: bool
-    output_scale: float
-    base_step: float
-
-    @property
-    def num_outputs(self) -> int:
-        """R, what a network gives."""
-        return 1 + self.magnitude
-
-    @property
-    def tracks_moments(self) -> bool:
-        """Whether there is a state of moments."""
-        return self.reads.moments or self.base_step != 0.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ of the coordinatewise LSTM over recorded gradients: natively, by a graph, or through ``nn.LSTM``.
+
+Given recorded gradients, coordinates are independent, so PyTorch goes through them block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.fused_replay import coordinates_at_once, lstm_grads
+from meta_opt.optimizers.lstm.inputs import read_inputs
+from meta_opt.optimizers.lstm.network import LSTMNetwork, bias_grads
+from meta_opt.optimizers.lstm.settings import NetworkSettings
+from meta_opt.optimizers.lstm.state import LSTMState
+from meta_opt.optimizers.lstm.step import lstm_step, update_of
+
+Grads = tuple[Tensor, ...]  # of the parameters of one network, in their order
+_FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
+_BLOCK = 4096  # coordinates that a graph replays at once: what it keeps for the way back stays in the cache
+
+
+@dataclass(frozen=True)
+class Recording:
+    """T recorded steps of some coordinates.
+
+    Attributes:
+        grads: ∇_τ as the networks read them, each [B, N].
+        coefficients: c_τ = ∂L/∂g_τ, each [B, N].
+        read: What is read of the scales of each segment, each [S, B, 3]; none where they are not read.
+        of_matrices: The orthogonalized directions of matrices, each [B, N]; none where they are not read.
+        state: The state before the first step.
+    """
+
+    grads: Sequence[Tensor]
+    coefficients: Sequence[Tensor]
+    read: Sequence[Tensor]
+    of_matrices: Sequence[Tensor]
+    state: LSTMState
+
+    def block(self, index: int, start: int, stop: int) -> Recording:
+        """That of coordinates ``start:stop``, which are all in segment ``index``."""
+        return Recording(
+            [grad[:, start:stop] for grad in self.grads],
+            [coefficient[:, start:stop] for coefficient in self.coefficients],
+            [scales[index : index + 1] for scales in self.read],
+            [each[:, start:stop] for each in self.of_matrices],
+            self.state.block(index, start, stop),
+        )
+
+    def steps(self) -> zip[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+        """Gradient, coefficient, scales and directions of one step after the other."""
+        none = [None] * len(self.grads)
+        return zip(self.grads, self.coefficients, self.read or none, self.of_matrices or none, strict=True)
+
+
+def replay_natively(
+    kernel: native.Kernel, settings: NetworkSettings, networks: Sequence[LSTMNetwork], recorded: Recording
+) -> list[Grads]:
+    """The gradient of the network of each segment, in native code."""
+    state = recorded.state
+    results = kernel.replay(
+        settings,
+        [net.for_kernel(segment.features) for net, segment in zip(networks, state.segments, strict=True)],
+        state.segments,
+        recorded.grads,
+        recorded.coefficients,
+        state.hidden,
+        state.cell,
+        state.moments,
+        recorded.read,
+        recorded.of_matrices,
+    )
+    return [
+        (grad.output_weight, grad.output_bias, *grad.weights, *bias_grads(grad.biases, segment.features))
+        for grad, segment in zip(results, state.segments, strict=True)
+    ]
+
+
+def replay_by_graph(settings: NetworkSettings, networks: Sequence[LSTMNetwork], recorded: Recording) -> list[Grads]:
+    """The gradient of the network of each segment, by a graph of the steps of each block."""
+
+    def of_block(network: LSTMNetwork, block: Recording) -> Grads:
+        inner, state = torch.zeros_like(block.coefficients[0][0, 0]), block.state
+        with torch.enable_grad():
+            for grad, coefficient, read, direction in block.steps():
+                update, state = lstm_step(settings, [network], grad, state, read, direction)
+                inner = inner + torch.dot(coefficient.flatten(), update.flatten())
+            return torch.autograd.grad(inner, tuple(network.parameters()), materialize_grads=True)
+
+    return _summed(networks, recorded, _BLOCK, of_block)
+
+
+def replay_fused(settings: NetworkSettings, networks: Sequence[LSTMNetwork], recorded: Recording) -> list[Grads]:
+    """The gradient of the network of each segment, through ``nn.LSTM``, which has to have a layer."""
+
+    def of_block(network: LSTMNetwork, block: Recording) -> Grads:
+        (segment,), moments = block.state.segments, block.state.moments
+        inputs, bases, counting = [], [], []
+        for grad, coefficient, read, direction in block.steps():
+            moments = None if moments is None else moments.updated(grad)
+            rows, base = read_inputs(
+                settings.reads, segment, grad, moments, None if read is None else read[0], direction
+            )
+            inputs.append(rows.flatten(1).T)
+            bases.append(base.flatten())
+            counting.append((coefficient if moments is None else moments.moving(coefficient, grad)).flatten())
+        base = torch.stack(bases)
+        weights, biases, *output = lstm_grads(
+            tuple(network.weights),
+            network.biases_for(segment.features),
+            network.output_weight,
+            network.output_bias,
+            torch.stack(inputs),
+            block.state.hidden[0],
+            block.state.cell[0],
+            torch.stack(counting),
+            lambda outputs: update_of(settings, outputs, base),
+        )
+        return (*output, *weights, *bias_grads(biases, segment.features))
+
+    network = networks[0]
+    at_once = coordinates_at_once(len(recorded.grads), len(network.weights), network.size, _FUSED_BYTES)
+    return _summed(networks, recorded, at_once, of_block)
+
+
+def _summed(
+    networks: Sequence[LSTMNetwork],
+    recorded: Recording,
+    at_once: int,
+    of_block: Callable[[LSTMNetwork, Recording], Grads],
+) -> list[Grads]:
+    """The sum over the blocks of each segment; ``at_once`` coordinates of all problems are a block."""
+    width = max(1, at_once // len(recorded.grads[0]))
+    totals = []
+    for index, (segment, network) in enumerate(zip(recorded.state.segments, networks, strict=True)):
+        total = [torch.zeros_like(parameter) for parameter in network.parameters()]
+        for start in range(segment.start, segment.stop, width):
+            block = recorded.block(index, start, min(start + width, segment.stop))
+            torch._foreach_add_(total, of_block(network, block))
+        totals.append(tuple(total))
+    return totals
