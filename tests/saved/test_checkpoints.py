@@ -56,7 +56,7 @@ def test_load_learner_makes_the_module_again(meta_opt, tmp_path):
     assert status == 0, errors
     path = tmp_path / "checkpoints" / "quadratic" / "run_0" / "best.ckpt"
     module = load_learner(path)
-    assert module.optimizee.init_args == {"dimension": 3, "convention": "gaussian"}
+    assert module.optimizee.init_args == {"dimension": 3, "convention": "gaussian", "condition": None}
     assert module.num_steps == 6
     assert module.episode == 2
     curves = module.curves(module.trained, "validation", module.num_validation_problems)

@@ -235,6 +235,7 @@ def test_threads_change_nothing_but_rounding(kernel: Kernel) -> None:
 
 @pytest.mark.usefixtures("threads")
 def test_denormal_numbers_are_back_afterwards(kernel: Kernel) -> None:
+    torch.set_flush_denormal(False)  # which the command line turns on, in this process too if its tests ran before
     for number in (1, 2):
         torch.set_num_threads(number)
         native_run(kernel, prepare(Case(coordinates=3001), FLOAT))
