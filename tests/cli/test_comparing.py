@@ -229,9 +229,7 @@ def test_a_fresh_process_reports_what_training_logged(trained, path, plugin_fold
         path,
         *FEW,
         "--baselines",
-        "Adam",
-        "--num_validation_problems",
-        "16",
+        "RMSprop",
     ]
     environment = {**os.environ, "PYTHONPATH": str(plugin_folder)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
