@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from meta_opt.optimizees.problems import layout_of
+from meta_opt.optimizees.tracing import EAGER_FIRST
 from meta_opt.optimizers.lstm import native
 from sides import PARTS, PlainSide, Side, make_side
 from workloads import Workload
@@ -26,6 +27,8 @@ Line = dict[str, Any]
 Seconds = dict[str, float]
 
 _MATRIX = 2048  # rows and columns of the product that the machine's peak is read from
+_NUM_FIRST = EAGER_FIRST + 100  # evaluations, after which those that can be are traced
+_WARM_UP = 5.0  # seconds of that at most
 _LONG = 300.0  # seconds after which no more repetitions of one workload are begun
 
 
@@ -113,6 +116,10 @@ class Bench:
         }
         for name in names:
             tasks[name] = _meta_step(make_side(name, workload, optimizee), workload.num_steps)
+        began = time.perf_counter()
+        for _ in range(-(-_NUM_FIRST // workload.num_steps)):  # as meta-training is after its first few episodes
+            if names and time.perf_counter() - began < _WARM_UP:
+                tasks[names[0]]()
         began = time.perf_counter()
         rounds = []
         while len(rounds) <= self._repeats and time.perf_counter() - began < _LONG:
