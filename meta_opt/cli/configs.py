@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import MetaOptError, shown
 from meta_opt.messages import clipped
 
 _MAX_CHARACTERS = 200_000
@@ -20,6 +20,7 @@ _MAX_DEPTH = 32
 _MAX_VALUES = 100_000  # with each alias counted as what it stands for
 _OWN = re.compile(r"# meta-opt \S+: meta-opt fit --config THIS_FILE\n")  # how the config.yaml of a run begins
 _OF_FIT = ("early_stopping",)  # options of fit that the other commands lack
+_GROUPS = ("model", "trainer", *_OF_FIT)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -88,6 +89,22 @@ def _check_size(text: str) -> None:
             raise MetaOptError(f"the config stands for more than {_MAX_VALUES} values, aliases counted")
         if len(open_) > _MAX_DEPTH:
             raise MetaOptError(f"the config is nested more than {_MAX_DEPTH} deep")
+
+
+def check_groups(text: str) -> None:
+    """See that what is said of groups of options is said by name: the parser would leave out anything else.
+
+    Raises:
+        MetaOptError: If it is not; as :func:`parse`.
+    """
+    try:
+        config = parse(text)
+    except yaml.YAMLError:
+        return  # the parser says what is wrong with it
+    for group in _GROUPS:
+        value = config.get(group) if isinstance(config, dict) else None
+        if value is not None and not isinstance(value, dict):
+            raise MetaOptError(f"--{group} must be options by name, not {shown(value)}")
 
 
 def of_a_run(text: str, command: str) -> str | None:

@@ -7,12 +7,16 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,14 +28,15 @@ from meta_opt.cli import HELP
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
-from meta_opt.errors import CheckpointError, MetaOptError, StorageError
+from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
 from meta_opt.evaluation.monitoring import ValidationCurves
-from meta_opt.messages import own_frames
+from meta_opt.messages import clipped, own_frames
 from meta_opt.meta_training.callbacks import Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.saved.checkpoints import AtomicCheckpointIO
 from meta_opt.saved.runs import Run, relative
 
+_MAX_DEVICES = 4096  # processes on one machine
 TRAINER_DEFAULTS = {
     "max_epochs": 20,
     "log_every_n_steps": 1,
@@ -131,8 +136,25 @@ class MetaOptCLI(LightningCLI):
         defaults = self._defaults
         without = () if self._command == "fit" else ("early_stopping",)
         set_defaults(self._parser(self._command), defaults, without=without)
-        self.config = parser.parse_args(args)
-        if self.config[self._command].optimizee is None:
+        with _errors_of_the_parser():
+            self.config = parser.parse_args(args)
+        config = self.config[self._command]
+        for group in ("model", "trainer", *(() if without else ("early_stopping",))):
+            if not isinstance(config.get(group), Namespace):
+                raise MetaOptError(f"--{group} must be options by name, not {shown(config.get(group))}")
+        for group, made in (("model", MetaLearner), ("trainer", self.trainer_class)):
+            _check_nulls(group, made, config[group])
+        for kind, cls in defaults.classes.items():
+            part = config.model.estimator if kind == "estimator" else config[kind]
+            if isinstance(part, Namespace):
+                _check_nulls(registry.OPTIONS[kind], cls, part.get("init_args") or {})
+        if not 0 <= config.seed_everything < 1 << 32:
+            raise MetaOptError(
+                f"--seed_everything must be from 0 to {(1 << 32) - 1}, not {shown(config.seed_everything)}"
+            )
+        if config.optimizer is None:
+            raise MetaOptError(f"--optimizer must be one of {', '.join(registry.names('optimizer'))}, not null")
+        if config.optimizee is None:
             names = ", ".join(registry.names("optimizee")) or "none is installed"
             raise MetaOptError(f"say what to learn on, with --optimizee ({names}), or give a --ckpt_path")
         self.config[self._command].ckpt_path = None if defaults.checkpoint is None else str(defaults.checkpoint)
@@ -147,7 +169,7 @@ class MetaOptCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make everything."""
-        with errors_of_plugins(self.parser):
+        with _errors_of_the_parser(), errors_of_plugins(self.parser):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -305,6 +327,38 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+@contextmanager
+def _errors_of_the_parser() -> Iterator[None]:
+    """One line where the parser itself stumbles over a value, or a size asks for more memory than there is."""
+    try:
+        yield
+    except MetaOptError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, MemoryError) or re.search("allocate memory|size calculation overflow", str(error)):
+            raise MetaOptError(f"there is not enough memory for these options: {clipped(error, 240)}") from error
+        if frames and "jsonargparse" in Path(frames[-1].filename).parts:
+            raise MetaOptError(f"an option has a value that cannot be: {clipped(error, 240)}") from error
+        raise
+
+
+def _check_nulls(option: str, made: type[Any], values: Any) -> None:
+    """See that null is where it may be: the parser takes it anywhere.
+
+    Raises:
+        MetaOptError: If it is not.
+    """
+    try:
+        hints = get_type_hints(made.__init__)
+    except (NameError, TypeError):  # annotations may be anything
+        return
+    for name, hint in hints.items():
+        kinds = (hint, *get_args(hint))
+        if name in values and values[name] is None and all(kind in (int, float, bool, str) for kind in kinds):
+            raise MetaOptError(f"--{option}.{name} must be {' or '.join(kind.__name__ for kind in kinds)}, not null")
+
+
 def _check_trainer(config: dict[str, Any]) -> None:
     """Refuse what would wait for ever, or what has another name here.
 
@@ -316,6 +370,8 @@ def _check_trainer(config: dict[str, Any]) -> None:
             f"trainer.num_nodes {config['num_nodes']} needs processes that were started on every node, by torchrun or "
             "SLURM, and found neither"
         )
+    if isinstance(config.get("devices"), int) and config["devices"] > _MAX_DEVICES:
+        raise MetaOptError(f"trainer.devices must be at most {_MAX_DEVICES}, not {shown(config['devices'])}")
     if config.get("gradient_clip_val"):
         raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
     if (config.get("accumulate_grad_batches") or 1) > 1:

@@ -96,3 +96,29 @@ def test_precision_is_that_of_training(meta_opt: Any, command: str) -> None:
     assert meta_opt("fit", "--optimizee", "quadratic", "--trainer.precision", "64-true", *FEW)[0] == 0
     status, out, _ = meta_opt(command, "--ckpt_path", "last", "--print_config")
     assert (status, yaml.safe_load(out)["trainer"]["precision"]) == (0, "64-true")
+
+
+ODD: dict[str, str] = {
+    "seed_everything: -1": "--seed_everything must be from 0 to 4294967295, not -1",
+    f"seed_everything: {10**400}": "--seed_everything must be from 0 to 4294967295, not an integer of 1329 bits",
+    f"early_stopping: {{min_delta: {10**400}}}": "an option has a value that cannot be: int too large",
+    "early_stopping: -.inf": "--early_stopping must be options by name, not -inf",
+    "model: 3": "--model must be options by name, not 3",
+    "trainer: [1]": "--trainer must be options by name, not a list of 1",
+    "optimizer: null": "--optimizer must be one of",
+    "model: {num_problems: null}": "--model.num_problems must be int, not null",
+    "trainer: {max_steps: null}": "--trainer.max_steps must be int, not null",
+    "optimizee: {class_path: quadratic, init_args: {dimension: null}}": "--optimizee.dimension must be int, not null",
+    "trainer: {devices: 1000000000}": "trainer.devices must be at most 4096, not 1000000000",
+    "optimizer: {class_path: coordinatewise_lstm, init_args: {hidden_size: 1000000000}}": "not enough memory",
+}
+
+
+@pytest.mark.parametrize("text", ODD, ids=lambda text: text[:40])
+def test_odd_values_are_said_in_one_line(meta_opt: Any, text: str) -> None:
+    Path("mine.yaml").write_text(text)
+    status, out, err = meta_opt("fit", "--optimizee", "quadratic", "--config", "mine.yaml")
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert ODD[text] in err
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
