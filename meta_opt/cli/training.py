@@ -142,7 +142,7 @@ class MetaOptCLI(LightningCLI):
         for group in ("model", "trainer", *(() if without else ("early_stopping",))):
             if not isinstance(config.get(group), Namespace):
                 raise MetaOptError(f"--{group} must be options by name, not {shown(config.get(group))}")
-        for group, made in (("model", MetaLearner), ("trainer", self.trainer_class)):
+        for group, made in (("model", MetaLearner), ("trainer", Trainer)):
             _check_nulls(group, made, config[group])
         for kind, cls in defaults.classes.items():
             part = config.model.estimator if kind == "estimator" else config[kind]
@@ -240,10 +240,14 @@ class MetaOptCLI(LightningCLI):
             raise StorageError(f"{failed}; {self._how_to_go_on()}") from error
         except RuntimeError as error:
             if checkpoint is None or "loading state_dict" not in str(error):
-                raise
+                raise self._of_restoring(error) from error.__cause__
             raise CheckpointError(
                 f"the learned optimizer in {relative(checkpoint)} does not fit: {_mismatch(str(error))}"
             ) from error
+        except MetaOptError:
+            raise
+        except Exception as error:
+            raise self._of_restoring(error) from error.__cause__
         except SystemExit as end:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
             if own_frames(end, registry.modules_of_plugins()):
                 raise
@@ -254,6 +258,15 @@ class MetaOptCLI(LightningCLI):
             self.status = 128 + self._interruption.signal
         if subcommand == "fit":
             self._report()
+
+    def _of_restoring(self, error: Exception) -> Exception:
+        """The error itself, or what it means where Lightning was restoring a checkpoint."""
+        checkpoint, frames = self._defaults.checkpoint, traceback.extract_tb(error.__traceback__)
+        restoring = any(Path(frame.filename).stem == "checkpoint_connector" for frame in frames)
+        if checkpoint is None or not restoring:
+            return error
+        text = f"{type(error).__name__}: {clipped(error)}"
+        return CheckpointError(f"{relative(checkpoint)} is damaged, and fit cannot go on with it ({text})")
 
     def _how_to_go_on(self) -> str:
         """After a run that could not be written."""

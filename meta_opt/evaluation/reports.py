@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.evaluation.compare import MERITS, Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
+from meta_opt.locks import BusyError, acquire, locked
 
 FORMAT = 1
+_UNFINISHED = ".unfinished."
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,13 @@ class Report:
             MetaOptError: If it cannot be made, or there is something of that name.
         """
         parent = default if out is None else out.absolute().parent
-        unfinished = parent / f".unfinished.{uuid.uuid4().hex}"
+        unfinished = parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        lock: int | None = None
         try:
             unfinished.mkdir(parents=True)
+            with contextlib.suppress(OSError, BusyError):  # without locks nothing is cleaned, either
+                lock = acquire(unfinished)
+                _remove_leftovers(parent)
             self._write(unfinished)
             if out is not None:
                 check_place(out, default)
@@ -129,8 +136,10 @@ class Report:
             numbers = (int(path.name) for path in default.iterdir() if path.name.isdecimal())
             return _rename_to_next(unfinished, default, max(numbers, default=-1) + 1)
         except OSError as error:
-            raise MetaOptError(f"cannot write to {parent}: {error.strerror or error}") from error
+            raise StorageError(f"cannot write to {parent}: {error.strerror or error}") from error
         finally:
+            if lock is not None:
+                os.close(lock)
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _write(self, folder: Path) -> None:
@@ -166,6 +175,13 @@ class Report:
                     curve = comparison.entries[index].runs["final"].loss_mean
                     for step, loss in enumerate(curve.tolist()):
                         writer.add_scalar(f"loss/{comparison.num_steps}_steps", loss, step)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove what killed processes were writing: those that live hold the locks of their folders."""
+    for path in parent.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(BusyError, OSError), locked(path):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def check_place(out: Path | None, default: Path) -> None:

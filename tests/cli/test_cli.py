@@ -458,6 +458,17 @@ def test_damaged_and_foreign_checkpoints(trained, meta_opt):
     assert "has a setting model.new_option" in fails(meta_opt, "test", "--ckpt_path", unknown)
 
 
+@pytest.mark.parametrize("entry", ["callbacks", "loops", "optimizer_states", "epoch", "pytorch-lightning_version"])
+@pytest.mark.parametrize("value", [None, 5, "x", [1], {"x": [None]}], ids=str)
+def test_a_run_that_cannot_be_restored(trained, meta_opt, entry, value):
+    path = change("checkpoints/bowl/run_0/last.ckpt", lambda content: content.update({entry: value}))
+    status, _, err = meta_opt("fit", "--ckpt_path", path, "--trainer.max_epochs", "3", *QUIET)
+    assert status in (0, 2)  # not every entry matters
+    assert len(err.splitlines()) == (status == 2)
+    if status == 2 and entry in ("loops", "optimizer_states"):
+        assert "changed.ckpt is damaged, and fit cannot go on with it" in err
+
+
 def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):
     def edit(content):
         content["meta_opt"]["optimizee"]["class_path"] = "offered.good.Bowl"

@@ -22,8 +22,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from meta_opt.cli import comparing, main
 from meta_opt.cli.compare_help import HELP
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation import compare
+from meta_opt.evaluation import compare, reports
 from meta_opt.evaluation.compare import Contestant, Mean
+from meta_opt.locks import locked
 from meta_opt.optimizees.problems import layout_of
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt_optimizees.digits_mlp import DigitsMlp
@@ -441,3 +442,13 @@ def test_it_needs_no_lightning(trained, plugin_folder):
     environment = {**os.environ, "PYTHONPATH": str(plugin_folder)}
     command = [sys.executable, "-c", code, "compare", "--ckpt_path", BOWL, *FEW, "--baselines", "SGD"]
     subprocess.run(command, check=True, capture_output=True, env=environment)
+
+
+def test_leftovers_of_killed_comparisons_are_removed(tmp_path):
+    dead, alive = tmp_path / ".unfinished.1", tmp_path / ".unfinished.2"
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "results.json").write_text("{")
+    with locked(alive):
+        reports._remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [alive]
