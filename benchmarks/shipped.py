@@ -27,7 +27,7 @@ ROWS: list[tuple[str, str, Callable[[], Optimizee], int]] = [  # pretrained, on 
     ("quadratic", "quadratic", Quadratic, 4096),
     ("digits_mlp", "digits_mlp", DigitsMlp, 64),
     ("mnist_mlp", "mnist_mlp", MnistMlp, 48),
-    ("general_mlp", "mnist_mlp, ReLU, θ_0 0.1", lambda: MnistMlp(activation="relu", init_std=0.1), 32),
+    ("general_mlp", "mnist_mlp, ReLU, θ_0 0.1", lambda: MnistMlp(activation="relu", init_std=0.1), 128),
     ("general_mlp", "mnist_mlp, tanh, θ_0 0.1", lambda: MnistMlp(activation="tanh", init_std=0.1), 32),
     ("general_mlp", "digits_mlp", DigitsMlp, 32),
     ("cifar_cnn", "cifar_cnn", CifarCnn, 3),
