@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from meta_opt.memory import shortage
+
 _VALUE = 80  # characters of a value in a message
 _WORD = 250  # of a word anywhere in a message: paths may be long
 _TEXT = 240  # of an exception's text
@@ -44,7 +46,7 @@ def described(error: BaseException, modules: Iterable[str]) -> str:
         error: The exception.
         modules: Modules of a plugin; frames of their packages (of a single file, also of its neighbours) are named.
     """
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    first = shortage(error) or next((line for line in str(error).splitlines() if line.strip()), "")
     text = clipped(" ".join(clipped(word) for word in first[:_LINE].split()), _TEXT)
     places = own_frames(error, modules)
     if isinstance(error, SyntaxError):

@@ -13,7 +13,9 @@ PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 
 # Each row may import the rows above it, and every wing itself; wings of one row do not import each other.
 ORDER = [
-    ["errors", "configurable", "locks", "messages", "signatures", "installed"],
+    ["errors", "configurable", "locks", "signatures", "installed"],
+    ["memory"],
+    ["messages"],
     ["classes", "importing"],
     ["registry"],
     ["optimizees"],

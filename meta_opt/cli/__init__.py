@@ -9,6 +9,7 @@ import sys
 from meta_opt import __version__, registry
 from meta_opt.cli.output import discard, safe_output
 from meta_opt.errors import MetaOptError
+from meta_opt.memory import shortage
 from meta_opt.messages import clipped, described, one_line, own_frames
 
 __all__ = ["main"]
@@ -36,6 +37,8 @@ examples:
   meta-opt test --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --optimizee digits_mlp
   meta-opt compare --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --num_steps 100 200
 """
+
+LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 
 COMMANDS = ("fit", "validate", "test", "compare", "list")
 
@@ -75,9 +78,12 @@ def _status(args: list[str]) -> int:
         raise
     except (Exception, SystemExit) as error:
         plugins = registry.modules_of_plugins()
-        if isinstance(error, Exception) and not own_frames(error, plugins):
+        if own_frames(error, plugins) or isinstance(error, SystemExit):
+            message = f"a plugin failed with {described(error, plugins)}"
+        elif short := shortage(error):
+            message = f"{short}; {LESS_MEMORY}"
+        else:
             raise  # an error of meta-opt's
-        message = f"a plugin failed with {described(error, plugins)}"
     print("meta-opt: error:", one_line(message), file=sys.stderr)
     return 2
 

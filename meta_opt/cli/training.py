@@ -24,12 +24,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from meta_opt import __version__, registry
-from meta_opt.cli import HELP
+from meta_opt.cli import HELP, LESS_MEMORY
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
 from meta_opt.evaluation.monitoring import ValidationCurves
+from meta_opt.memory import bounded, shortage
 from meta_opt.messages import clipped, own_frames
 from meta_opt.meta_training.callbacks import Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
@@ -53,7 +54,8 @@ def run(command: str, options: list[str]) -> int:
     argv = sys.argv
     sys.argv = [argv[0], command, *options]  # what DDP starts the other processes with
     try:
-        cli = MetaOptCLI(command, options)
+        with bounded():
+            cli = MetaOptCLI(command, options)
     except Shown as end:  # --help, --print_config
         return int(end.code or 0)
     finally:
@@ -239,6 +241,8 @@ class MetaOptCLI(LightningCLI):
             failed = StorageError.of(error, Path(error.filename or "the log"))
             raise StorageError(f"{failed}; {self._how_to_go_on()}") from error
         except RuntimeError as error:
+            if short := shortage(error):
+                raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
             if checkpoint is None or "loading state_dict" not in str(error):
                 raise self._of_restoring(error) from error.__cause__
             raise CheckpointError(
@@ -349,8 +353,8 @@ def _errors_of_the_parser() -> Iterator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, MemoryError) or re.search("allocate memory|size calculation overflow", str(error)):
-            raise MetaOptError(f"there is not enough memory for these options: {clipped(error, 240)}") from error
+        if short := shortage(error):
+            raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
         if frames and "jsonargparse" in Path(frames[-1].filename).parts:
             raise MetaOptError(f"an option has a value that cannot be: {clipped(error, 240)}") from error
         raise

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from meta_opt import memory
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes
 from meta_opt.optimizees.checking import check_loss
@@ -176,6 +177,7 @@ def compare(
         MetaOptError: If a learned optimizer does not suit the optimizee, or a baseline cannot be tuned.
     """
     check_loss(setting.optimizee, problem_generator(setting.seed, "check"))
+    _check_memory(setting)
     setting.expect(len(learned) + len(baselines), "test")
     setting.expect(len(baselines) * _FEWEST_RUNS, "validation")
     for contestant in learned.values():
@@ -184,6 +186,13 @@ def compare(
     entries = [_learned(setting, name, contestant) for name, contestant in learned.items()]
     entries += [_baseline(setting, name, make) for name, make in baselines.items()]
     return [Comparison(horizon, [entry[horizon] for entry in entries]) for horizon in setting.horizons]
+
+
+def _check_memory(setting: Setting) -> None:
+    """See that the losses of all steps can be held at all."""
+    steps = max(setting.horizons)
+    for name, count in (("problems", setting.num_problems), ("validation_problems", setting.num_validation_problems)):
+        memory.check(4.0 * count * steps, f"the losses of num_{name} {count} over num_steps {steps}")
 
 
 def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, Entry]:

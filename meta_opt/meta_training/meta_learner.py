@@ -32,7 +32,7 @@ from meta_opt.meta_training.clipping import GradientClipper
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
-from meta_opt.meta_training.ranges import check_ranges
+from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
@@ -148,6 +148,7 @@ class MetaLearner(LightningModule):
 
         check_loss(optimizee, problem_generator(seed, "check"))
         self._layout = layout_of(optimizee)
+        check_memory(arguments, self._layout.num_coordinates)
         check_class(optimizer)
         optimizer.build(self._layout, problem_generator(seed, "phi"))
         check_step(optimizer, self._layout, problem_generator(seed, "check"))

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor, strided
 
+from meta_opt import memory
 from meta_opt.errors import OptimizeeError
 from meta_opt.messages import clipped
 from meta_opt.optimizees.contract import Split, TensorDict
 from meta_opt.optimizees.watching import Watched
+
+_COPIES = 6  # of θ_0, that are made to check an optimizee
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ def draw_problem(watched: Watched, split: Split, seed: int) -> Draw:
             )
         if not value.isfinite().all():
             raise OptimizeeError(f"{watched.name}.init_params must be finite, but {clipped(key)!r} is not")
+    size = sum(value.numel() * value.element_size() for value in params.values())
+    memory.check(_COPIES * size, f"problems of {sum(map(Tensor.numel, params.values()))} parameters")
     batch, following = (_named(watched, "sample_batch", split, generator) for _ in range(2))
     return Draw(params, problem, batch, following)
 
