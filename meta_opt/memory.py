@@ -1,6 +1,7 @@
 """How much memory there is, and errors that say that there is not enough.
 
-A size that is asked for by mistake should end a command in a line, not by a system that runs out of memory and kills it.
+A size that is asked for by mistake should end a command in a line, not by a system that has run out of memory and kills
+it.
 """
 
 from __future__ import annotations

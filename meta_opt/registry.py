@@ -168,7 +168,7 @@ def load(kind: Kind, name: str) -> type[Any]:
 def _imported(kind: Kind, title: str, module: str, attribute: str) -> type[Any]:
     base = contract(kind)  # whose import is not the plugin's
     loaded = imported(title, module, attribute)
-    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+    if not (issubclass(type(loaded), type) and issubclass(loaded, base)):  # list[int] says that it is a type
         raise RegistryError(f"{title} is not one: {module}:{attribute} must be a subclass of {base.__name__}")
     if problem := version_problem(getattr(loaded, "api_version", None)) or class_problem(loaded, base):
         raise RegistryError(f"{title} cannot be used: {problem}")

@@ -238,7 +238,7 @@ class MetaOptCLI(LightningCLI):
         except OSError as error:
             if subcommand != "fit" or own_frames(error, registry.modules_of_plugins()):
                 raise
-            failed = StorageError.of(error, Path(error.filename or "the log"))
+            failed = StorageError.of(error, Path(os.fsdecode(error.filename or "the log")))
             raise StorageError(f"{failed}; {self._how_to_go_on()}") from error
         except RuntimeError as error:
             if short := shortage(error):
@@ -275,10 +275,11 @@ class MetaOptCLI(LightningCLI):
     def _how_to_go_on(self) -> str:
         """After a run that could not be written."""
         run = self._folder.run
-        last = None if run is None else run.checkpoints / "last.ckpt"
-        if last is None or not last.is_file():
-            return "no checkpoint was saved, so begin anew when it can be"
-        options = [*self._options_without_checkpoint(), "--ckpt_path", relative(last)]
+        names = () if run is None else ("last", "best")
+        saved = [path for name in names if (path := run.checkpoints / f"{name}.ckpt").is_file()]
+        if not saved:
+            return "nothing was saved; --trainer.default_root_dir puts runs elsewhere"
+        options = [*self._options_without_checkpoint(), "--ckpt_path", relative(saved[0])]
         return f"when it can be, go on with: {_program()} fit {shlex.join(options)}"
 
     @rank_zero_only

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from meta_opt.errors import StorageError
+from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.locks import BusyError, acquire
 from meta_opt.saved.checkpoints import remove_leftovers, write
 from meta_opt.saved.recipes import RUN_SETTINGS
@@ -158,7 +158,10 @@ class RunFolder(Callback):
         run, busy = trainer.strategy.broadcast((self.run, busy))
         assert run is not None
         if busy:
-            raise StorageError(f"another process is training {relative(run.checkpoints)}; stop it, or begin a new run")
+            raise MetaOptError(
+                f"another process is training {relative(run.checkpoints)}: wait until it ends, or leave --ckpt_path "
+                "out for a new run"
+            )
         self.run = run
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, RunCheckpoint):

@@ -33,7 +33,7 @@ from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaG
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.ranges import check_memory, check_ranges
-from meta_opt.optimizees.checking import check_loss
+from meta_opt.optimizees.checking import LOGGED, check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.baselines import adam
@@ -359,12 +359,13 @@ class MetaLearner(LightningModule):
         return self.curves(adam(self.reference_lr), "validation", self.num_validation_problems)
 
     def _log_curves(self, stage: str, curves: Curves) -> None:
-        self._log(f"{stage}/final_loss", curves.final.mean(), prog_bar=stage == "val")
-        self._log(f"{stage}/loss_sum", curves.sum.mean())
-        self._log(f"{stage}/objective", self._meta_loss.of_episodes(curves.losses[1:]).mean())
-        self._log(f"{stage}/not_finite", float(curves.not_finite))
-        for name, values in curves.metrics.items():
-            self._log(f"{stage}/{name}", values.mean())
+        objective = self._meta_loss.of_episodes(curves.losses[1:])
+        values = (curves.final.mean(), curves.sum.mean(), objective.mean(), float(curves.not_finite))
+        figures = dict(zip(LOGGED, values, strict=True)) | {
+            name: value.mean() for name, value in curves.metrics.items()
+        }
+        for name, value in figures.items():
+            self._log(f"{stage}/{name}", value, prog_bar=(stage, name) == ("val", "final_loss"))
 
     # ---------------------------------------------------------------------------------------------------- what is kept
 

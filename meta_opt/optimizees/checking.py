@@ -20,7 +20,7 @@ from meta_opt.signatures import signature_problem
 
 _NUM_DRAWS = 4  # problems, which must be alike in shape
 _NUM_VARIANTS = 3  # of a family
-_LOGGED = ("final_loss", "loss_sum", "objective", "not_finite")  # beside the metrics of an optimizee
+LOGGED = ("final_loss", "loss_sum", "objective", "not_finite")  # of curves, beside the metrics of an optimizee
 
 
 def check_loss(optimizee: Optimizee, generator: Generator) -> None:
@@ -195,7 +195,7 @@ def _check_metrics(watched: Watched, *problems: _Arguments) -> None:
                     f"{watched.name}.metrics must return named floating-point scalars (shape []), but "
                     f"{clipped(key)!r} is {value.dtype} with shape {list(value.shape)}"
                 )
-            if key in _LOGGED:
+            if key in LOGGED:
                 raise OptimizeeError(f"{watched.name}.metrics must not use the name {key!r}, which is logged anyway")
         names.append(list(metrics))
     if names[0] != names[1]:

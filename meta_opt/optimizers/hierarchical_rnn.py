@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from meta_opt import memory
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
@@ -27,6 +28,8 @@ class GRU(nn.Module):
     def __init__(self, num_inputs: int, size: int, size_above: int, generator: Generator) -> None:
         super().__init__()
         self.size = size
+        drawn = 2 * 4 * 3 * size * (num_inputs + size)  # bytes of weights, and of the numbers that they are made from
+        memory.check(drawn, f"a layer of {size} units, see optimizer.hidden_size")
         bound = 1.0 / math.sqrt(size)
 
         def draw(rows: int, columns: int) -> nn.Parameter:

@@ -123,7 +123,10 @@ def test_a_run_is_trained_by_one_process(reference, plugins, meta_opt):
     with locked(RUN):
         status, out, err = meta_opt(*RESUME)
     assert (status, out) == (2, "")
-    assert err.startswith(f"meta-opt: error: another process is training {RUN}; stop it, or begin a new run")
+    assert err == (
+        f"meta-opt: error: another process is training {RUN}: wait until it ends, or leave --ckpt_path out for a new "
+        "run\n"
+    )
     assert (RUN / "last.ckpt").read_bytes() == before
     assert meta_opt(*RESUME)[0] == 0
     same(outcome(Path()), reference)

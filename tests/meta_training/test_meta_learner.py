@@ -19,6 +19,7 @@ from meta_opt.meta_training.estimators.contract import MetaGradient
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.optimizees.checking import LOGGED
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
@@ -250,6 +251,8 @@ def test_test_logs_losses_and_metrics() -> None:
     assert results["test/final_loss"] == pytest.approx(curves.final.mean().item())
     assert results["test/loss_sum"] == pytest.approx(curves.sum.mean().item())
     assert results["test/root"] == pytest.approx(curves.metrics["root"].mean().item())
+    # No metric of an optimizee may have one of the other names, or one would hide the other.
+    assert {name.removeprefix("test/") for name in results} == {*LOGGED, *curves.metrics}
 
 
 def test_second_derivatives_take_another_path() -> None:

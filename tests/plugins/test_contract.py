@@ -128,7 +128,7 @@ def classes() -> set[type]:
         member
         for module in modules
         for member in vars(module).values()
-        if inspect.isclass(member) and issubclass(member, Optimizee) and member.__module__ == module.__name__
+        if issubclass(type(member), type) and issubclass(member, Optimizee) and member.__module__ == module.__name__
     }
 
 

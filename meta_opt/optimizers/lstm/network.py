@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from meta_opt import memory
 from meta_opt.optimizers.lstm import native
 
 
@@ -36,6 +37,8 @@ class LSTMNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.size = size
+        drawn = 2 * 4 * num_layers * 4 * size * size  # bytes of weights, and of the numbers that they are made from
+        memory.check(drawn, f"{num_layers} layers of {size} units, see optimizer.hidden_size")
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         width = num_inputs
         for _ in range(num_layers):

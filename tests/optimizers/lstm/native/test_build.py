@@ -125,13 +125,15 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
 def test_a_compiler_that_hangs_is_ended_with_what_it_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiler(monkeypatch, tmp_path, "sleep 100 & echo $! > started; sleep 100")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(build, "_MAX_SECONDS", 0.5)
+    monkeypatch.setattr(build, "_MAX_SECONDS", 2.0)
     start = time.monotonic()
-    with pytest.warns(RuntimeWarning, match=r"no native kernel.*was still at it after 0 s"):
+    with pytest.warns(RuntimeWarning, match=r"no native kernel.*was still at it after 2 s"):
         assert native.load() is None
     assert time.monotonic() - start < 20
     stat = Path(f"/proc/{(tmp_path / 'started').read_text().strip()}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    while stat.exists() and stat.read_text().split()[2] != "Z":  # the signal has been sent; dying takes a moment
+        assert time.monotonic() - start < 20
+        time.sleep(0.05)
 
 
 def test_a_compiler_that_crashes_is_a_warning_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
