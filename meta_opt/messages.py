@@ -33,7 +33,7 @@ def clipped(value: object, limit: int = _VALUE) -> str:
 
 def one_line(message: object) -> str:
     """A message in one line, with long words cut to a value's length; a very long line is cut."""
-    text = printable(str(message)[: 4 * _LINE])
+    text = printable(str(message)[: 64 * _LINE])
     words = (word if len(word) <= _WORD else word[: _VALUE - 1] + "…" for word in text.split())
     line = " ".join(words)
     return line if len(line) <= _LINE else line[: _LINE - 1] + "…"

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from meta_opt import __version__, registry
-from meta_opt.cli.output import discard, safe_output
+from meta_opt.cli.output import discard, quiet_log_writers, safe_output
 from meta_opt.errors import MetaOptError
 from meta_opt.memory import shortage
 from meta_opt.messages import clipped, described, one_line, own_frames
@@ -53,7 +53,7 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0, 2 for an error that is the user's or a plugin's to mend (one line on standard error says
         which), 1 if what the command printed could not be written, or 128 and the number of the signal that stopped it.
     """
-    with safe_output() as output:
+    with safe_output() as output, quiet_log_writers():
         try:
             status = _status(sys.argv[1:] if args is None else list(args))
             output.release()

@@ -91,6 +91,8 @@ def checkpoint_path(text: str, root: Path, optimizee: type[Any] | None) -> Path:
     Raises:
         CheckpointError: If there is no run, or the newest has no such checkpoint.
     """
+    if "\0" in text:  # no path has one, and most of what is done with paths fails at it
+        raise CheckpointError(f"there is no checkpoint {text}")
     if text not in NEWEST:
         return Path(text)
     run = Run.newest(root, registry.name_of(optimizee) if optimizee else None)

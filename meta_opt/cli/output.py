@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -83,3 +84,22 @@ def safe_output() -> Iterator[Output]:
     finally:
         sys.stdout, sys.stderr = streams
         err.release()
+
+
+@contextmanager
+def quiet_log_writers() -> Iterator[None]:
+    """A context in which the threads that write TensorBoard's logs print no traceback where they cannot.
+
+    Who logs gets the same error when it writes, flushes or closes next.
+    """
+    before = threading.excepthook
+
+    def show(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            before(args)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = before

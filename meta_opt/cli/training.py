@@ -275,8 +275,8 @@ class MetaOptCLI(LightningCLI):
     def _how_to_go_on(self) -> str:
         """After a run that could not be written."""
         run = self._folder.run
-        names = () if run is None else ("last", "best")
-        saved = [path for name in names if (path := run.checkpoints / f"{name}.ckpt").is_file()]
+        paths = [] if run is None else [run.checkpoints / f"{name}.ckpt" for name in ("last", "best")]
+        saved = [path for path in paths if path.is_file()]
         if not saved:
             return "nothing was saved; --trainer.default_root_dir puts runs elsewhere"
         options = [*self._options_without_checkpoint(), "--ckpt_path", relative(saved[0])]

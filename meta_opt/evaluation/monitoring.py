@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from meta_opt import registry
 from meta_opt.evaluation.figures import loss_figure
 from meta_opt.inner_loop.episodes import Curves
 from meta_opt.meta_training.meta_learner import MetaLearner
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class ValidationCurves(Callback):
@@ -41,6 +44,8 @@ class ValidationCurves(Callback):
         try:
             self._draw(trainer, pl_module, curves)
         except Exception as error:  # whatever a drawing library raises: a figure never ends training
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise  # the log is not the figure's, and checkpoints will not be written, either
             if not self._failed:
                 warnings.warn(f"the validation figure cannot be drawn: {type(error).__name__}: {error}", stacklevel=1)
             self._failed = True

@@ -190,7 +190,12 @@ def check_place(out: Path | None, default: Path) -> None:
     Raises:
         MetaOptError: If there is something of that name (but for an empty folder), or no folder can be made there.
     """
-    if out is not None and (out.is_symlink() or (out.exists() and not _is_empty_folder(out))):
+    try:
+        taken = out is not None and (out.is_symlink() or (out.exists() and not _is_empty_folder(out)))
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise MetaOptError(f"cannot write to {out}: {reason}; give another folder as --out") from error
+    if taken:
         raise MetaOptError(f"{out} exists, and nothing is overwritten; give another folder as --out")
     parent = default.absolute() if out is None else out.absolute().parent
     while not parent.exists():

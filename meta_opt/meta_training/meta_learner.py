@@ -361,9 +361,8 @@ class MetaLearner(LightningModule):
     def _log_curves(self, stage: str, curves: Curves) -> None:
         objective = self._meta_loss.of_episodes(curves.losses[1:])
         values = (curves.final.mean(), curves.sum.mean(), objective.mean(), float(curves.not_finite))
-        figures = dict(zip(LOGGED, values, strict=True)) | {
-            name: value.mean() for name, value in curves.metrics.items()
-        }
+        figures: dict[str, Tensor | float] = dict(zip(LOGGED, values, strict=True))
+        figures |= {name: value.mean() for name, value in curves.metrics.items()}
         for name, value in figures.items():
             self._log(f"{stage}/{name}", value, prog_bar=(stage, name) == ("val", "final_loss"))
 
