@@ -43,6 +43,8 @@ on what:
   --config FILE                   these options from YAML; of a run's own config.yaml, what the run was trained on
   --print_config                  print all options as YAML, and do nothing else
   --device DEVICE                 where to compute: cpu, cuda, cuda:1, or auto (default), a GPU if there is one
+  --precision PRECISION           32-true, 64-true, 16-mixed or bf16-mixed, for all alike (default: that in which the
+                                  first checkpoint was trained)
 
 what comes of it:
   --out FOLDER                    a new folder (default: the next of comparisons/OPTIMIZEE/0, 1, ...), which gets

@@ -7,13 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from meta_opt import __version__, registry
-from meta_opt.cli.defaults import NEWEST, checkpoint_path, find_comparison_defaults, set_defaults
+from meta_opt.cli.defaults import NEWEST, PRECISIONS, checkpoint_path, find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
@@ -48,13 +48,14 @@ def run(options: list[str]) -> int:
     check_place(out, default)
 
     device = _device(config.device)
+    dtype, autocast = PRECISIONS[config.precision]
     optimizee.to(device)
     learned = {}
     for label, path in paths.items():
         optimizer = load_optimizer(path, asked)
         if isinstance(optimizer, SharedNetworks):
             optimizer.network_for = config.network_for
-        learned[label] = Contestant(optimizer.to(device), _validation(recipes[path], optimizee))
+        learned[label] = Contestant(optimizer.to(device, dtype), _validation(recipes[path], optimizee))
     if config.network_for:
         _check_network_for(config.network_for, optimizee, learned, [recipes[path] for path in paths.values()])
     with _Bar() as bar:
@@ -65,6 +66,8 @@ def run(options: list[str]) -> int:
             config.num_validation_problems,
             config.seed_everything,
             device,
+            dtype,
+            autocast,
             bar,
         )
         comparisons = compare(setting, learned, baselines)
@@ -78,6 +81,7 @@ def run(options: list[str]) -> int:
             "num_validation_problems": config.num_validation_problems,
             "seed": config.seed_everything,
             "device": str(device),
+            "precision": config.precision,
         },
         {label: _place(path) for label, path in paths.items()},
         command,
@@ -189,6 +193,7 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--num_validation_problems", type=int, default=32)
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--device", type=str, default="auto")
+    parser.add_argument("--precision", type=Literal[tuple(PRECISIONS)], default="32-true")
     parser.add_argument("--network_for", type=dict[str, str], default={})
     parser.add_argument("--out", type=str | None, default=None)
     return parser

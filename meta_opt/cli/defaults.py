@@ -13,15 +13,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
-from meta_opt.errors import CheckpointError, MetaOptError
+from meta_opt.errors import CheckpointError, MetaOptError, shown
 from meta_opt.registry import Kind
 from meta_opt.saved.recipes import Part, Recipe, load_optimizer, read_recipe
 from meta_opt.saved.runs import Run, relative
 
 DEFAULT_OPTIMIZER = "coordinatewise_lstm"
 DEFAULT_ESTIMATOR = "first_order"
+# Of compare: the type of θ, and that of autocast.
+PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
+    "32-true": (torch.float32, None),
+    "64-true": (torch.float64, None),
+    "16-mixed": (torch.float32, torch.float16),
+    "bf16-mixed": (torch.float32, torch.bfloat16),
+}
 NEWEST = ("last", "best")  # as --ckpt_path: of the run that saved last
 
 # What a checkpoint keeps of its run, so that resuming goes on in the same way. Nothing that names a file or a class.
@@ -155,8 +164,18 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     elsewhere = {} if same else defaults.classes["optimizee"].recommended_settings()
     defaults.options["num_steps"] = [elsewhere.get("model.num_steps", model["num_steps"])]
     defaults.options["seed_everything"] = next(iter(recipes.values())).model["seed"]
+    defaults.options["precision"] = _precision(first, recipes[first])
     defaults.options["num_validation_problems"] = max(32, model["num_validation_problems"] if same else 0)
     return defaults
+
+
+def _precision(path: Path, recipe: Recipe) -> str:
+    """The precision of a checkpoint's training, by the name that ``compare`` gives it."""
+    said = recipe.run.get("trainer.precision")
+    found = [name for name in PRECISIONS if str(said or "32-true") in (name, name.partition("-")[0])]
+    if not found:
+        raise CheckpointError(f"{relative(path)} is damaged: its trainer.precision is {shown(said)}")
+    return found[0]
 
 
 def _described(part: Part) -> str:

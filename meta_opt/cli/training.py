@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import lightning
 import torch
 import yaml
 from jsonargparse import Namespace
@@ -37,6 +38,8 @@ from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.saved.checkpoints import AtomicCheckpointIO
 from meta_opt.saved.runs import Run, relative
 
+_MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
+_FORKING = ("fork", "spawn", "notebook")
 _MAX_DEVICES = 4096  # processes on one machine
 TRAINER_DEFAULTS = {
     "max_epochs": 20,
@@ -197,8 +200,8 @@ class MetaOptCLI(LightningCLI):
         _check_trainer(config)
         try:
             return self.trainer_class(**{**config, **kwargs})
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
-            raise MetaOptError(str(error)) from error
+        except Exception as error:  # what Lightning raises for options that cannot be is not specified
+            raise MetaOptError(f"the trainer cannot be made: {clipped(error, 300)}") from error
 
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
         defaults = self._defaults
@@ -244,14 +247,14 @@ class MetaOptCLI(LightningCLI):
             if short := shortage(error):
                 raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
             if checkpoint is None or "loading state_dict" not in str(error):
-                raise self._of_restoring(error) from error.__cause__
+                raise self._meaning_of(error) from error
             raise CheckpointError(
                 f"the learned optimizer in {relative(checkpoint)} does not fit: {_mismatch(str(error))}"
             ) from error
         except MetaOptError:
             raise
         except Exception as error:
-            raise self._of_restoring(error) from error.__cause__
+            raise self._meaning_of(error) from error
         except SystemExit as end:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
             if own_frames(end, registry.modules_of_plugins()):
                 raise
@@ -263,14 +266,20 @@ class MetaOptCLI(LightningCLI):
         if subcommand == "fit":
             self._report()
 
-    def _of_restoring(self, error: Exception) -> Exception:
-        """The error itself, or what it means where Lightning was restoring a checkpoint."""
-        checkpoint, frames = self._defaults.checkpoint, traceback.extract_tb(error.__traceback__)
-        restoring = any(Path(frame.filename).stem == "checkpoint_connector" for frame in frames)
-        if checkpoint is None or not restoring:
-            return error
-        text = f"{type(error).__name__}: {clipped(error)}"
-        return CheckpointError(f"{relative(checkpoint)} is damaged, and fit cannot go on with it ({text})")
+    def _meaning_of(self, error: Exception) -> Exception:
+        """What an error means where Lightning was restoring a checkpoint, or met an option that cannot be.
+
+        Raises:
+            Exception: The error itself, where it means neither.
+        """
+        checkpoint = self._defaults.checkpoint
+        files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+        if checkpoint is not None and any(file.stem == "checkpoint_connector" for file in files):
+            text = f"{type(error).__name__}: {clipped(error)}"
+            return CheckpointError(f"{relative(checkpoint)} is damaged, and fit cannot go on with it ({text})")
+        if Path(lightning.__file__).parent in next(file for file in reversed(files) if file.parent != _MODULES).parents:
+            return MetaOptError(f"the trainer cannot work with these options: {clipped(error, 300)}")
+        raise error
 
     def _how_to_go_on(self) -> str:
         """After a run that could not be written."""
@@ -390,6 +399,16 @@ def _check_trainer(config: dict[str, Any]) -> None:
         )
     if isinstance(config.get("devices"), int) and config["devices"] > _MAX_DEVICES:
         raise MetaOptError(f"trainer.devices must be at most {_MAX_DEVICES}, not {shown(config['devices'])}")
+    if any(word in str(config.get("strategy")) for word in _FORKING):
+        raise MetaOptError(
+            f"trainer.strategy {config['strategy']} starts processes that the run's checkpoints cannot go through: "
+            "set trainer.strategy ddp"
+        )
+    if config.get("barebones"):
+        raise MetaOptError("trainer.barebones keeps neither checkpoints nor a log: set trainer.fast_dev_run for a try")
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        if config.get(name) == 0:
+            raise MetaOptError(f"trainer.{name} must be more than 0; trainer.limit_val_batches 0 is no validation")
     if config.get("gradient_clip_val"):
         raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
     if (config.get("accumulate_grad_batches") or 1) > 1:

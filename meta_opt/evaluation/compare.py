@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -59,6 +59,8 @@ class Setting:
         num_validation_problems: How many problems learning rates are tuned on.
         seed: All randomness comes from it.
         device: Where to compute.
+        dtype: Floating-point type of θ.
+        autocast: The type in which ``torch.autocast`` lets losses compute what they may; None for none.
         progress: Is told what is being done.
     """
 
@@ -68,18 +70,26 @@ class Setting:
     num_validation_problems: int = 32
     seed: int = 0
     device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    autocast: torch.dtype | None = None
     progress: Progress = field(default_factory=Progress)
 
     def curves(self, optimizer: InnerOptimizer, split: Split) -> Curves:
         """Curves of the longest horizon: what is known after fewer steps is their beginning."""
+        return self.run(optimizer, split, self.count(split), max(self.horizons), self.seed)
+
+    def run(self, optimizer: InnerOptimizer, split: Split, num_problems: int, num_steps: int, seed: int) -> Curves:
+        """Curves on so many problems of ``split``, over so many steps."""
         return run_episodes(
             self.optimizee,
             optimizer,
             split,
-            self.count(split),
-            max(self.horizons),
-            seed=self.seed,
+            num_problems,
+            num_steps,
+            seed=seed,
             device=self.device,
+            dtype=self.dtype,
+            autocast=self.autocast,
             progress=self.progress.advance,
         )
 
@@ -200,16 +210,7 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
     validation = None
     if known := contestant.validation:
         setting.progress.begin(f"{name}: validation problems")
-        curves = run_episodes(
-            setting.optimizee,
-            contestant.optimizer,
-            "validation",
-            known.num_problems,
-            known.num_steps,
-            seed=known.seed,
-            device=setting.device,
-            progress=setting.progress.advance,
-        )
+        curves = setting.run(contestant.optimizer, "validation", known.num_problems, known.num_steps, known.seed)
         validation = {merit: _of_problems(curves, merit).mean().item() for merit in MERITS}
     setting.progress.begin(f"{name}: test problems")
     curves, seconds = _tested(setting, contestant.optimizer)
@@ -301,7 +302,7 @@ def tune(score: Callable[[float], float], start: float) -> float:
 
 def _tested(setting: Setting, optimizer: InnerOptimizer) -> tuple[Curves, float]:
     """Curves on the test problems, and seconds per step and problem."""
-    run_episodes(setting.optimizee, optimizer, "test", 1, 1, seed=setting.seed, device=setting.device)  # warm up
+    replace(setting, progress=Progress()).run(optimizer, "test", 1, 1, setting.seed)  # warm up
     started = time.perf_counter()
     curves = setting.curves(optimizer, "test").cpu()
     return curves, (time.perf_counter() - started) / (setting.num_problems * max(setting.horizons))

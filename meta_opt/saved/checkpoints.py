@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from meta_opt.errors import StorageError
-from meta_opt.saved.recipes import load
+from meta_opt.saved.recipes import RUN_SETTINGS, load, read_recipe
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -76,4 +76,6 @@ def export(path: Path, to: Path) -> None:
         CheckpointError: If the checkpoint is missing, damaged, or not one of ours.
     """
     kept = ("meta_opt", "state_dict", "pytorch-lightning_version")
-    AtomicCheckpointIO().save_checkpoint({name: item for name, item in load(path).items() if name in kept}, to)
+    smaller = {name: item for name, item in load(path).items() if name in kept}
+    run = {name: value for name, value in read_recipe(path).run.items() if name == "trainer.precision"}
+    AtomicCheckpointIO().save_checkpoint({**smaller, RUN_SETTINGS: run}, to)  # tested as it was trained

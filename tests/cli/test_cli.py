@@ -527,11 +527,35 @@ def test_trainer_options_keep_the_work(meta_opt, plugins, options, episodes):
         (("--trainer.num_nodes", "2"), "trainer.num_nodes 2 needs processes that were started on every node"),
         (("--trainer.gradient_clip_val", "1"), "clips no meta-gradient: set model.clip_norm"),
         (("--trainer.accumulate_grad_batches", "2"), "set model.num_problems"),
+        (("--trainer.barebones", "true"), "keeps neither checkpoints nor a log: set trainer.fast_dev_run"),
+        (("--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"), "set trainer.strategy ddp"),
+        (("--trainer.val_check_interval", "0"), "val_check_interval must be more than 0"),
+        (("--trainer.check_val_every_n_epoch", "0"), "check_val_every_n_epoch must be more than 0"),
+        (("--trainer.accelerator", "tpu"), "the trainer cannot be made: Requirement 'torch_xla"),
+        (("--trainer.precision", "transformer-engine"), "the trainer cannot be made: Requirement 'transformer_engine"),
+        (("--trainer.strategy", "nonsense"), "You selected an invalid strategy name"),
+        (("--trainer.callbacks+=BackboneFinetuning",), "cannot work with these options: 'MetaLearner' object has no"),
+        (("--model.num_steps", "1000000000000"), "model.num_steps must be at least 1 and less than 1e+12"),
+        (("--model.num_problems", "900000000000"), "not enough memory: at least"),
+        (("--model.num_validation_problems", "900000000000"), "for the losses of model.num_validation_problems"),
+        (("--model.episodes_per_epoch", "1" + "0" * 400), "not an integer of 1329 bits"),
+        (("--optimizer.hidden_size", "1000000"), "1000000 units, see optimizer.hidden_size"),
+        (("--optimizer.num_layers", "900000000000"), "900000000000 layers of 5 units"),
+        (("--optimizee.dimension", "1" + "0" * 14), "there is not enough memory"),
     ],
 )
 def test_trainer_options_that_cannot_work(meta_opt, plugins, options, message, monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     assert message in fails(meta_opt, "fit", *BOWL, *options)
+
+
+def test_what_the_trainer_notices_when_it_starts(meta_opt, plugins):
+    status, _, err = meta_opt("fit", *BOWL, "--trainer.val_check_interval", "100")
+    assert status == 2
+    assert re.fullmatch(r"meta-opt: error: the trainer cannot work with these options: `val_check_int.*\n", err)
+    status, _, err = meta_opt("fit", *BOWL, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x")
+    assert status == 2
+    assert "Early stopping conditioned on metric `x`" in err
 
 
 @pytest.mark.parametrize(

@@ -452,3 +452,24 @@ def test_leftovers_of_killed_comparisons_are_removed(tmp_path):
     with locked(alive):
         reports._remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == [alive]
+
+
+def test_precision_is_that_of_training(meta_opt, plugins):
+    few = ("--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false")
+    assert (
+        meta_opt("fit", "--optimizee", "bowl", "--optimizee.dimension", "2", "--trainer.precision=64-true", *few)[0]
+        == 0
+    )
+    _, out, _ = meta_opt("validate", "--ckpt_path", "last", "--trainer.enable_progress_bar", "false")
+    expected = float(re.search(r"val/final_loss\W+([\d.e+-]+)", out)[1])
+    small = ("--num_problems", "2", "--num_validation_problems", "1", "--baselines", "SGD")
+    found = {}
+    for precision in ((), ("--precision", "32-true")):
+        status, _, err = meta_opt("compare", "--ckpt_path", "last", *small, *precision, "--out", f"out{len(precision)}")
+        assert status == 0, err
+        results = json.loads(Path(f"out{len(precision)}/results.json").read_text())
+        (learned,) = (entry for entry in results["optimizers"].values() if entry["kind"] == "learned")
+        found[results["precision"]] = learned["validation"]["final"]
+    assert found["64-true"] == pytest.approx(expected, rel=1e-12)
+    assert found["32-true"] != found["64-true"]
+    assert found["32-true"] == pytest.approx(expected, rel=1e-3)

@@ -91,11 +91,14 @@ def test_a_run_s_own_config_names_its_classes_in_files_to_compare() -> None:
     assert configs.of_a_run(text.partition("\n")[2], "test") is None
 
 
-@pytest.mark.parametrize("command", ["validate", "test"])
-def test_precision_is_that_of_training(meta_opt: Any, command: str) -> None:
-    assert meta_opt("fit", "--optimizee", "quadratic", "--trainer.precision", "64-true", *FEW)[0] == 0
-    status, out, _ = meta_opt(command, "--ckpt_path", "last", "--print_config")
-    assert (status, yaml.safe_load(out)["trainer"]["precision"]) == (0, "64-true")
+@pytest.mark.parametrize("said", ["64-true", "64", "bf16-mixed"])
+def test_precision_is_that_of_training(meta_opt: Any, said: str) -> None:
+    assert meta_opt("fit", "--optimizee", "quadratic", "--trainer.precision", said, *FEW)[0] == 0
+    for command in ("validate", "test"):
+        status, out, _ = meta_opt(command, "--ckpt_path", "last", "--print_config")
+        assert (status, str(yaml.safe_load(out)["trainer"]["precision"])) == (0, said)
+    status, out, _ = meta_opt("compare", "--ckpt_path", "last", "--print_config")
+    assert (status, yaml.safe_load(out)["precision"]) == (0, {"64": "64-true"}.get(said, said))
 
 
 ODD: dict[str, str] = {

@@ -7,7 +7,7 @@ import torch
 from meta_opt.errors import CheckpointError, StorageError
 from meta_opt.meta_training.loading import load_learner
 from meta_opt.saved.checkpoints import AtomicCheckpointIO, export, remove_leftovers
-from meta_opt.saved.recipes import load, load_optimizer, pretrained_path
+from meta_opt.saved.recipes import load, load_optimizer, pretrained_path, read_recipe
 
 
 def content(number):
@@ -74,10 +74,16 @@ def test_load_learner_makes_the_module_again(meta_opt, tmp_path):
 
 def test_an_export_is_small_and_can_be_tested(meta_opt, tmp_path):
     few = ["--model.num_steps", "4", "--model.episodes_per_epoch", "2", "--trainer.max_epochs", "1"]
-    assert meta_opt("fit", "--optimizee", "quadratic", *few, "--model.num_test_problems", "3")[0] == 0
+    assert (
+        meta_opt(
+            "fit", "--optimizee", "quadratic", *few, "--model.num_test_problems", "3", "--trainer.precision", "64-true"
+        )[0]
+        == 0
+    )
     path, exported = tmp_path / "checkpoints" / "quadratic" / "run_0" / "best.ckpt", tmp_path / "small.ckpt"
     export(path, exported)
-    assert set(load(exported)) == {"meta_opt", "state_dict", "pytorch-lightning_version"}
+    assert set(load(exported)) == {"meta_opt", "meta_opt_run", "state_dict", "pytorch-lightning_version"}
+    assert read_recipe(exported).run == {"trainer.precision": "64-true"}
     tables = [meta_opt("test", "--ckpt_path", each)[1].partition("test/final_loss")[2] for each in (path, exported)]
     assert tables[0] == tables[1] != ""
     status, _, errors = meta_opt("fit", "--ckpt_path", exported)
