@@ -22,7 +22,7 @@ _LEAST_SQUARE = 1e-20  # a mean square that is no larger is as good as zero
 
 
 def bounded(grad: Tensor) -> Tensor:
-    """The gradient within ±1e15, which is what everything here reads; not-a-number stays what it is.
+    """The gradient within ±1e15, which is what everything here reads; infinity too, not-a-number stays what it is.
 
     One gradient of 1e25, once, would else make squares infinite in float32, whose largest number is 3e38, and moments
     not-a-number for good. Of a bounded gradient squares are at most 1e30; sums of these over a tensor, and its norm,

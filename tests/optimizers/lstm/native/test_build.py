@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -146,3 +147,31 @@ def test_a_compiler_that_writes_rubbish_is_a_warning_too(monkeypatch: pytest.Mon
     compiler(monkeypatch, tmp_path, 'while [ "$1" != -o ]; do shift; done; echo rubbish > "$2"')
     with pytest.warns(RuntimeWarning, match="no native kernel"):
         assert native.load() is None
+
+
+LOSSES = """
+import torch
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.optimizers.lstm import native
+from meta_opt.saved.recipes import load_optimizer, pretrained_path
+from meta_opt_optimizees.digits_mlp import DigitsMlp
+assert native.available()
+optimizer = load_optimizer(pretrained_path("digits_mlp"))
+print(*run_episodes(DigitsMlp(), optimizer, "test", 2, 10, seed=0).losses[-1].tolist())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a compiler")
+@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx512f -mno-avx2 -mno-avx -mno-fma"])
+def test_other_processors_take_the_same_steps(tmp_path: Path, flags: str) -> None:
+    losses = []
+    for compiler in ("c++", f"c++ {flags}"):
+        environment = {**os.environ, "CXX": compiler, "TORCH_EXTENSIONS_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", LOSSES], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        losses.append([float(loss) for loss in done.stdout.split()])
+    assert len(list(tmp_path.rglob("*.so"))) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert all(0.0 < loss < 2.5 for loss in losses[0])
