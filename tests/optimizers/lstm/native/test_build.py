@@ -157,7 +157,7 @@ from meta_opt.saved.recipes import load_optimizer, pretrained_path
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 assert native.available()
 optimizer = load_optimizer(pretrained_path("digits_mlp"))
-print(*run_episodes(DigitsMlp(), optimizer, "test", 2, 10, seed=0).losses[-1].tolist())
+print(*run_episodes(DigitsMlp(), optimizer, "test", 2, 3, seed=0).losses[-1].tolist())
 """
 
 
