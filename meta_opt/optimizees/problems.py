@@ -112,7 +112,8 @@ class Problems:
         self.stochastic = False
         self.trace = optimizee.vmappable or len(self) == 1  # else a graph of B losses, one behind the other
         self._traces = vars(optimizee).setdefault("_traces", Traces())
-        self._key = ""
+        self._draws_batches = getattr(optimizee.sample_batch, "__func__", None) is not Optimizee.sample_batch
+        self._key = repr((self.layout, list(self._problem), []))
 
     def __len__(self) -> int:
         """B, the number of problems."""
@@ -156,9 +157,11 @@ class Problems:
 
     def draw_batch(self) -> TensorDict:
         """The next mini-batch of each problem."""
+        if not self._draws_batches:
+            return self._batch
         with drawn_in_float32():
             rows = [self._optimizee.sample_batch(self._split, generator) for generator in self._generators]
-        if [*self._batch] != [*rows[0]] or not self._key:
+        if [*self._batch] != [*rows[0]]:
             self._key = repr((self.layout, list(self._problem), list(rows[0])))
         self._batch = self._stack(rows)
         self.stochastic = bool(self._batch)
