@@ -29,8 +29,7 @@ class Evaluation:
     def of(cls, **known: Tensor) -> Evaluation:
         """An evaluation of which only some is known."""
         self = object.__new__(cls)
-        for name, tensor in known.items():
-            object.__setattr__(self, name, tensor)
+        vars(self).update(known)
         return self
 
     def only(self, names: Collection[str]) -> Evaluation:
