@@ -139,7 +139,7 @@ class Problems:
         function = partial(self._loss_and_gradient if grad else self._loss_alone, tuple(batch))
         tensors = [params, *self._problem.values(), *batch.values()]
         if self.trace and self._autocast is None:
-            known = self._traces.run(f"{grad}{self._key}", function, tensors, self._optimizee)
+            known = self._traces.run((grad, self._key), function, tensors, self._optimizee)
         else:
             known = function(*tensors)
         return Evaluation(known[0], known[1], params) if grad else Evaluation.of(loss=known[0], params=params)
