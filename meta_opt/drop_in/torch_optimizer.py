@@ -249,6 +249,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
         states = {}
+        known = [
+            param
+            for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False)
+            for param, number in zip(group["params"], saved["params"], strict=False)
+            if incoming["state"].get(number)
+        ]
+        num_coordinates = sum(param.numel() for param in known)
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
             if "network" not in saved:
                 raise MetaOptError("this is not the state of a learned optimizer")
@@ -260,7 +267,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             depths = saved.get("depths") or group["depths"]
             for param, number, depth in zip(group["params"], saved["params"], depths, strict=False):
                 if state := incoming["state"].get(number):
-                    expected = self._states.initial(param, self._place(param, network, depth))
+                    expected = self._states.saved_like(param, self._place(param, network, depth), num_coordinates)
                     shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
                     if next(shapes) != next(shapes):
                         raise MetaOptError(
