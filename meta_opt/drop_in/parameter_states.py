@@ -160,8 +160,7 @@ class ParameterStates:
 
     def initial(self, param: Tensor, place: Place) -> NamedState:
         """The state of a parameter before its first step."""
-        state = self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1)
-        return {name: tensor for name, tensor, _ in map(_checked, named_tensors(state))}
+        return {name: tensor for name, tensor, _ in map(_checked, named_tensors(self._first([param], [place])))}
 
     def saved_like(self, param: Tensor, place: Place, num_coordinates: int) -> NamedState:
         """What a saved state of a parameter must be like: in names, shapes and the type to compute in.
@@ -171,10 +170,9 @@ class ParameterStates:
             place: Its place.
             num_coordinates: Of all parameters with a saved state.
         """
-        state = self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1)
         return {
             name: tensor.new_empty(*tensor.shape[:-1], num_coordinates) if axis == "pair" else tensor
-            for name, tensor, axis in map(_checked, named_tensors(state))
+            for name, tensor, axis in map(_checked, named_tensors(self._first([param], [place])))
         }
 
     def _bucket_of(self, param: Tensor, place: Place) -> Any:
@@ -183,16 +181,14 @@ class ParameterStates:
             return None
         if self._optimizer.scope == "tensor":
             return id(param)
-        axes = named_tensors(self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1))
+        axes = named_tensors(self._first([param], [place]))
         shared = (self._one_by_one[param][name] for name, _, axis in axes if axis == "problem")
         bits = tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
         return place.network, place.device, place.dtype, bits
 
     def _join(self, params: list[Tensor], places: list[Place]) -> Bucket:
-        dtype = max((place.dtype for place in places), key=lambda dtype: dtype.itemsize)
-        device = places[0].device
-        optimizer = self._copy(device, dtype)
-        state = optimizer.init_state(_layout(params, places), 1)
+        device, dtype = _common(places)
+        optimizer, state = self._copy(device, dtype), self._first(params, places)
         known = [self._one_by_one.get(param) for param in params]
         tensors = []
         for name, like, axis in map(_checked, named_tensors(state)):
@@ -207,11 +203,22 @@ class ParameterStates:
         state = map_state(lambda _: next(in_order), state)
         return Bucket(params, places, device, dtype, optimizer, optimizer.rollout(state))
 
+    def _first(self, params: list[Tensor], places: list[Place]) -> Any:
+        """The state of parameters, as one vector, before their first step."""
+        device, dtype = _common(places)
+        with no_autocast(device):
+            return self._copy(device, dtype).init_state(_layout(params, places), 1)
+
     def _copy(self, device: torch.device, dtype: torch.dtype) -> OptimizerNetwork:
         """The learned optimizer on the device, and in the type, of such parameters."""
         if (device, dtype) not in self._copies:
             self._copies[device, dtype] = copy.deepcopy(self._optimizer).to(device, dtype)
         return self._copies[device, dtype]
+
+
+def _common(places: Sequence[Place]) -> tuple[torch.device, torch.dtype]:
+    """On which device, and in what type, parameters are stepped as one vector."""
+    return places[0].device, max((place.dtype for place in places), key=lambda dtype: dtype.itemsize)
 
 
 def _layout(params: Sequence[Tensor], places: Sequence[Place]) -> Layout:

@@ -121,7 +121,7 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """Options ``model.NAME``, and ``optimizer.NAME`` of its own constructor, with values that suit this architecture.
+        """Options ``model.NAME``, and ``optimizer.NAME`` of its own, with values that suit this architecture.
 
         Used as defaults of a new meta-training, above those that the optimizee recommends and below whatever the user
         says.

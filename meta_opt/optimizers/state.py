@@ -25,8 +25,8 @@ def axis(name: Axis | None) -> Any:
             decay: Tensor = axis("problem")  # []
 
     ``"coordinate"``: the N coordinates of each problem, as [..., B, N] or [..., B·N]. ``"tensor"``: the S tensors of
-    each problem, as [..., B, S] or [..., B·S]. ``"pair"``: pairs of coordinates, by the last two axes, [..., B, N, N], in
-    optimizers whose scope is the problem. ``"problem"``: none of these; the state is that of a problem as a whole.
+    each problem, as [..., B, S] or [..., B·S]. ``"pair"``: the last two axes go through coordinates, [..., B, N, N],
+    where the scope is the problem. ``"problem"``: none of these; the state is that of a problem as a whole.
     None: a dataclass, which says it of each of its own fields.
     """
     return dataclasses.field(metadata={"axis": name})
