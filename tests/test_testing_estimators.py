@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,18 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from meta_opt.api import Episode, Estimator, MetaGradient, Optimizee, OptimizerNetwork, TensorDict
+from meta_opt.api import (
+    Episode,
+    Estimator,
+    Evaluation,
+    Layout,
+    MetaGradient,
+    Optimizee,
+    OptimizerNetwork,
+    Step,
+    TensorDict,
+    axis,
+)
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_loss import MetaLoss
@@ -96,6 +107,43 @@ def test_an_update_of_theta(estimator: Estimator) -> None:
 def test_an_update_of_the_loss(estimator: Estimator) -> None:
     above, below = (of_half(FirstOrder(), 0.0, 0.3 + side).loss.item() for side in (1e-5, -1e-5))
     assert of_half(estimator, 0.0, 0.3).grads[1].item() == pytest.approx((above - below) / 2e-5, rel=1e-8)
+
+
+@dataclass(frozen=True)
+class Start:
+    mean: Tensor = axis("coordinate")  # [B, N]
+
+
+class LearnedStart(OptimizerNetwork):
+    """g = h, and h decays: the first state is a weight."""
+
+    scope = "coordinate"
+
+    def build(self, layout: Layout, generator: Generator) -> None:
+        self.weights = nn.Parameter(torch.tensor([-0.1, 0.5]))
+
+    def init_state(self, layout: Layout, num_problems: int) -> Start:
+        return Start(self.weights[:1].square().neg().expand(num_problems, layout.num_coordinates))
+
+    def step(self, evaluation: Evaluation, state: Start, noise: Generator | None = None) -> Step:
+        mean = self.weights[1] * state.mean
+        return Step(mean - 0.1 * evaluation.grad, Start(mean))
+
+
+def test_a_first_state_that_is_learned() -> None:
+    check_meta_gradient(FirstOrder(), LearnedStart(), "gradients held constant")
+    check_meta_gradient(SecondOrder(), LearnedStart(), "finite differences")
+
+
+def test_a_first_state_that_is_learned_under_a_window_that_slides() -> None:
+    network = built(LearnedStart())
+    estimates = []
+    for estimate in FirstOrder(update_every=2).estimates(episode_of(network)):
+        estimates.append(estimate)
+        for weight, grad in zip(network.trained_parameters(), estimate.grads, strict=True):
+            weight.data.sub_(1e-3 * grad)
+    assert [bool(estimate.grads[0][0]) for estimate in estimates] == [True, False, False, False, False]
+    assert all(estimate.grads[0][1] for estimate in estimates)
 
 
 def test_a_wrong_gradient_is_seen() -> None:
