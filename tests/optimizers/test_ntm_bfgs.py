@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints_for_tests import save_untrained
-from problems_for_tests import Regression
+from differences import assert_second_derivatives_are_exact
 from torch import Tensor, nn
 
 from meta_opt import LearnedOptimizer
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
-from meta_opt.meta_training.estimators.second_order import second_order
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
@@ -79,25 +78,7 @@ def test_what_is_kept_of_the_memory_is_all_of_it_at_first() -> None:
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_second_derivatives_are_exact(rank: int | None) -> None:
-    optimizer, loss = built(rank=rank, initial_output=0.5), MetaLoss("log_sum", "constant")
-
-    def trajectory(keep_graph: bool):  # type: ignore[no-untyped-def]
-        problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
-        return unroll(problems, optimizer, begin(problems, optimizer), 5, keep_graph=keep_graph)
-
-    grads = second_order(trajectory(True), optimizer, loss).grads
-    parameters = optimizer.trained_parameters()
-    generator = torch.Generator().manual_seed(2)
-    direction = [torch.randn(item.shape, generator=generator, dtype=torch.float64) for item in parameters]
-    values = []
-    for sign in (1.0, -2.0, 1.0):  # at +ε, -ε, and back
-        with torch.no_grad():
-            for parameter, along in zip(parameters, direction, strict=True):
-                parameter.add_(sign * 1e-6 * along)
-        values.append(float(loss.value(trajectory(False).losses)))
-    slope = sum(float((grad * along).sum()) for grad, along in zip(grads, direction, strict=True))
-    assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
-    assert abs(slope) > 1e-3
+    assert_second_derivatives_are_exact(built(rank=rank, initial_output=0.5), MetaLoss("log_sum", "constant"))
 
 
 def test_a_gradient_of_zero_moves_nothing() -> None:
