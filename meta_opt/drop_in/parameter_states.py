@@ -75,6 +75,8 @@ class Bucket:
         Raises:
             MetaOptError: If the learned optimizer reads the loss and it is not known.
         """
+        if not any(param.numel() for param in self.params):
+            return [torch.zeros_like(param) for param in self.params]  # which not every network can do
         reads, known = self.optimizer.reads, {}
         if "grad" in reads:
             known["grad"] = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
