@@ -76,7 +76,9 @@ def steps(case: Case, engine: str) -> tuple[list[Tensor], Tensor]:
     with torch.no_grad():
         rollout = optimizer.rollout(state)
         updates = [rollout.step(evaluation) for evaluation in evaluations]
-    coefficients = [torch.cos(torch.arange(grad.numel(), dtype=case.dtype)).view(grad.shape) for grad in case.grads]
+    # Other ones in every step: terms that cancel, of huge gradients, leave nothing but rounding errors.
+    counts = [step + torch.arange(grad.numel(), dtype=case.dtype) for step, grad in enumerate(case.grads)]
+    coefficients = [count.cos().view(grad.shape) for count, grad in zip(counts, case.grads, strict=True)]
     grads = optimizer.replay(evaluations, state, coefficients)
     if "orthogonal" not in case.options["inputs"]:
         _replays_in_parts(optimizer, case, coefficients, grads)
