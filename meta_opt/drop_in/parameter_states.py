@@ -9,7 +9,9 @@ The scope of the learned optimizer says what is stepped at once, as one vector o
   step counts as having a gradient of zero.
 
 As long as the same parameters have gradients, nothing is copied. When that changes, or when somebody looks, buckets are
-cut into the states of their parameters, along the axes that the state says its tensors have.
+cut into the states of their parameters, along the axes that the state says its tensors have. Of a matrix over all pairs
+of coordinates a parameter keeps its rows, [n, N], whose columns are those of all parameters with a state, in order; a
+newcomer's rows and columns are as they are at first.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
-from meta_opt.optimizers.state import NamedTensor, map_state, named_tensors
+from meta_opt.optimizers.state import Axis, NamedTensor, map_state, named_tensors
 
 NamedState = dict[str, Tensor]
 """The state of one parameter: its tensors, by their path in the optimizer's state (``cell.0.1``)."""
@@ -72,6 +75,8 @@ class Bucket:
         Raises:
             MetaOptError: If the learned optimizer reads the loss and it is not known.
         """
+        if not any(param.numel() for param in self.params):
+            return [torch.zeros_like(param) for param in self.params]  # which not every network can do
         reads, known = self.optimizer.reads, {}
         if "grad" in reads:
             known["grad"] = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
@@ -113,9 +118,8 @@ class ParameterStates:
     def one_by_one(self) -> defaultdict[Tensor, NamedState]:
         """The state of each parameter that has one. Whatever is changed in it holds."""
         for bucket in self._buckets:
-            sizes = {"coordinate": [param.numel() for param in bucket.params], "tensor": [1] * len(bucket.params)}
             parts = {
-                name: tensor.split(sizes[axis], dim=-1) if axis in sizes else (tensor,) * len(bucket.params)
+                name: _cut(tensor, axis, bucket.params)
                 for name, tensor, axis in map(_checked, named_tensors(bucket.state))
             }
             for index, param in enumerate(bucket.params):
@@ -158,8 +162,20 @@ class ParameterStates:
 
     def initial(self, param: Tensor, place: Place) -> NamedState:
         """The state of a parameter before its first step."""
-        state = self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1)
-        return {name: tensor for name, tensor, _ in map(_checked, named_tensors(state))}
+        return {name: tensor for name, tensor, _ in map(_checked, named_tensors(self._first([param], [place])))}
+
+    def saved_like(self, param: Tensor, place: Place, num_coordinates: int) -> NamedState:
+        """What a saved state of a parameter must be like: in names, shapes and the type to compute in.
+
+        Args:
+            param: The parameter.
+            place: Its place.
+            num_coordinates: Of all parameters with a saved state.
+        """
+        return {
+            name: tensor.new_empty(*tensor.shape[:-1], num_coordinates) if axis == "pair" else tensor
+            for name, tensor, axis in map(_checked, named_tensors(self._first([param], [place])))
+        }
 
     def _bucket_of(self, param: Tensor, place: Place) -> Any:
         """What parameters of one bucket have in common."""
@@ -167,28 +183,33 @@ class ParameterStates:
             return None
         if self._optimizer.scope == "tensor":
             return id(param)
-        axes = named_tensors(self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1))
+        axes = named_tensors(self._first([param], [place]))
         shared = (self._one_by_one[param][name] for name, _, axis in axes if axis == "problem")
         bits = tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
         return place.network, place.device, place.dtype, bits
 
     def _join(self, params: list[Tensor], places: list[Place]) -> Bucket:
-        dtype = max((place.dtype for place in places), key=lambda dtype: dtype.itemsize)
-        device = places[0].device
-        optimizer = self._copy(device, dtype)
-        state = optimizer.init_state(_layout(params, places), 1)
+        device, dtype = _common(places)
+        optimizer, state = self._copy(device, dtype), self._first(params, places)
         known = [self._one_by_one.get(param) for param in params]
         tensors = []
         for name, like, axis in map(_checked, named_tensors(state)):
             if axis == "problem":
                 tensors.append(next((each[name].to(like).clone() for each in known if each), like))
-                continue
-            sizes = [param.numel() for param in params] if axis == "coordinate" else [1] * len(params)
-            parts = zip(known, like.split(sizes, dim=-1), strict=True)
-            tensors.append(torch.cat([each[name].to(like) if each else initial for each, initial in parts], dim=-1))
+            elif axis == "pair":
+                tensors.append(_with_rows(like, params, [each[name] if each else None for each in known]))
+            else:
+                parts = zip(known, _cut(like, axis, params), strict=True)
+                tensors.append(torch.cat([each[name].to(like) if each else initial for each, initial in parts], dim=-1))
         in_order = iter(tensors)
         state = map_state(lambda _: next(in_order), state)
         return Bucket(params, places, device, dtype, optimizer, optimizer.rollout(state))
+
+    def _first(self, params: list[Tensor], places: list[Place]) -> Any:
+        """The state of parameters, as one vector, before their first step."""
+        device, dtype = _common(places)
+        with no_autocast(device):
+            return self._copy(device, dtype).init_state(_layout(params, places), 1)
 
     def _copy(self, device: torch.device, dtype: torch.dtype) -> OptimizerNetwork:
         """The learned optimizer on the device, and in the type, of such parameters."""
@@ -197,10 +218,44 @@ class ParameterStates:
         return self._copies[device, dtype]
 
 
+def _common(places: Sequence[Place]) -> tuple[torch.device, torch.dtype]:
+    """On which device, and in what type, parameters are stepped as one vector."""
+    return places[0].device, max((place.dtype for place in places), key=lambda dtype: dtype.itemsize)
+
+
 def _layout(params: Sequence[Tensor], places: Sequence[Place]) -> Layout:
     """Parameters as tensors of a model, each named and grouped so that its network is found."""
     networks = tuple(place.network for place in places)
     return Layout(networks, tuple(p.shape for p in params), networks, tuple(place.depth for place in places))
+
+
+def _cut(tensor: Tensor, axis: Axis | None, params: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What each parameter has of a tensor of the state."""
+    if axis in ("coordinate", "pair"):
+        return tensor.split([param.numel() for param in params], dim=-1 if axis == "coordinate" else -2)
+    return tensor.split(1, dim=-1) if axis == "tensor" else (tensor,) * len(params)
+
+
+def _with_rows(like: Tensor, params: Sequence[Tensor], rows: Sequence[Tensor | None]) -> Tensor:
+    """A matrix [..., N, N] that is ``like`` but for the rows that some parameters have, in the columns of these.
+
+    Raises:
+        MetaOptError: If the rows have not as many columns as these parameters have coordinates.
+    """
+    known = [torch.full((param.numel(),), row is not None) for param, row in zip(params, rows, strict=True)]
+    if not (parts := [row.to(like) for row in rows if row is not None]):
+        return like
+    columns = torch.cat(known).nonzero().squeeze(1).to(like.device)
+    block = torch.cat(parts, dim=-2)
+    if block.shape[-1] != len(columns):
+        raise MetaOptError(
+            f"the state of the learned optimizer is one matrix over {block.shape[-1]} coordinates, and the parameters "
+            f"with a state have {len(columns)}: keep the states of all, or clear them all"
+        )
+    if len(columns) == like.shape[-1]:
+        return block
+    rows_there = like.index_select(-2, columns).index_copy(-1, columns, block)
+    return like.index_copy(-2, columns, rows_there)
 
 
 def _checked(named: NamedTensor) -> NamedTensor:

@@ -249,6 +249,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
         states = {}
+        known = [
+            param
+            for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False)
+            for param, number in zip(group["params"], saved["params"], strict=False)
+            if incoming["state"].get(number)
+        ]
+        num_coordinates = sum(param.numel() for param in known)
+        widest = max((Place.of(param, "").dtype for param in known), key=lambda dtype: dtype.itemsize, default=None)
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
             if "network" not in saved:
                 raise MetaOptError("this is not the state of a learned optimizer")
@@ -260,7 +268,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
             depths = saved.get("depths") or group["depths"]
             for param, number, depth in zip(group["params"], saved["params"], depths, strict=False):
                 if state := incoming["state"].get(number):
-                    expected = self._states.initial(param, self._place(param, network, depth))
+                    place = self._place(param, network, depth)
+                    if self._network.scope == "problem" and widest:  # where all are stepped together
+                        place = place._replace(dtype=widest)
+                    expected = self._states.saved_like(param, place, num_coordinates)
                     shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
                     if next(shapes) != next(shapes):
                         raise MetaOptError(

@@ -85,6 +85,7 @@ class FirstOrder(Estimator):
                 generator = episode.generator("replay", number)
                 subset = draw_subset(episode.problems.layout, self.replay_fraction, generator)
             estimate = first_order(joined(window), episode.network, episode.meta_loss, subset)
+            window[0] = replace(window[0], start=window[0].start.detach())  # a state made of φ has its graph once
             yield replace(estimate, losses=window[-1].losses)
 
 
