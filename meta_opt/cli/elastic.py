@@ -10,6 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from torch.distributed import TCPStore
+
 from meta_opt.errors import MetaOptError
 from meta_opt.saved.checkpoints import AtomicCheckpointIO, write
 from meta_opt.saved.runs import Run
@@ -35,6 +38,21 @@ class ElasticCheckpointIO(AtomicCheckpointIO):
 def is_elastic() -> bool:
     """Whether torchrun starts the processes again after one was lost."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
+
+
+def meet_anew() -> None:
+    """Let restarted processes find each other at a new port.
+
+    The agent of torchrun may keep the store that they met at before, with the addresses of those that are gone.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
+    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False)
+    if os.environ["RANK"] == "0":
+        store.set(f"meta_opt/{attempt}", str(find_free_network_port()))
+    os.environ["MASTER_PORT"] = store.get(f"meta_opt/{attempt}").decode()
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # the first process opens one there
 
 
 def restarts_left() -> bool:

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from meta_opt import __version__, registry
 from meta_opt.cli import HELP, launched
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
-from meta_opt.cli.elastic import ElasticCheckpointIO, restarts_left
+from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.cli.processes import Companions, Processes, starts_processes
@@ -232,6 +232,7 @@ class MetaOptCLI(LightningCLI):
     # ---------------------------------------------------------------------------------------------------------- runs
 
     def _run_subcommand(self, subcommand: str) -> None:
+        meet_anew()
         self._companions.start(self.trainer)
         try:
             self._run_trainer(subcommand)

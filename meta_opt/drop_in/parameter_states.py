@@ -8,6 +8,8 @@ The scope of the learned optimizer says what is stepped at once, as one vector o
 - ``problem``: all parameters that have ever had a gradient, whatever device and type they have. One that has none in a
   step counts as having a gradient of zero.
 
+Of parameters that are sharded over processes (DTensor) the shard of this process is stepped, with its state.
+
 As long as the same parameters have gradients, nothing is copied. When that changes, or when somebody looks, buckets are
 cut into the states of their parameters, along the axes that the state says its tensors have.
 """
@@ -18,6 +20,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -64,7 +67,7 @@ class Bucket:
         return self.rollout.state
 
     def step(self, loss: Tensor | float | None) -> list[Tensor]:
-        """The update of each parameter, in its shape and on its device; and the state moves on.
+        """The update of what is here of each parameter, in its shape and on its device; the state moves on.
 
         Args:
             loss: The loss, if it is known.
@@ -74,15 +77,17 @@ class Bucket:
         """
         reads, known = self.optimizer.reads, {}
         if "grad" in reads:
-            known["grad"] = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
+            grads = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for p in self.params]
+            known["grad"] = self._flat(grads)
         if "params" in reads:
-            known["params"] = self._flat(self.params)
+            known["params"] = self._flat([local(param) for param in self.params])
         if loss is not None and "loss" in reads:
             known["loss"] = torch.as_tensor(loss).detach().to(self.device, self.dtype).reshape(1)
         with no_autocast(self.device):
             update = self.rollout.step(Evaluation.of(**known))
-        parts = update.reshape(-1).split([param.numel() for param in self.params])
-        return [part.view(param.shape).to(param.device) for part, param in zip(parts, self.params, strict=True)]
+        whole = [local(param) for param in self.params]
+        parts = update.reshape(-1).split([param.numel() for param in whole])
+        return [part.view(param.shape).to(param.device) for part, param in zip(parts, whole, strict=True)]
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
         parts = [tensor.detach().reshape(-1).to(self.device) for tensor in tensors]
@@ -113,7 +118,7 @@ class ParameterStates:
     def one_by_one(self) -> defaultdict[Tensor, NamedState]:
         """The state of each parameter that has one. Whatever is changed in it holds."""
         for bucket in self._buckets:
-            sizes = {"coordinate": [param.numel() for param in bucket.params], "tensor": [1] * len(bucket.params)}
+            sizes = {"coordinate": [local(p).numel() for p in bucket.params], "tensor": [1] * len(bucket.params)}
             parts = {
                 name: tensor.split(sizes[axis], dim=-1) if axis in sizes else (tensor,) * len(bucket.params)
                 for name, tensor, axis in map(_checked, named_tensors(bucket.state))
@@ -183,7 +188,7 @@ class ParameterStates:
             if axis == "problem":
                 tensors.append(next((each[name].to(like).clone() for each in known if each), like))
                 continue
-            sizes = [param.numel() for param in params] if axis == "coordinate" else [1] * len(params)
+            sizes = [local(param).numel() for param in params] if axis == "coordinate" else [1] * len(params)
             parts = zip(known, like.split(sizes, dim=-1), strict=True)
             tensors.append(torch.cat([each[name].to(like) if each else initial for each, initial in parts], dim=-1))
         in_order = iter(tensors)
@@ -200,7 +205,19 @@ class ParameterStates:
 def _layout(params: Sequence[Tensor], places: Sequence[Place]) -> Layout:
     """Parameters as tensors of a model, each named and grouped so that its network is found."""
     networks = tuple(place.network for place in places)
-    return Layout(networks, tuple(p.shape for p in params), networks, tuple(place.depth for place in places))
+    return Layout(networks, tuple(local(p).shape for p in params), networks, tuple(place.depth for place in places))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: of a DTensor its shard."""
+    return tensor.to_local() if is_dtensor(type(tensor)) else tensor  # type: ignore[attr-defined]
+
+
+@cache
+def is_dtensor(cls: type) -> bool:
+    """Whether tensors of a class are spread over processes."""
+    # By name: torch.distributed.tensor takes long to import, and who has a DTensor has imported it.
+    return any(base.__name__ == "DTensor" for base in cls.__mro__)
 
 
 def _checked(named: NamedTensor) -> NamedTensor:
