@@ -7,6 +7,7 @@ note of its own launch; where there is none yet, it does what it was told at fir
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.distributed import TCPStore
 
 from meta_opt.errors import MetaOptError
 from meta_opt.saved.checkpoints import AtomicCheckpointIO, write
-from meta_opt.saved.runs import Run
+from meta_opt.saved.runs import Run, relative
 
 _NOTE = ".launch"  # in the folder of a run
 
@@ -81,7 +82,10 @@ def checkpoint_of_launch(root: Path, given: str | None) -> Path | None:
         notes.append(run.checkpoints / _NOTE)
     own = [note for note in notes if note.is_file() and note.read_text() == launch]
     if int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0:
-        return own[0].with_name("last.ckpt") if own else None
+        last = own[0].with_name("last.ckpt") if own else None
+        if os.environ["RANK"] == "0":
+            print("restarted:", f"going on from {relative(last)}" if last else "beginning anew", file=sys.stderr)
+        return last
     if os.environ["RANK"] == "0":
         for note in own:  # of an earlier launch with the same --rdzv-id
             note.unlink(missing_ok=True)

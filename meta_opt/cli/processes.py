@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -136,7 +137,8 @@ class Companions(Callback):
         if isinstance(exception, Exception) and "distributed" in places:
             # Of linked processes the thread that watches knows more, and ends this one.
             told = bool(self._processes.sockets) and self._failed.wait(_GRACE)
-            self._end(None if told else f"the connection to another process was lost ({clipped(exception, 160)})")
+            reason = clipped(re.sub(r"\[\S+\.(cc|cpp):\d+\] ?", "", str(exception)), 160)
+            self._end(None if told else f"the connection to another process was lost ({reason})")
 
     def _watch(self) -> None:
         for rank, link in self._processes.sockets.items():
@@ -154,8 +156,10 @@ class Companions(Callback):
             time.sleep(_GRACE)
             self._end(None)
         child = self._processes.children.get(rank)
-        speaks = child is not None or self._processes.local_rank() == 1
-        self._end(f"process {rank} {_ending(child)}" if speaks else None)
+        if child is not None:
+            first = self._processes.node_rank() * (len(self._processes.children) + 1)
+            self._end(f"process {first + rank} {_ending(child)}")
+        self._end("the first process has gone" if self._processes.local_rank() == 1 else None)
 
     def _end(self, reason: str | None) -> None:
         """End this process, and the others, at once: what waits for a process that is gone cannot be interrupted."""
@@ -178,12 +182,10 @@ def starts_processes(plugins: list[Any]) -> bool:
     return not (foreign or find_launch() or LSFEnvironment.detect() or MPIEnvironment.detect())
 
 
-def _ending(child: subprocess.Popen[bytes] | None) -> str:
+def _ending(child: subprocess.Popen[bytes]) -> str:
     """How a process ended."""
     try:
-        status = None if child is None else child.wait(1.0)
+        status = child.wait(1.0)
     except subprocess.TimeoutExpired:
-        status = None
-    if status is None:
         return "has gone"
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
