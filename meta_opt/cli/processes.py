@@ -134,7 +134,7 @@ class Companions(Callback):
         """End here where the connection to another process was lost: taking it down in good order could wait for it."""
         frames = traceback.extract_tb(exception.__traceback__)
         places = Path(frames[-1].filename).with_suffix("").parts if frames else ()
-        if isinstance(exception, Exception) and "distributed" in places:
+        if isinstance(exception, Exception) and trainer.world_size > 1 and "distributed" in places:
             # Of linked processes the thread that watches knows more, and ends this one.
             told = bool(self._processes.sockets) and self._failed.wait(_GRACE)
             reason = clipped(re.sub(r"\[\S+\.(cc|cpp):\d+\] ?", "", str(exception)), 160)

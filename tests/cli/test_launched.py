@@ -74,6 +74,12 @@ def test_srun_with_other_numbers_is_one_line(monkeypatch, meta_opt, plugins):
     assert (status, out, err) == (2, "", "meta-opt: error: SLURM_NNODES must be a number, not 'many'\n")
 
 
+def test_a_comparison_is_made_once(monkeypatch, meta_opt):
+    tell(monkeypatch, TORCHRUN)
+    error = "meta-opt: error: compare runs in one process, and torchrun has started 4\n"
+    assert meta_opt("compare", "--ckpt_path", "x.ckpt") == (2, "", error)
+
+
 @pytest.mark.slow
 def test_torchrun_without_devices_trains_once(plugin_folder, tmp_path):
     status, out, _ = fit(tmp_path, plugin_folder, *FIT, program=torchrun())
