@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from meta_opt.errors import MetaOptError
 
@@ -78,6 +79,8 @@ def check(trainer: Trainer) -> None:
     Raises:
         MetaOptError: If it does not.
     """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise MetaOptError("trainer.strategy must be ddp for several processes: those of spawn and fork return no run")
     launch = find_launch()
     used = trainer.num_devices * trainer.num_nodes
     if launch is not None and (used, trainer.num_nodes) != (launch.processes, launch.nodes):

@@ -52,6 +52,14 @@ def test_other_nodes_are_waited_for_with_a_word(monkeypatch, capsys):
     assert capsys.readouterr().err == "waiting for all 4 processes on 2 nodes\n"
 
 
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_processes_that_return_no_run(meta_opt, plugins, strategy):
+    options = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", strategy]
+    status, out, err = meta_opt("fit", "--optimizee", "bowl", *options)
+    assert (status, out) == (2, "")
+    assert err.startswith("meta-opt: error: trainer.strategy must be ddp for several processes")
+
+
 def test_tasks_that_nobody_started(monkeypatch, meta_opt, plugins):
     tell(monkeypatch, {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "fit"})
     status, out, err = meta_opt("fit", "--optimizee", "bowl", "--trainer.accelerator", "cpu")
