@@ -16,6 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from meta_opt import registry
+from meta_opt.cli.elastic import checkpoint_of_launch
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.registry import Kind
@@ -75,7 +76,10 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         for kind in registry.KINDS
         if (text := said.get(registry.OPTIONS[kind])) is not None
     }
-    if text := said.get("ckpt_path"):
+    text = said.get("ckpt_path")
+    if command == "fit" and (written := checkpoint_of_launch(defaults.root, text)) is not None:
+        text = str(written)
+    if text:
         path = checkpoint_path(text, defaults.root, asked.get("optimizee"))
         _use_checkpoint(command, defaults, asked, path, read_recipe(path))
     else:

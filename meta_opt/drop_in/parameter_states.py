@@ -8,6 +8,8 @@ The scope of the learned optimizer says what is stepped at once, as one vector o
 - ``problem``: all parameters that have ever had a gradient, whatever device and type they have. One that has none in a
   step counts as having a gradient of zero.
 
+Of parameters that are sharded over processes (DTensor) the shard of this process is stepped, with its state.
+
 As long as the same parameters have gradients, nothing is copied. When that changes, or when somebody looks, buckets are
 cut into the states of their parameters, along the axes that the state says its tensors have. Of a matrix over all pairs
 of coordinates a parameter keeps its rows, [n, N], whose columns are those of all parameters with a state, in order; a
@@ -20,6 +22,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -67,7 +70,7 @@ class Bucket:
         return self.rollout.state
 
     def step(self, loss: Tensor | float | None) -> list[Tensor]:
-        """The update of each parameter, in its shape and on its device; and the state moves on.
+        """The update of what is here of each parameter, in its shape and on its device; the state moves on.
 
         Args:
             loss: The loss, if it is known.
@@ -75,19 +78,21 @@ class Bucket:
         Raises:
             MetaOptError: If the learned optimizer reads the loss and it is not known.
         """
-        if not any(param.numel() for param in self.params):
-            return [torch.zeros_like(param) for param in self.params]  # which not every network can do
+        if not any(local(param).numel() for param in self.params):
+            return [torch.zeros_like(local(param)) for param in self.params]  # which not every network can do
         reads, known = self.optimizer.reads, {}
         if "grad" in reads:
-            known["grad"] = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
+            grads = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for p in self.params]
+            known["grad"] = self._flat(grads)
         if "params" in reads:
-            known["params"] = self._flat(self.params)
+            known["params"] = self._flat([local(param) for param in self.params])
         if loss is not None and "loss" in reads:
             known["loss"] = torch.as_tensor(loss).detach().to(self.device, self.dtype).reshape(1)
         with no_autocast(self.device):
             update = self.rollout.step(Evaluation.of(**known))
-        parts = update.reshape(-1).split([param.numel() for param in self.params])
-        return [part.view(param.shape).to(param.device) for part, param in zip(parts, self.params, strict=True)]
+        whole = [local(param) for param in self.params]
+        parts = update.reshape(-1).split([param.numel() for param in whole])
+        return [part.view(param.shape).to(param.device) for part, param in zip(parts, whole, strict=True)]
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
         parts = [tensor.detach().reshape(-1).to(self.device) for tensor in tensors]
@@ -226,13 +231,25 @@ def _common(places: Sequence[Place]) -> tuple[torch.device, torch.dtype]:
 def _layout(params: Sequence[Tensor], places: Sequence[Place]) -> Layout:
     """Parameters as tensors of a model, each named and grouped so that its network is found."""
     networks = tuple(place.network for place in places)
-    return Layout(networks, tuple(p.shape for p in params), networks, tuple(place.depth for place in places))
+    return Layout(networks, tuple(local(p).shape for p in params), networks, tuple(place.depth for place in places))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: of a DTensor its shard."""
+    return tensor.to_local() if is_dtensor(type(tensor)) else tensor  # type: ignore[attr-defined]
+
+
+@cache
+def is_dtensor(cls: type) -> bool:
+    """Whether tensors of a class are spread over processes."""
+    # By name: torch.distributed.tensor takes long to import, and who has a DTensor has imported it.
+    return any(base.__name__ == "DTensor" for base in cls.__mro__)
 
 
 def _cut(tensor: Tensor, axis: Axis | None, params: Sequence[Tensor]) -> Sequence[Tensor]:
     """What each parameter has of a tensor of the state."""
     if axis in ("coordinate", "pair"):
-        return tensor.split([param.numel() for param in params], dim=-1 if axis == "coordinate" else -2)
+        return tensor.split([local(param).numel() for param in params], dim=-1 if axis == "coordinate" else -2)
     return tensor.split(1, dim=-1) if axis == "tensor" else (tensor,) * len(params)
 
 
@@ -242,7 +259,7 @@ def _with_rows(like: Tensor, params: Sequence[Tensor], rows: Sequence[Tensor | N
     Raises:
         MetaOptError: If the rows have not as many columns as these parameters have coordinates.
     """
-    known = [torch.full((param.numel(),), row is not None) for param, row in zip(params, rows, strict=True)]
+    known = [torch.full((local(param).numel(),), row is not None) for param, row in zip(params, rows, strict=True)]
     if not (parts := [row.to(like) for row in rows if row is not None]):
         return like
     columns = torch.cat(known).nonzero().squeeze(1).to(like.device)
