@@ -3,8 +3,8 @@
 import sys
 
 import torch
-from lightning.pytorch import Trainer
 from problems_for_tests import Regression
+from trainers_for_tests import trainer
 
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
@@ -22,19 +22,7 @@ if __name__ == "__main__":
         clip_relative=1.0,
         lr=0.01,
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        precision="64-true",
-        max_epochs=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        inference_mode=False,
-    )
-    trainer.fit(module)
-    if trainer.is_global_zero:
+    quiet = trainer(devices=devices, strategy="ddp" if devices > 1 else "auto", precision="64-true", max_epochs=3)
+    quiet.fit(module)
+    if quiet.is_global_zero:
         torch.save([parameter.detach() for parameter in module.optimizer.parameters()], out)

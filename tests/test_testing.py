@@ -335,10 +335,16 @@ class ObjectInside(Momentum):
         super().__init__()
 
 
+class AdvisesWell(Momentum):
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        return {"model.lr": 0.01, "optimizer.lr": 0.1}
+
+
 class AdviceToTheOptimizer(Momentum):
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        return {"optimizer.lr": 0.1}
+        return {"optimizer.learning_rate": 0.1}
 
 
 class ReachesTooFar(Momentum):
@@ -384,6 +390,116 @@ class GlobalNoise(Momentum):
         return Step(update * (1 + torch.rand(())), state)
 
 
+class KnowsTensors(Momentum):
+    """An order of tensors, which the drop-in does not keep."""
+
+    scope = "problem"
+
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        first = update.abs().amax(1, keepdim=True) == update[:, :4].abs().amax(1, keepdim=True)
+        return Step(update * (1 + first), state)
+
+
+class KnowsAutocast(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update * (2 if torch.get_autocast_dtype("cpu") == torch.float16 else 1), state)
+
+
+@dataclass(frozen=True)
+class Deep:
+    parts: dict[str, list[Memory]] = axis(None)
+
+
+class DeepState(Momentum):
+    """As good as any: states may be nested."""
+
+    def init_state(self, layout: Layout, num_problems: int) -> Deep:  # type: ignore[override]
+        return Deep({"all": [super().init_state(layout, num_problems)]})
+
+    def step(self, evaluation: Evaluation, state: Deep, noise: Generator | None = None) -> Step:  # type: ignore
+        update, memory, _ = super().step(evaluation, state.parts["all"][0])
+        return Step(update, Deep({"all": [memory]}))
+
+
+class LearnedStart(Momentum):
+    """As good as any: the first state is made of φ."""
+
+    def init_state(self, layout: Layout, num_problems: int) -> Memory:
+        ones = self.weights.new_ones(layout.num_coordinates, 2)
+        return Memory((ones @ self.weights).expand(num_problems, -1))
+
+
+@dataclass(frozen=True)
+class OfTensors:
+    mean: Tensor = axis("tensor")  # which it is not
+
+
+class WrongAxisDeepInside(DeepState):
+    def init_state(self, layout: Layout, num_problems: int) -> Deep:  # type: ignore[override]
+        return Deep({"all": [OfTensors(super().init_state(layout, num_problems).parts["all"][0].mean)]})  # type: ignore
+
+
+@dataclass(frozen=True)
+class Matrix:
+    mean: Tensor = axis("coordinate")  # [B, N]
+    pairs: Tensor = axis("pair")  # [B, N, N]
+
+
+class PairsOfCoordinates(Momentum):
+    def init_state(self, layout: Layout, num_problems: int) -> Matrix:  # type: ignore[override]
+        mean = super().init_state(layout, num_problems).mean
+        return Matrix(mean, mean.unsqueeze(2) * mean.unsqueeze(1))
+
+    def step(self, evaluation: Evaluation, state: Matrix, noise: Generator | None = None) -> Step:  # type: ignore
+        update, memory, _ = super().step(evaluation, Memory(state.mean))
+        return Step(update, Matrix(memory.mean, state.pairs))
+
+
+class HalfOfTheMatrix(PairsOfCoordinates):
+    scope = "problem"
+
+    def init_state(self, layout: Layout, num_problems: int) -> Matrix:
+        state = super().init_state(layout, num_problems)
+        return Matrix(state.mean, state.pairs[:, 1:])
+
+
+class CountsTheRest(Momentum):
+    """How many coordinates there are is more than the tensor's own."""
+
+    scope = "tensor"
+
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update / update.shape[1], state)
+
+
+class CountsAllCoordinates(CountsTheRest):
+    scope = "coordinate"
+
+
+class KnowsItsType(Momentum):
+    def step(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update * (1 + (update.dtype == torch.float32)), state)
+
+
+@dataclass(frozen=True)
+class Begun:
+    mean: Tensor = axis("coordinate")  # [B, N]
+    tag: tuple[str, ...] = ()  # no tensor: lost in what is saved
+
+
+class RemembersWords(Momentum):
+    def init_state(self, layout: Layout, num_problems: int) -> Begun:  # type: ignore[override]
+        return Begun(super().init_state(layout, num_problems).mean)
+
+    def step(self, evaluation: Evaluation, state: Begun, noise: Generator | None = None) -> Step:  # type: ignore
+        update, memory, _ = super().step(evaluation, Memory(state.mean))
+        return Step(update / (1 + len(state.tag)), Begun(memory.mean, (*state.tag, "step")))
+
+
 class OtherForward(Momentum):
     def forward(self, evaluation: Evaluation, state: Memory, noise: Generator | None = None) -> Step:
         return Step(2 * self.step(evaluation, state).update, state)
@@ -418,7 +534,25 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
     (ReplaysOtherColumns, "replay_of_some_coordinates", "of some columns gives another gradient of weights than they"),
     (KnowsNoColumns, "replay_of_some_coordinates", "KnowsNoColumns.replay must take columns"),
     (FixedType, "state_follows_the_weights", "makes state.mean in torch.float64 on cpu, but the weights are in"),
-    (AdviceToTheOptimizer, "recommended_settings", "AdviceToTheOptimizer recommends a setting optimizer.lr, but there"),
+    (AdviceToTheOptimizer, "recommended_settings", "recommends a setting optimizer.learning_rate, but there"),
+    (KnowsTensors, "permuted_coordinates", "KnowsTensors gives other updates to tensors that are alike in another ord"),
+    (KnowsAutocast, "autocast_changes_nothing", "KnowsAutocast: torch.autocast around an unroll changes it"),
+    (
+        WrongAxisDeepInside,
+        "axes_of_the_state",
+        "the axis of state.parts.all.0.mean is tensor, and so its shape must be",
+    ),
+    (
+        PairsOfCoordinates,
+        "axes_of_the_state",
+        "state.pairs goes through pairs of coordinates, and so the scope must be",
+    ),
+    (HalfOfTheMatrix, "axes_of_the_state", "state.pairs is pair, and so its shape must be [..., 3, 11, 11] for 3 pro"),
+    (CountsTheRest, "steps_of_the_drop_in", "CountsTheRest moves parameters in the drop-in otherwise than θ that"),
+    (RemembersWords, "saved_states", "RemembersWords: a drop-in that loads the state of another goes on otherwise"),
+    (CountsAllCoordinates, "missing_gradients", "a gradient that is missing for one step changes more than it may"),
+    (KnowsItsType, "several_types", "KnowsItsType moves parameters of several types otherwise than those of float64"),
+    (CountsAllCoordinates, "added_parameters", "a parameter that is added changes more than it may, or begins other"),
     (lambda: ObjectInside(object()), "plain_arguments", "an argument that is no plain value"),
 ]
 
@@ -428,8 +562,9 @@ def test_good_optimizees_pass(optimizee: Optimizee) -> None:
     check_optimizee(optimizee)
 
 
-def test_a_good_optimizer_passes() -> None:
-    check_optimizer(Momentum())
+@pytest.mark.parametrize("make", [Momentum, AdvisesWell, DeepState, LearnedStart], ids=lambda make: make.__name__)
+def test_good_optimizers_pass(make: Callable[[], OptimizerNetwork]) -> None:
+    check_optimizer(make())
 
 
 @pytest.mark.parametrize(("make", "name", "message"), BROKEN_OPTIMIZEES)
@@ -456,8 +591,8 @@ def test_every_check_has_something_that_it_fails_on() -> None:
 def test_all_checks_are_run_to_the_last() -> None:
     with pytest.raises(AssertionError, match="no plain value"):
         check_optimizee(ArgumentThatIsAnObject(object()))
-    with pytest.raises(AssertionError, match="no plain value"):
-        check_optimizer(ObjectInside(object()))
+    with pytest.raises(AssertionError, match="KnowsItsType moves parameters of several types otherwise"):
+        check_optimizer(KnowsItsType())
 
 
 def test_a_family_is_named_with_its_variant() -> None:

@@ -51,7 +51,8 @@ def main(args: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 2 for an error that is the user's or a plugin's to mend (one line on standard error says
-        which), 1 if what the command printed could not be written, or 128 and the number of the signal that stopped it.
+        which), 1 if what the command printed could not be written or another of its processes was lost, or 128 and the
+        number of the signal that stopped it.
     """
     with safe_output() as output, quiet_log_writers():
         try:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from meta_opt import __version__, registry
 from meta_opt.cli.defaults import NEWEST, PRECISIONS, checkpoint_path, find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
+from meta_opt.cli.launched import find_launch
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
@@ -31,6 +32,8 @@ from meta_opt.saved.runs import Run, relative
 
 def run(options: list[str]) -> int:
     """Compare; returns the exit status."""
+    if (launch := find_launch()) is not None and launch.processes > 1:
+        raise MetaOptError(f"compare runs in one process, and {launch.by} has started {launch.processes}")
     torch.set_flush_denormal(True)  # as in training, or the same problems would not give the very same losses
     said, options = options, with_dotted_paths(options, "compare")
     paths = _checkpoints(options)

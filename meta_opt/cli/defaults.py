@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 
 from meta_opt import registry
+from meta_opt.cli.elastic import checkpoint_of_launch
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
 from meta_opt.registry import Kind
@@ -82,7 +84,10 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         for kind in registry.KINDS
         if (text := said.get(registry.OPTIONS[kind])) is not None
     }
-    if text := said.get("ckpt_path"):
+    text = said.get("ckpt_path")
+    if command == "fit" and (written := checkpoint_of_launch(defaults.root, text)) is not None:
+        text = str(written)
+    if text:
         path = checkpoint_path(text, defaults.root, asked.get("optimizee"))
         _use_checkpoint(command, defaults, asked, path, read_recipe(path))
     else:
@@ -241,8 +246,9 @@ def _use_class(defaults: Defaults, kind: Kind, cls: type[Any], init_args: dict[s
 def _recommend(defaults: Defaults, *, new: bool) -> None:
     """Add the settings that optimizee and optimizer recommend, the optimizer's above the optimizee's.
 
-    What is recommended for arguments of an optimizer or an estimator counts where that has such an argument. Weights to
-    start from are those of the default optimizer, and nothing to another.
+    An optimizee's settings of an optimizer or an estimator are meant for the default one. Another takes of them what it
+    has arguments for, of such values; the rest is left out. Weights to start from are those of the default optimizer,
+    and nothing to another.
 
     Args:
         defaults: With the classes.
@@ -252,20 +258,32 @@ def _recommend(defaults: Defaults, *, new: bool) -> None:
     settings = dict(optimizee.recommended_settings()) if optimizee else {}
     if new and registry.name_of(defaults.classes["optimizer"]) != DEFAULT_OPTIMIZER:
         settings.pop("model.warm_start", None)
-    if new:
-        settings |= defaults.classes["optimizer"].recommended_settings()
+    own = defaults.classes["optimizer"].recommended_settings() if new else {}
     usual: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
-    for name, value in settings.items():
+    for name, value in (settings | own).items():
         kind: Kind | None = next((kind for kind in usual if name.startswith(f"{registry.OPTIONS[kind]}.")), None)
         if kind is None:
             defaults.options[name] = value
         elif new:
             option, _, argument = name.rpartition(".")
             chosen = defaults.classes[kind]
-            if argument in argument_names(chosen):
+            meant = name in own or registry.name_of(chosen) == usual[kind]
+            if argument in argument_names(chosen) and (meant or _takes(chosen, argument, value)):
                 defaults.options[option]["init_args"][argument] = value
-            elif registry.name_of(chosen) == usual[kind]:
+            elif meant:
                 defaults.options[name] = value  # which is no option, as set_defaults will say
+
+
+def _takes(cls: type[Any], argument: str, value: Any) -> bool:
+    """Whether the annotation of an argument of a class allows a value; where it says nothing, anything."""
+    parser = ArgumentParser(exit_on_error=False)
+    others = set(argument_names(cls)) - {argument}
+    parser.add_class_arguments(cls, as_group=False, skip=others, fail_untyped=False)
+    try:
+        parser.parse_object({argument: value})
+    except ArgumentError:
+        return False
+    return True
 
 
 def argument_names(cls: type[Any]) -> list[str]:
@@ -292,7 +310,7 @@ def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = 
     Raises:
         MetaOptError: If there is no such option.
     """
-    kinds: tuple[Kind, ...] = ("optimizee", "optimizer")
+    kinds: tuple[Kind, ...] = ("optimizer", "optimizee")  # the optimizer's stand above
     advice = {kind: cls.recommended_settings() for kind in kinds if (cls := defaults.classes.get(kind))}
     for name, value in defaults.options.items():
         if name.partition(".")[0] in without:

@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -25,17 +25,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from meta_opt import __version__, registry
-from meta_opt.cli import HELP, LESS_MEMORY
+from meta_opt.cli import HELP, LESS_MEMORY, launched
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
+from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
+from meta_opt.cli.processes import Companions, Processes, starts_processes
 from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
 from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.memory import bounded, shortage
 from meta_opt.messages import clipped, own_frames
 from meta_opt.meta_training.callbacks import Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
-from meta_opt.saved.checkpoints import AtomicCheckpointIO
 from meta_opt.saved.runs import Run, relative
 
 _MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
@@ -57,7 +58,8 @@ def run(command: str, options: list[str]) -> int:
     argv = sys.argv
     sys.argv = [argv[0], command, *options]  # what DDP starts the other processes with
     try:
-        with bounded():
+        # A GPU's memory is mapped, and would be counted.
+        with nullcontext() if torch.cuda.is_available() else bounded():
             cli = MetaOptCLI(command, options)
     except Shown as end:  # --help, --print_config
         return int(end.code or 0)
@@ -88,6 +90,9 @@ class MetaOptCLI(LightningCLI):
         self._command = command
         self._options = options
         self._interruption = Interruption()
+        self._processes = Processes()
+        self._companions = Companions(self._processes, self._how_to_start_again)
+        self._folder: RunFolder | None = None
         arguments = with_dotted_paths(options, command)
         self._defaults = find_defaults(command, arguments)
         about = {
@@ -180,7 +185,7 @@ class MetaOptCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with checkpoints, log and signals arranged as meta-opt does."""
         config = dict(self._get(self.config_init, "trainer"))
-        callbacks: list[Any] = [self._interruption]
+        callbacks: list[Any] = [self._companions, self._interruption]
         if self._command == "fit":
             monitor = self._get(self.config_init, "model").monitor
             stop = self._get(self.config_init, "early_stopping")
@@ -192,16 +197,21 @@ class MetaOptCLI(LightningCLI):
             config["enable_checkpointing"] = False
         if config.get("logger") in (None, True):
             config["logger"] = False
-        config["plugins"] = [*_listed(config.get("plugins")), AtomicCheckpointIO()]
+        config["plugins"] = [*_listed(config.get("plugins")), ElasticCheckpointIO()]
+        if starts_processes(config["plugins"]):
+            config["plugins"].append(self._processes)
         callbacks = [*_listed(config.get("callbacks")), *callbacks]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(Progress())
         config["callbacks"] = callbacks
         _check_trainer(config)
+        launched.join(config)
         try:
-            return self.trainer_class(**{**config, **kwargs})
+            trainer = self.trainer_class(**{**config, **kwargs})
         except Exception as error:  # what Lightning raises for options that cannot be is not specified
             raise MetaOptError(f"the trainer cannot be made: {clipped(error, 300)}") from error
+        launched.check(trainer)
+        return trainer
 
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
         defaults = self._defaults
@@ -229,6 +239,18 @@ class MetaOptCLI(LightningCLI):
     # ---------------------------------------------------------------------------------------------------------- runs
 
     def _run_subcommand(self, subcommand: str) -> None:
+        meet_anew()
+        self._companions.start(self.trainer)
+        try:
+            self._run_trainer(subcommand)
+        except BaseException:
+            if not self._companions.leave(failed=True):
+                raise
+            self.status = 2
+        else:
+            self._companions.leave(failed=bool(self.status) and not self._interruption.agreed)
+
+    def _run_trainer(self, subcommand: str) -> None:
         checkpoint = self._defaults.checkpoint
         try:
             getattr(self.trainer, subcommand)(
@@ -237,12 +259,12 @@ class MetaOptCLI(LightningCLI):
         except MisconfigurationException as error:
             raise MetaOptError(str(error)) from error
         except StorageError as error:
-            raise StorageError(f"{error}; {self._how_to_go_on()}") from error
+            raise StorageError(f"{error}; {self._how_to_go_on('when it can be, ')}") from error
         except OSError as error:
             if subcommand != "fit" or own_frames(error, registry.modules_of_plugins()):
                 raise
             failed = StorageError.of(error, Path(os.fsdecode(error.filename or "the log")))
-            raise StorageError(f"{failed}; {self._how_to_go_on()}") from error
+            raise StorageError(f"{failed}; {self._how_to_go_on('when it can be, ')}") from error
         except RuntimeError as error:
             if short := shortage(error):
                 raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
@@ -281,20 +303,30 @@ class MetaOptCLI(LightningCLI):
             return MetaOptError(f"the trainer cannot work with these options: {clipped(error, 300)}")
         raise error
 
-    def _how_to_go_on(self) -> str:
-        """After a run that could not be written."""
-        run = self._folder.run
+    def _how_to_go_on(self, when: str = "") -> str:
+        """After a run that could not go on."""
+        run = None if self._folder is None else self._folder.run
         paths = [] if run is None else [run.checkpoints / f"{name}.ckpt" for name in ("last", "best")]
         saved = [path for path in paths if path.is_file()]
         if not saved:
-            return "nothing was saved; --trainer.default_root_dir puts runs elsewhere"
+            return (
+                "nothing was saved; --trainer.default_root_dir puts runs elsewhere"
+                if when
+                else "begin anew: no checkpoint was saved"
+            )
         options = [*self._options_without_checkpoint(), "--ckpt_path", relative(saved[0])]
-        return f"when it can be, go on with: {_program()} fit {shlex.join(options)}"
+        return f"{when}go on with: {_program()} fit {shlex.join(options)}"
+
+    def _how_to_start_again(self) -> str:
+        """After a process was lost."""
+        if self._command != "fit":
+            return "start the command again"
+        return "torchrun starts all of them again" if restarts_left() else self._how_to_go_on()
 
     @rank_zero_only
     def _report(self) -> None:
-        run = self._folder.run
-        if run is None:
+        run = None if self._folder is None else self._folder.run
+        if self._folder is None or run is None:
             return
         interrupted = self._interruption.signal is not None or self.status != 0
         done = "stopped" if interrupted else "finished" if self._folder.started else "had finished"
@@ -387,16 +419,11 @@ def _check_nulls(option: str, made: type[Any], values: Any) -> None:
 
 
 def _check_trainer(config: dict[str, Any]) -> None:
-    """Refuse what would wait for ever, or what has another name here.
+    """Refuse what cannot be, or what has another name here.
 
     Raises:
         MetaOptError: If there is such an option.
     """
-    if (config.get("num_nodes") or 1) > 1 and not (os.environ.get("MASTER_ADDR") or os.environ.get("SLURM_NTASKS")):
-        raise MetaOptError(
-            f"trainer.num_nodes {config['num_nodes']} needs processes that were started on every node, by torchrun or "
-            "SLURM, and found neither"
-        )
     if isinstance(config.get("devices"), int) and config["devices"] > _MAX_DEVICES:
         raise MetaOptError(f"trainer.devices must be at most {_MAX_DEVICES}, not {shown(config['devices'])}")
     if any(word in str(config.get("strategy")) for word in _FORKING):

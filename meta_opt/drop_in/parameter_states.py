@@ -8,8 +8,12 @@ The scope of the learned optimizer says what is stepped at once, as one vector o
 - ``problem``: all parameters that have ever had a gradient, whatever device and type they have. One that has none in a
   step counts as having a gradient of zero.
 
+Of parameters that are sharded over processes (DTensor) the shard of this process is stepped, with its state.
+
 As long as the same parameters have gradients, nothing is copied. When that changes, or when somebody looks, buckets are
-cut into the states of their parameters, along the axes that the state says its tensors have.
+cut into the states of their parameters, along the axes that the state says its tensors have. Of a matrix over all pairs
+of coordinates a parameter keeps its rows, [n, N], whose columns are those of all parameters with a state, in order; a
+newcomer's rows and columns are as they are at first.
 """
 
 from __future__ import annotations
@@ -18,16 +22,18 @@ import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
-from meta_opt.optimizers.state import NamedTensor, map_state, named_tensors
+from meta_opt.optimizers.state import Axis, NamedTensor, map_state, named_tensors
 
 NamedState = dict[str, Tensor]
 """The state of one parameter: its tensors, by their path in the optimizer's state (``cell.0.1``)."""
@@ -64,7 +70,7 @@ class Bucket:
         return self.rollout.state
 
     def step(self, loss: Tensor | float | None) -> list[Tensor]:
-        """The update of each parameter, in its shape and on its device; and the state moves on.
+        """The update of what is here of each parameter, in its shape and on its device; the state moves on.
 
         Args:
             loss: The loss, if it is known.
@@ -72,17 +78,21 @@ class Bucket:
         Raises:
             MetaOptError: If the learned optimizer reads the loss and it is not known.
         """
+        if not any(local(param).numel() for param in self.params):
+            return [torch.zeros_like(local(param)) for param in self.params]  # which not every network can do
         reads, known = self.optimizer.reads, {}
         if "grad" in reads:
-            known["grad"] = self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
+            grads = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for p in self.params]
+            known["grad"] = self._flat(grads)
         if "params" in reads:
-            known["params"] = self._flat(self.params)
+            known["params"] = self._flat([local(param) for param in self.params])
         if loss is not None and "loss" in reads:
             known["loss"] = torch.as_tensor(loss).detach().to(self.device, self.dtype).reshape(1)
         with no_autocast(self.device):
             update = self.rollout.step(Evaluation.of(**known))
-        parts = update.reshape(-1).split([param.numel() for param in self.params])
-        return [part.view(param.shape).to(param.device) for part, param in zip(parts, self.params, strict=True)]
+        whole = [local(param) for param in self.params]
+        parts = update.reshape(-1).split([param.numel() for param in whole])
+        return [part.view(param.shape).to(param.device) for part, param in zip(parts, whole, strict=True)]
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
         parts = [tensor.detach().reshape(-1).to(self.device) for tensor in tensors]
@@ -113,9 +123,8 @@ class ParameterStates:
     def one_by_one(self) -> defaultdict[Tensor, NamedState]:
         """The state of each parameter that has one. Whatever is changed in it holds."""
         for bucket in self._buckets:
-            sizes = {"coordinate": [param.numel() for param in bucket.params], "tensor": [1] * len(bucket.params)}
             parts = {
-                name: tensor.split(sizes[axis], dim=-1) if axis in sizes else (tensor,) * len(bucket.params)
+                name: _cut(tensor, axis, bucket.params)
                 for name, tensor, axis in map(_checked, named_tensors(bucket.state))
             }
             for index, param in enumerate(bucket.params):
@@ -158,8 +167,20 @@ class ParameterStates:
 
     def initial(self, param: Tensor, place: Place) -> NamedState:
         """The state of a parameter before its first step."""
-        state = self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1)
-        return {name: tensor for name, tensor, _ in map(_checked, named_tensors(state))}
+        return {name: tensor for name, tensor, _ in map(_checked, named_tensors(self._first([param], [place])))}
+
+    def saved_like(self, param: Tensor, place: Place, num_coordinates: int) -> NamedState:
+        """What a saved state of a parameter must be like: in names, shapes and the type to compute in.
+
+        Args:
+            param: The parameter.
+            place: Its place.
+            num_coordinates: Of all parameters with a saved state.
+        """
+        return {
+            name: tensor.new_empty(*tensor.shape[:-1], num_coordinates) if axis == "pair" else tensor
+            for name, tensor, axis in map(_checked, named_tensors(self._first([param], [place])))
+        }
 
     def _bucket_of(self, param: Tensor, place: Place) -> Any:
         """What parameters of one bucket have in common."""
@@ -167,28 +188,33 @@ class ParameterStates:
             return None
         if self._optimizer.scope == "tensor":
             return id(param)
-        axes = named_tensors(self._copy(place.device, place.dtype).init_state(_layout([param], [place]), 1))
+        axes = named_tensors(self._first([param], [place]))
         shared = (self._one_by_one[param][name] for name, _, axis in axes if axis == "problem")
         bits = tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
         return place.network, place.device, place.dtype, bits
 
     def _join(self, params: list[Tensor], places: list[Place]) -> Bucket:
-        dtype = max((place.dtype for place in places), key=lambda dtype: dtype.itemsize)
-        device = places[0].device
-        optimizer = self._copy(device, dtype)
-        state = optimizer.init_state(_layout(params, places), 1)
+        device, dtype = _common(places)
+        optimizer, state = self._copy(device, dtype), self._first(params, places)
         known = [self._one_by_one.get(param) for param in params]
         tensors = []
         for name, like, axis in map(_checked, named_tensors(state)):
             if axis == "problem":
                 tensors.append(next((each[name].to(like).clone() for each in known if each), like))
-                continue
-            sizes = [param.numel() for param in params] if axis == "coordinate" else [1] * len(params)
-            parts = zip(known, like.split(sizes, dim=-1), strict=True)
-            tensors.append(torch.cat([each[name].to(like) if each else initial for each, initial in parts], dim=-1))
+            elif axis == "pair":
+                tensors.append(_with_rows(like, params, [each[name] if each else None for each in known]))
+            else:
+                parts = zip(known, _cut(like, axis, params), strict=True)
+                tensors.append(torch.cat([each[name].to(like) if each else initial for each, initial in parts], dim=-1))
         in_order = iter(tensors)
         state = map_state(lambda _: next(in_order), state)
         return Bucket(params, places, device, dtype, optimizer, optimizer.rollout(state))
+
+    def _first(self, params: list[Tensor], places: list[Place]) -> Any:
+        """The state of parameters, as one vector, before their first step."""
+        device, dtype = _common(places)
+        with no_autocast(device):
+            return self._copy(device, dtype).init_state(_layout(params, places), 1)
 
     def _copy(self, device: torch.device, dtype: torch.dtype) -> OptimizerNetwork:
         """The learned optimizer on the device, and in the type, of such parameters."""
@@ -197,10 +223,56 @@ class ParameterStates:
         return self._copies[device, dtype]
 
 
+def _common(places: Sequence[Place]) -> tuple[torch.device, torch.dtype]:
+    """On which device, and in what type, parameters are stepped as one vector."""
+    return places[0].device, max((place.dtype for place in places), key=lambda dtype: dtype.itemsize)
+
+
 def _layout(params: Sequence[Tensor], places: Sequence[Place]) -> Layout:
     """Parameters as tensors of a model, each named and grouped so that its network is found."""
     networks = tuple(place.network for place in places)
-    return Layout(networks, tuple(p.shape for p in params), networks, tuple(place.depth for place in places))
+    return Layout(networks, tuple(local(p).shape for p in params), networks, tuple(place.depth for place in places))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: of a DTensor its shard."""
+    return tensor.to_local() if is_dtensor(type(tensor)) else tensor  # type: ignore[attr-defined]
+
+
+@cache
+def is_dtensor(cls: type) -> bool:
+    """Whether tensors of a class are spread over processes."""
+    # By name: torch.distributed.tensor takes long to import, and who has a DTensor has imported it.
+    return any(base.__name__ == "DTensor" for base in cls.__mro__)
+
+
+def _cut(tensor: Tensor, axis: Axis | None, params: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What each parameter has of a tensor of the state."""
+    if axis in ("coordinate", "pair"):
+        return tensor.split([local(param).numel() for param in params], dim=-1 if axis == "coordinate" else -2)
+    return tensor.split(1, dim=-1) if axis == "tensor" else (tensor,) * len(params)
+
+
+def _with_rows(like: Tensor, params: Sequence[Tensor], rows: Sequence[Tensor | None]) -> Tensor:
+    """A matrix [..., N, N] that is ``like`` but for the rows that some parameters have, in the columns of these.
+
+    Raises:
+        MetaOptError: If the rows have not as many columns as these parameters have coordinates.
+    """
+    known = [torch.full((local(param).numel(),), row is not None) for param, row in zip(params, rows, strict=True)]
+    if not (parts := [row.to(like) for row in rows if row is not None]):
+        return like
+    columns = torch.cat(known).nonzero().squeeze(1).to(like.device)
+    block = torch.cat(parts, dim=-2)
+    if block.shape[-1] != len(columns):
+        raise MetaOptError(
+            f"the state of the learned optimizer is one matrix over {block.shape[-1]} coordinates, and the parameters "
+            f"with a state have {len(columns)}: keep the states of all, or clear them all"
+        )
+    if len(columns) == like.shape[-1]:
+        return block
+    rows_there = like.index_select(-2, columns).index_copy(-1, columns, block)
+    return like.index_copy(-2, columns, rows_there)
 
 
 def _checked(named: NamedTensor) -> NamedTensor:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place
+from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place, is_dtensor, local
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import depths_of, kind_of
-from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.contract import OptimizerNetwork, Scope
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.recipes import load_optimizer, pretrained_path, read_recipe
@@ -50,7 +49,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
     order of the parameters for it, or ``order``, where groups have another. Without ``order``, parameters that are
     added later count as the last of the model.
 
-    ``state`` and ``state_dict`` hold copies per parameter, made when they are looked at.
+    Parameters may be DTensors (``fully_shard``) where the scope is ``coordinate``; each process then steps its shards.
+
+    ``state`` and ``state_dict`` hold copies per parameter, made when they are looked at; of sharded parameters those of
+    this process, so that each saves and loads its own.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Raises:
             CheckpointError: If there is no such checkpoint, or it is not one of meta-opt's.
-            MetaOptError: If an argument is out of range, a parameter is not real or is sharded over processes (FSDP,
-                DTensor), or a group names no network of the checkpoint's although there are several.
+            MetaOptError: If an argument is out of range, a parameter is not real, a parameter is sharded over processes
+                (FSDP, DTensor) and the network looks at more than single coordinates, or a group names no network of
+                the checkpoint's although there are several.
         """
         if (pretrained is None) == (checkpoint is None):
             raise MetaOptError("give either pretrained, a name, or checkpoint, a path")
@@ -117,8 +120,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Add parameters, with ``lr`` and ``network`` of their own.
 
         Raises:
-            MetaOptError: If a parameter is not real or is sharded over processes, or the group names no network of the
-                checkpoint's, although there are several.
+            MetaOptError: As when the optimizer is made.
         """
         super().add_param_group(param_group)
         try:
@@ -142,8 +144,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             What the closure returned.
 
         Raises:
-            MetaOptError: If a gradient is sparse, a parameter has become sharded over processes, or the learned
-                optimizer reads the loss and there is no closure; nothing is changed then.
+            MetaOptError: If a gradient is sparse, shards of parameters and gradients do not go with the network or
+                with each other, or the learned optimizer reads the loss and there is no closure; nothing is changed
+                then.
         """
         loss = None
         if closure is not None:
@@ -154,7 +157,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         places: dict[Tensor, Place] = {}
         for group in self.param_groups:
             for param, depth in zip(group["params"], group["depths"], strict=True):
-                _refuse_sharded(param)
+                _check_shards(param, self._network.scope)
                 if param.grad is not None and param.grad.layout is not torch.strided:
                     raise MetaOptError(
                         f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is "
@@ -172,7 +175,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 (param, each) for param, each in zip(bucket.params, bucket.step(loss), strict=True) if param in rates
             ]
             updates = torch._foreach_mul([each for _, each in moved], [rates[param] for param, _ in moved])
-            torch._foreach_add_([param for param, _ in moved], updates)
+            torch._foreach_add_([local(param) for param, _ in moved], updates)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -214,7 +217,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if not float(group["lr"]) >= 0.0:
             raise MetaOptError(f"lr must be at least 0, not {group['lr']}")
         for param in group["params"]:
-            _refuse_sharded(param)
+            _check_shards(param, self._network.scope)
             if not param.is_floating_point():
                 raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
             if self._order is not None and id(param) not in self._order:
@@ -249,6 +252,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
         states = {}
+        known = [
+            param
+            for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False)
+            for param, number in zip(group["params"], saved["params"], strict=False)
+            if incoming["state"].get(number)
+        ]
+        num_coordinates = sum(param.numel() for param in known)
+        widest = max((Place.of(param, "").dtype for param in known), key=lambda dtype: dtype.itemsize, default=None)
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
             if "network" not in saved:
                 raise MetaOptError("this is not the state of a learned optimizer")
@@ -260,7 +271,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
             depths = saved.get("depths") or group["depths"]
             for param, number, depth in zip(group["params"], saved["params"], depths, strict=False):
                 if state := incoming["state"].get(number):
-                    expected = self._states.initial(param, self._place(param, network, depth))
+                    place = self._place(param, network, depth)
+                    if self._network.scope == "problem" and widest:  # where all are stepped together
+                        place = place._replace(dtype=widest)
+                    expected = self._states.saved_like(param, place, num_coordinates)
                     shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
                     if next(shapes) != next(shapes):
                         raise MetaOptError(
@@ -271,24 +285,30 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return states
 
 
-def _refuse_sharded(param: Tensor) -> None:
-    """See that a parameter is whole: statistics and positions within a shard are not those of the tensor.
+def _check_shards(param: Tensor, scope: Scope) -> None:
+    """See that a parameter is whole where it must be: statistics and positions in a shard are not the tensor's.
 
     Raises:
-        MetaOptError: If it is a DTensor (FSDP2, tensor parallelism) or was flattened by FSDP.
+        MetaOptError: If it is not, or its gradient is spread over processes in another way than it is.
     """
-    # By name: torch.distributed.tensor takes long to import, and who has a DTensor has imported it.
-    if _is_dtensor(type(param)) or getattr(param, "_fsdp_flattened", False):
+    sharded = is_dtensor(type(param))
+    if getattr(param, "_fsdp_flattened", False) or (sharded and scope != "coordinate"):
         raise MetaOptError(
-            f"learned optimizers see whole tensors, found a parameter of {tuple(param.shape)} that FSDP or DTensor "
-            "shards over processes; wrap the model with DistributedDataParallel instead, or give the sharded "
-            "parameters to another optimizer"
+            f"this learned optimizer sees whole tensors, found a parameter of {tuple(param.shape)} that FSDP or "
+            "DTensor shards over processes; wrap the model with DistributedDataParallel instead, use a learned "
+            "optimizer that steps each coordinate on its own (and fully_shard), or give the sharded parameters to "
+            "another optimizer"
+        )
+    if sharded and param.grad is not None and _placements(param.grad) != _placements(param):
+        raise MetaOptError(
+            f"the gradient of a parameter of {tuple(param.shape)} is placed as {_placements(param.grad)}, the "
+            f"parameter as {_placements(param)}; redistribute it before the step"
         )
 
 
-@cache
-def _is_dtensor(cls: type) -> bool:
-    return any(base.__name__ == "DTensor" for base in cls.__mro__)
+def _placements(tensor: Tensor) -> Any:
+    """How a DTensor is spread over processes; None if it is no DTensor."""
+    return getattr(tensor, "placements", None)
 
 
 def _depths(params: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:

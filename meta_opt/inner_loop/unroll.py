@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.optimizees.problems import Evaluation, Problems
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.optimizers.state import map_state
@@ -62,8 +63,9 @@ def begin(problems: Problems, optimizer: InnerOptimizer, *, grads: bool = False)
         grads: Whether gradients are wanted also where the optimizer does not read them.
     """
     grads = grads or "grad" in optimizer.reads
-    evaluation = problems.evaluate(problems.initial_params, grad=grads)
-    return Position(evaluation, optimizer.init_state(problems.layout, len(problems)))
+    with no_autocast(problems.initial_params.device):
+        evaluation = problems.evaluate(problems.initial_params, grad=grads)
+        return Position(evaluation, optimizer.init_state(problems.layout, len(problems)))
 
 
 def unroll(
@@ -81,6 +83,7 @@ def unroll(
         g_t, h_{t+1} = m_φ(f_t, ∇_t, θ_t, h_t)        θ_{t+1} = θ_t + g_t
 
     Of each evaluation the loss is recorded, the gradient where there is one, and θ_t where the optimizer reads it.
+    ``torch.autocast`` around it changes nothing: mixed precision is an option of the problems.
 
     Args:
         problems: The B problems; each evaluation draws the next mini-batch.
@@ -97,7 +100,7 @@ def unroll(
     graph: Literal["none", "second"] = "second" if keep_graph else "none"
     evaluation = start.evaluation
     evaluations, records = [evaluation], []
-    with torch.set_grad_enabled(keep_graph):
+    with torch.set_grad_enabled(keep_graph), no_autocast(evaluation.loss.device):
         rollout = optimizer.rollout(start.state, noise)
         for _ in range(num_steps):
             update = rollout.step(evaluation.only(reads))

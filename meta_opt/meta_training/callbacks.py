@@ -239,13 +239,14 @@ class Interruption(Callback):
     Attributes:
         signal: The signal that was received, if any.
         saved: The checkpoint that was written because of it.
+        agreed: Whether all processes stop, at the same place.
     """
 
     def __init__(self) -> None:
         """Do nothing until training starts."""
         self.signal: signal.Signals | None = None
         self.saved: Path | None = None
-        self._stop = False
+        self.agreed = False
         self._first_process = True
         self._former: dict[signal.Signals, Any] = {}
 
@@ -281,11 +282,11 @@ class Interruption(Callback):
                 if isinstance(callback, RunCheckpoint) and callback.monitor is None:
                     trainer.save_checkpoint(callback.path, weights_only=False)
                     self.saved = callback.path
-            self._stop = True
+            self.agreed = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop; only now, when the last episode has been logged."""
-        if self._stop:
+        if self.agreed:
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -372,6 +372,11 @@ class MetaLearner(LightningModule):
         """Note in plain values how to make this module again."""
         checkpoint["meta_opt"] = {"format": FORMAT, **self.recipe()}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the precision that is asked for before weights are loaded: Lightning does only after, and rounds."""
+        if self._trainer is not None:
+            self._trainer.precision_plugin.convert_module(self)
+
     def recipe(self) -> dict[str, Any]:
         """Names and arguments of optimizee and optimizer, hyperparameters and layout, as plain values."""
         return {

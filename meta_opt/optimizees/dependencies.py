@@ -11,6 +11,7 @@ import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from operator import is_
 from typing import Any, TypeVar
 
 import torch
@@ -45,7 +46,7 @@ class Dependencies:
     def __init__(self, optimizee: Optimizee, reads: list[str]) -> None:
         """Follow the attributes ``reads`` of ``optimizee``, which itself is not held."""
         self._seen: dict[int, Any] = {}  # holds what was seen, so that no other value can get its identity
-        self._classes: list[tuple[Any, dict[str, Any]]] = []
+        self._classes: list[tuple[Any, list[Any], dict[str, Any]]] = []
         self._empty: list[Any] = []
         self._dicts: list[tuple[Any, list[Any], list[int]]] = []
         self._lists: list[tuple[Any, list[int]]] = []
@@ -71,7 +72,7 @@ class Dependencies:
             and not any(self._empty)
             and all(list(map(id, d.values())) == ids and list(d) == keys for d, keys, ids in self._dicts)
             and all(list(map(id, values)) == ids for values, ids in self._lists)
-            and all(_identical(_public(values), before) for values, before in self._classes)
+            and all(_unchanged_class(*noted) for noted in self._classes)
             and all(_content(cell) is value for cell, value in self._cells)
         )
 
@@ -135,7 +136,7 @@ class Dependencies:
         self._waiting += values.values()
 
     def _note_class(self, cls: type) -> None:
-        self._classes.append((vars(cls), _public(vars(cls))))
+        self._classes.append((vars(cls), list(vars(cls).values()), _public(vars(cls))))
 
     def _note_list(self, values: Any) -> None:
         if values:
@@ -188,8 +189,11 @@ def _public(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.startswith("__") and name != "_abc_impl"}
 
 
-def _identical(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(value is other[name] for name, value in one.items())
+def _unchanged_class(values: Mapping[str, Any], all_before: list[Any], public_before: dict[str, Any]) -> bool:
+    if len(values) == len(all_before) and all(map(is_, values.values(), all_before)):  # nearly always, and fast
+        return True
+    public = _public(values)
+    return public.keys() == public_before.keys() and all(value is public_before[name] for name, value in public.items())
 
 
 def _classes_of(optimizee: Optimizee) -> list[type]:

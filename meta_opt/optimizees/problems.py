@@ -29,8 +29,7 @@ class Evaluation:
     def of(cls, **known: Tensor) -> Evaluation:
         """An evaluation of which only some is known."""
         self = object.__new__(cls)
-        for name, tensor in known.items():
-            object.__setattr__(self, name, tensor)
+        vars(self).update(known)
         return self
 
     def only(self, names: Collection[str]) -> Evaluation:
@@ -112,7 +111,8 @@ class Problems:
         self.stochastic = False
         self.trace = optimizee.vmappable or len(self) == 1  # else a graph of B losses, one behind the other
         self._traces = vars(optimizee).setdefault("_traces", Traces())
-        self._key = ""
+        self._draws_batches = getattr(optimizee.sample_batch, "__func__", None) is not Optimizee.sample_batch
+        self._key = repr((self.layout, list(self._problem), []))
 
     def __len__(self) -> int:
         """B, the number of problems."""
@@ -139,7 +139,7 @@ class Problems:
         function = partial(self._loss_and_gradient if grad else self._loss_alone, tuple(batch))
         tensors = [params, *self._problem.values(), *batch.values()]
         if self.trace and self._autocast is None:
-            known = self._traces.run(f"{grad}{self._key}", function, tensors, self._optimizee)
+            known = self._traces.run((grad, self._key), function, tensors, self._optimizee)
         else:
             known = function(*tensors)
         return Evaluation(known[0], known[1], params) if grad else Evaluation.of(loss=known[0], params=params)
@@ -156,9 +156,11 @@ class Problems:
 
     def draw_batch(self) -> TensorDict:
         """The next mini-batch of each problem."""
+        if not self._draws_batches:
+            return self._batch
         with drawn_in_float32():
             rows = [self._optimizee.sample_batch(self._split, generator) for generator in self._generators]
-        if [*self._batch] != [*rows[0]] or not self._key:
+        if [*self._batch] != [*rows[0]]:
             self._key = repr((self.layout, list(self._problem), list(rows[0])))
         self._batch = self._stack(rows)
         self.stochastic = bool(self._batch)

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.dependencies import Dependencies, NotTraceableError, recording_reads
+from meta_opt.optimizees.graphs import make_faster
 
 Function = Callable[..., tuple[Tensor, ...]]
 """Of tensors, the first θ: (loss [B],) or (loss [B], gradient [B, N])."""
@@ -28,13 +29,6 @@ EAGER_FIRST = 300  # evaluations before tracing, which takes as long as it saves
 CHECKED = 3  # evaluations by both
 _MOST_TRACES = 32  # of different shapes, per optimizee; the one that was not used for longest goes first
 _MOST_CHANGES = 3  # of what the loss depends on, before tracing is given up
-
-_aten = torch.ops.aten
-_NOTHING_DONE = {_aten.alias.default, _aten.detach.default}
-_VIEWS = {
-    _aten.view.default, _aten._unsafe_view.default, _aten.expand.default, _aten.permute.default,
-    _aten.unsqueeze.default, _aten.squeeze.dim, _aten.squeeze.dims,
-}  # fmt: skip
 
 
 @dataclass
@@ -154,7 +148,7 @@ def _trace(trace: _Trace, function: Function, tensors: list[Tensor], optimizee: 
     if reads != reads_again or not _equal_graphs(module, again):
         raise NotTraceableError("the loss is not the same from call to call")
     _refuse(module.graph)
-    _clean(module.graph)
+    make_faster(module.graph)
     module.recompile()
     trace.graph, trace.dependencies = module.forward, dependencies
 
@@ -178,9 +172,13 @@ def _is_plain_call(tensors: list[Tensor]) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.is_inference_mode_enabled()
-        and not any(map(torch.is_autocast_enabled, {tensor.device.type for tensor in tensors}))
-        and all(type(tensor) is Tensor and tensor.layout is torch.strided for tensor in tensors)
-        and not any(tensor.is_complex() for tensor in tensors)  # whose conjugation may still be waiting
+        and all(
+            type(tensor) is Tensor
+            and tensor.layout is torch.strided
+            and not tensor.is_complex()  # whose conjugation may still be waiting
+            and not torch.is_autocast_enabled(tensor.device.type)
+            for tensor in tensors
+        )
     )
 
 
@@ -234,38 +232,3 @@ def _refuse(graph: fx.Graph) -> None:
             raise NotTraceableError(f"the loss draws random numbers ({node.target})")
         if node.target._schema.is_mutable:
             raise NotTraceableError(f"the loss changes a tensor in place ({node.target})")
-
-
-def _clean(graph: fx.Graph) -> None:
-    """Take out what changes no bit.
-
-    Aliases, views of the same shape, transposing twice, powers of one, and products with the ones that every backward
-    pass begins with.
-    """
-    ones: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
-            continue
-        source, *others = node.args
-        if node.target is _aten.ones_like.default or (source in ones and node.target in _VIEWS):
-            ones.add(node)
-        if node.target is _aten.t.default and source.target is _aten.t.default:
-            node.replace_all_uses_with(source.args[0])
-        elif (
-            node.target is _aten.mul.Tensor and isinstance(others[0], fx.Node) and (source in ones or others[0] in ones)
-        ):
-            factor = others[0] if source in ones else source
-            if _looks_equal(node, factor):
-                node.replace_all_uses_with(factor)
-        elif (
-            node.target in _NOTHING_DONE
-            or (node.target in _VIEWS and _looks_equal(node, source))
-            or (node.target is _aten.pow.Tensor_Scalar and others[0] == 1 and _looks_equal(node, source))
-        ):
-            node.replace_all_uses_with(source)
-    graph.eliminate_dead_code()
-
-
-def _looks_equal(node: fx.Node, source: fx.Node) -> bool:
-    one, other = node.meta["val"], source.meta["val"]
-    return bool(one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype)

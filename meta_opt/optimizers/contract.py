@@ -121,9 +121,10 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """Options ``model.NAME`` and values that suit this architecture, above those that the optimizee recommends.
+        """Options ``model.NAME``, and ``optimizer.NAME`` of its own, with values that suit this architecture.
 
-        Used as defaults of a new meta-training, below whatever the user says.
+        Used as defaults of a new meta-training, above those that the optimizee recommends and below whatever the user
+        says.
         """
         return {}
 

@@ -23,7 +23,7 @@ MAX_DENSE = 2000  # coordinates of a dense memory: one of float32 takes 16 MB
 class DenseMemory:
     """The sum of all that has been written, as one matrix per problem."""
 
-    written: Tensor = axis("coordinate")  # [B, N, N]
+    written: Tensor = axis("pair")  # [B, N, N]
 
     @classmethod
     def empty(cls, like: Tensor, num_problems: int, num_coordinates: int) -> DenseMemory:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from torch import Tensor
 
 State = TypeVar("State")
-Axis = Literal["coordinate", "tensor", "problem"]
+Axis = Literal["coordinate", "pair", "tensor", "problem"]
 
 
 def axis(name: Axis | None) -> Any:
@@ -25,7 +25,8 @@ def axis(name: Axis | None) -> Any:
             decay: Tensor = axis("problem")  # []
 
     ``"coordinate"``: the N coordinates of each problem, as [..., B, N] or [..., B·N]. ``"tensor"``: the S tensors of
-    each problem, as [..., B, S] or [..., B·S]. ``"problem"``: neither; the state is that of a problem as a whole.
+    each problem, as [..., B, S] or [..., B·S]. ``"pair"``: the last two axes go through coordinates, [..., B, N, N],
+    where the scope is the problem. ``"problem"``: none of these; the state is that of a problem as a whole.
     None: a dataclass, which says it of each of its own fields.
     """
     return dataclasses.field(metadata={"axis": name})
@@ -60,7 +61,7 @@ class NamedTensor(NamedTuple):
     Attributes:
         name: Its path in the state, such as ``cell.0.1``.
         tensor: The tensor.
-        axis: What its last axis goes through, where the state says so.
+        axis: What its last axis goes through, where the state says so; of pairs its last two.
     """
 
     name: str

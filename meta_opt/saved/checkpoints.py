@@ -65,7 +65,7 @@ def write(path: Path, content: bytes | memoryview) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process was writing in ``folder``, whose lock the caller holds."""
-    for path in (*folder.glob(".*.ckpt.*.tmp"), *folder.glob(".config.yaml.*.tmp")):
+    for path in (*folder.glob(".*.ckpt.*.tmp"), *folder.glob(".config.yaml.*.tmp"), *folder.glob("..launch.*.tmp")):
         path.unlink(missing_ok=True)
 
 

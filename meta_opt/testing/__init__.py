@@ -8,7 +8,8 @@ Each check is a function that takes an optimizee, a learned optimizer or an esti
         check(Rosenbrock())
 """
 
-from meta_opt.testing.estimators import check_estimator, check_meta_gradient, estimator_checks
+from meta_opt.testing.estimators import check_estimator, estimator_checks
+from meta_opt.testing.meta_gradients import check_meta_gradient
 from meta_opt.testing.optimizees import check_optimizee, optimizee_checks
 from meta_opt.testing.optimizers import check_optimizer, optimizer_checks
 

@@ -190,6 +190,50 @@ def test_what_the_optimizer_recommends_is_above_what_the_optimizee_does(meta_opt
     assert config["model"]["lr"] == 0.1
 
 
+def test_what_an_optimizee_recommends_of_an_optimizer_is_taken_where_it_fits(meta_opt, plugins):
+    def options(optimizee, optimizer):
+        return settings(meta_opt, "fit", "--optimizee", optimizee, "--optimizer", optimizer)["optimizer"]["init_args"]
+
+    assert options("quadratic", "coordinatewise_lstm")["inputs"] == "none"
+    assert options("digits_mlp", "coordinatewise_lstm")["inputs"] == "log_sign+moments+scales+orthogonal"
+    for optimizee in ("quadratic", "digits_mlp"):
+        assert options(optimizee, "lstm_gac")["inputs"] == "log_sign+moments"  # its own, above the optimizee's
+        assert options(optimizee, "ntm_bfgs")["initial_output"] == 0.01
+    assert "inputs" not in options("quadratic", "hierarchical_rnn")
+    assert options("digits_mlp", "hierarchical_rnn")["base_step"] == 0.03
+
+
+PICKY = """
+from typing import Any, Literal
+from meta_opt.optimizers.lstm_gac import LSTMGAC
+
+class Picky(LSTMGAC):
+    def __init__(self, inputs: Literal["moments", "log_sign"] = "moments", base_step: int = 1):
+        super().__init__(1, 2, 1, inputs=inputs)
+
+    @classmethod
+    def recommended_settings(cls):
+        return {}
+
+class Mistaken(Picky):
+    @classmethod
+    def recommended_settings(cls):
+        return {"optimizer.inptus": "moments"}
+"""
+
+
+def test_a_value_that_an_optimizer_does_not_take_is_left_out(meta_opt, plugins):
+    Path("picky.py").write_text(PICKY)
+    config = settings(meta_opt, "fit", "--optimizee", "digits_mlp", "--optimizer", "picky.py:Picky")
+    assert config["optimizer"]["init_args"] == {"inputs": "moments", "base_step": 1}
+
+
+def test_an_optimizer_may_not_recommend_options_that_it_lacks(meta_opt, plugins):
+    Path("mistaken.py").write_text(PICKY)
+    message = fails(meta_opt, "fit", "--optimizee", "digits_mlp", "--optimizer", "mistaken.py:Mistaken")
+    assert "mistaken.Mistaken recommends a setting optimizer.inptus, but there is no such option" in message
+
+
 def test_a_warm_start_that_cannot_be_leaves_nothing(meta_opt, plugins):
     status, out, err = meta_opt("fit", "--optimizee", "bowl", "--model.warm_start", "nobody")
     assert (status, out) == (2, "")

@@ -558,9 +558,10 @@ def mesh(tmp_path: Path) -> Iterator[Any]:
     distributed.destroy_process_group()
 
 
-def test_sharded_parameters_are_refused(path: Path, mesh: Any) -> None:
+def test_shards_are_refused_by_what_looks_at_whole_tensors(tmp_path: Path, mesh: Any) -> None:
     from torch.distributed.fsdp import fully_shard
 
+    path = checkpoint(tmp_path, tensor_features=True)
     whole = nn.Linear(3, 2)
     optimizer = LearnedOptimizer(whole.parameters(), checkpoint=path)
     sharded = nn.Linear(3, 2)
@@ -578,3 +579,17 @@ def test_sharded_parameters_are_refused(path: Path, mesh: Any) -> None:
     with pytest.raises(MetaOptError, match=message):
         optimizer.step()
     assert torch.equal(whole.bias, bias)
+
+
+def test_gradients_placed_unlike_their_parameters_are_refused(path: Path, mesh: Any) -> None:
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    param = nn.Parameter(distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)]))
+    optimizer = LearnedOptimizer([param], checkpoint=path)
+    param.grad = distribute_tensor(torch.ones(4, 2), mesh, [Replicate()])
+    with pytest.raises(MetaOptError, match=r"of \(4, 2\) is placed as \(Replicate\(\),\), the parameter as \(Shard"):
+        optimizer.step()
+    assert torch.equal(param.detach().full_tensor(), torch.ones(4, 2))
+    param.grad = distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])
+    optimizer.step()
+    assert not torch.equal(param.detach().full_tensor(), torch.ones(4, 2))

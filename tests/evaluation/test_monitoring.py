@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from problems_for_tests import Regression
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainers_for_tests import trainer
 
 from meta_opt.evaluation.figures import loss_figure
 from meta_opt.evaluation.monitoring import ValidationCurves
@@ -38,19 +38,8 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_validation_problems=2,
         reference_lr=0.05,
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=logger,
-        callbacks=[ValidationCurves()],
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        inference_mode=False,
-    )
-    trainer.fit(module)
+    quiet = trainer(logger=logger, callbacks=[ValidationCurves()], log_every_n_steps=1)
+    quiet.fit(module)
     return Path(logger.log_dir)
 
 

@@ -55,6 +55,17 @@ def reference(offering, tmp_path_factory):
     return outcome(folder)
 
 
+def test_resuming_is_exact_in_float64(plugins, meta_opt):
+    double = ["--trainer.precision", "64-true"]
+    assert meta_opt(*FIT, *double)[0] == 0
+    whole = outcome(Path())
+    shutil.rmtree("checkpoints")
+    shutil.rmtree("logs")
+    assert meta_opt(*FIT, *double, *send("episode", 1, signal.SIGINT))[0] == 130
+    assert meta_opt(*RESUME)[0] == 0
+    same(outcome(Path()), whole)
+
+
 MOMENTS = [
     ("episode", 0, signal.SIGINT, 1),
     ("episode", 1, signal.SIGTERM, 2),

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from problems_for_tests import Regression, Sometimes, Square
 from reference import PaperUnroll
+from trainers_for_tests import trainer
 
 from meta_opt.errors import DivergedError, MetaOptError, OptimizeeError
 from meta_opt.inner_loop.episodes import run_episodes
@@ -33,20 +34,6 @@ def learner(optimizee: Optimizee | None = None, **options: Any) -> MetaLearner:
         CoordinatewiseLSTM(hidden_size=4, inputs="log_sign+moments", base_step=0.02),
         **{**defaults, "num_validation_problems": 2, "num_test_problems": 3, **options},
     )
-
-
-def trainer(**options: Any) -> Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "inference_mode": False,
-    }
-    return Trainer(**{**defaults, **options})
 
 
 class StopAfter(Callback):

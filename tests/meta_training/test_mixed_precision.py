@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from problems_for_tests import Regression
 from torch import Tensor
+from trainers_for_tests import trainer
 
 from meta_opt.errors import MetaOptError
 from meta_opt.meta_training.estimators.contract import Estimator
@@ -43,19 +43,8 @@ def fitted(estimator: Estimator, **options: object) -> MetaLearner:
         num_validation_problems=2,
         lr=0.01,
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-        num_sanity_val_steps=0,
-        **options,  # type: ignore[arg-type]
-    )
     module.optimizee.types.clear()
-    trainer.fit(module)
+    trainer(max_epochs=1, **options).fit(module)
     return module
 
 

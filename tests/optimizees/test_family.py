@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from problems_for_tests import Polynomials
+from trainers_for_tests import trainer
 
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.meta_training.estimators.first_order import FirstOrder
@@ -40,10 +40,7 @@ def test_one_learned_optimizer_learns_on_all_of_them() -> None:
         estimator=FirstOrder(replay_fraction=0.9),
     )  # fmt: skip
     before = module.curves(module.trained, "validation", 20).final.mean()
-    Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
-    ).fit(module)  # fmt: skip
+    trainer().fit(module)
     assert module.curves(module.trained, "validation", 20).final.mean() < 0.9 * before
 
 

@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints_for_tests import save_untrained
-from problems_for_tests import Regression
+from differences import assert_second_derivatives_are_exact
 from torch import Tensor, nn
 
 from meta_opt import LearnedOptimizer
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
-from meta_opt.meta_training.estimators.second_order import second_order
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
@@ -79,25 +78,7 @@ def test_what_is_kept_of_the_memory_is_all_of_it_at_first() -> None:
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_second_derivatives_are_exact(rank: int | None) -> None:
-    optimizer, loss = built(rank=rank, initial_output=0.5), MetaLoss("log_sum", "constant")
-
-    def trajectory(keep_graph: bool):  # type: ignore[no-untyped-def]
-        problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
-        return unroll(problems, optimizer, begin(problems, optimizer), 5, keep_graph=keep_graph)
-
-    grads = second_order(trajectory(True), optimizer, loss).grads
-    parameters = optimizer.trained_parameters()
-    generator = torch.Generator().manual_seed(2)
-    direction = [torch.randn(item.shape, generator=generator, dtype=torch.float64) for item in parameters]
-    values = []
-    for sign in (1.0, -2.0, 1.0):  # at +ε, -ε, and back
-        with torch.no_grad():
-            for parameter, along in zip(parameters, direction, strict=True):
-                parameter.add_(sign * 1e-6 * along)
-        values.append(float(loss.value(trajectory(False).losses)))
-    slope = sum(float((grad * along).sum()) for grad, along in zip(grads, direction, strict=True))
-    assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
-    assert abs(slope) > 1e-3
+    assert_second_derivatives_are_exact(built(rank=rank, initial_output=0.5), MetaLoss("log_sum", "constant"))
 
 
 def test_a_gradient_of_zero_moves_nothing() -> None:
@@ -122,6 +103,83 @@ def test_as_torch_optimizer_it_refuses_more_than_a_matrix_can_be_for(tmp_path: P
             continue
         with pytest.raises(MetaOptError, match=r"here are 2,200: set optimizer\.rank"):
             optimizer.step()
+
+
+def drop_in(tmp_path: Path, *sizes: int, rank: int | None = None) -> tuple[list[nn.Parameter], LearnedOptimizer]:
+    """Parameters of ones, in float64, and the dense memory as it was built."""
+    path = save_untrained(tmp_path / "memory.ckpt", Quadratic(), NTMBFGS, hidden_size=4, rank=rank)
+    parameters = [nn.Parameter(torch.ones(size, dtype=torch.float64)) for size in sizes]
+    return parameters, LearnedOptimizer(parameters, checkpoint=path)
+
+
+def height(theta: Tensor) -> Tensor:
+    """A quadratic function of all coordinates together."""
+    return (theta * torch.arange(1.0, len(theta) + 1)).square().sum() + theta.sum().square()
+
+
+def descend(parameters: list[nn.Parameter], optimizer: LearnedOptimizer, without: int | None = None) -> None:
+    """One step down."""
+    optimizer.zero_grad()
+    height(torch.cat([parameter.flatten() for parameter in parameters])).backward()
+    if without is not None:
+        parameters[without].grad = None
+    optimizer.step()
+
+
+def test_several_parameters_are_one_vector(tmp_path: Path) -> None:
+    ends = []
+    for sizes in ((5,), (2, 0, 3)):
+        parameters, optimizer = drop_in(tmp_path, *sizes)
+        for _ in range(6):
+            descend(parameters, optimizer)
+            assert len(optimizer.state) == len(sizes)  # looked at, so that states are cut and joined
+        ends.append(torch.cat([parameter.detach() for parameter in parameters]))
+    assert torch.equal(*ends)
+    assert ends[0].norm() < 1.0
+    assert [state["memory.written"].shape for state in optimizer.state.values()] == [(1, 2, 5), (1, 0, 5), (1, 3, 5)]
+
+
+def test_a_late_gradient_finds_nothing_written_for_its_parameter(tmp_path: Path) -> None:
+    parameters, optimizer = drop_in(tmp_path, 2, 2, 3)
+    for _ in range(4):
+        descend(parameters, optimizer, without=1)
+    before = {index: optimizer.state[parameters[index]]["memory.written"].clone() for index in (0, 2)}
+    assert parameters[1] not in optimizer.state
+    written = optimizer._states.buckets(
+        {each: optimizer._place(each, "all", depth) for each, depth in zip(parameters, (0.0, 0.5, 1.0), strict=True)}
+    )[0].state.memory.written
+    old = torch.tensor([0, 1, 4, 5, 6])
+    assert torch.equal(written[0][old][:, old], torch.cat([before[0], before[2]], dim=1)[0])
+    assert before[0].abs().max() > 1e-6
+    assert not written[0, 2:4].any()
+    assert not written[0, :, 2:4].any()
+    start = torch.cat([parameter.detach() for parameter in parameters])
+    for _ in range(20):
+        descend(parameters, optimizer)
+    end = torch.cat([parameter.detach() for parameter in parameters])
+    assert height(end) < 0.1 * height(start)
+    assert (end[2:4] - 1.0).abs().min() > 0.1
+
+
+def test_a_dense_memory_is_saved_and_loaded(tmp_path: Path) -> None:
+    parameters, optimizer = drop_in(tmp_path, 2, 3)
+    for _ in range(3):
+        descend(parameters, optimizer)
+    others, fresh = drop_in(tmp_path, 2, 3)
+    for other, parameter in zip(others, parameters, strict=True):
+        other.data.copy_(parameter.data)
+    saved = optimizer.state_dict()
+    fresh.load_state_dict(saved)
+    for _ in range(3):
+        descend(parameters, optimizer)
+        descend(others, fresh)
+    assert all(map(torch.equal, parameters, others))
+    del saved["state"][1]
+    with pytest.raises(MetaOptError, match="the state of parameter 0 is not one of this learned optimizer's"):
+        fresh.load_state_dict(saved)
+    del fresh.state[others[1]]
+    with pytest.raises(MetaOptError, match="one matrix over 5 coordinates, and the parameters with a state have 2"):
+        descend(others, fresh)
 
 
 @pytest.mark.parametrize(

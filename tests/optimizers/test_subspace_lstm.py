@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints_for_tests import save_untrained
+from differences import assert_second_derivatives_are_exact
 from problems_for_tests import Regression
 from torch import Tensor, nn
 
 from meta_opt import LearnedOptimizer
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
-from meta_opt.meta_training.estimators.second_order import second_order
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
@@ -169,25 +169,7 @@ def test_a_step_lost_in_rounding_tells_nothing() -> None:
 
 
 def test_second_derivatives_are_exact() -> None:
-    optimizer, loss = built(17, noise=0.05), MetaLoss("sum", "constant")
-
-    def trajectory(keep_graph: bool):  # type: ignore[no-untyped-def]
-        problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
-        return unroll(problems, optimizer, begin(problems, optimizer), 5, keep_graph=keep_graph)
-
-    grads = second_order(trajectory(True), optimizer, loss).grads
-    parameters = optimizer.trained_parameters()
-    generator = torch.Generator().manual_seed(2)
-    direction = [torch.randn(item.shape, generator=generator, dtype=torch.float64) for item in parameters]
-    values = []
-    for sign in (1.0, -2.0, 1.0):  # at +ε, -ε, and back
-        with torch.no_grad():
-            for parameter, along in zip(parameters, direction, strict=True):
-                parameter.add_(sign * 1e-6 * along)
-        values.append(float(loss.value(trajectory(False).losses)))
-    slope = sum(float((grad * along).sum()) for grad, along in zip(grads, direction, strict=True))
-    assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
-    assert abs(slope) > 1e-3
+    assert_second_derivatives_are_exact(built(17, noise=0.05), MetaLoss("sum", "constant"))
 
 
 def test_as_torch_optimizer_it_combines_all_parameters(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class FirstOrder(Estimator):
                 generator = episode.generator("replay", number)
                 subset = draw_subset(episode.problems.layout, self.replay_fraction, generator)
             estimate = first_order(joined(window), episode.network, episode.meta_loss, subset)
+            window[0] = replace(window[0], start=window[0].start.detach())  # a state made of φ has its graph once
             yield replace(estimate, losses=window[-1].losses)
 
 
@@ -115,8 +116,8 @@ def update_gradients(trajectory: Trajectory, slopes: Tensor) -> list[Tensor]:
     """c_τ = ∂L/∂g_τ for τ = 0..T-1, each [B, N], from the slopes ∂L/∂f_t [T, B]."""
     total = torch.zeros_like(trajectory.start.evaluation.grad)
     coefficients = []
-    for slope, evaluation in zip(slopes.flip(0), reversed(trajectory.evaluations[1:]), strict=True):
-        total = torch.addcmul(total, evaluation.grad, slope.unsqueeze(1))
+    for slope, evaluation in zip(slopes.flip(0).unsqueeze(2), reversed(trajectory.evaluations[1:]), strict=True):
+        total = torch.addcmul(total, evaluation.grad, slope)
         coefficients.append(total)
     return coefficients[::-1]
 

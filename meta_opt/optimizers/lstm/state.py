@@ -52,7 +52,7 @@ class LSTMState:
             scales after each, [S, B, 3].
         """
         steps, scales = self.steps, self.scales
-        after = replace(self, steps=None if steps is None else steps + len(grads))
+        after = self if steps is None else replace(self, steps=steps + len(grads))
         if kernel is not None:
             if scales is None or steps is None:
                 return after, grads, []

@@ -1,0 +1,87 @@
+"""Several processes: they learn what one learns, and none outlives another without a word."""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from in_processes import FIT, RUN, finish, fit, start, weights
+
+pytestmark = pytest.mark.slow
+TWO = ["--trainer.devices", "2"]
+
+
+def kill(rank, episode=4, hook="episode"):
+    """SIGKILL for the process of that rank, before that episode."""
+    arguments = {"hook": hook, "episode": episode, "number": int(signal.SIGKILL), "rank": rank}
+    return ["--trainer.callbacks+", json.dumps({"class_path": "sends_signals.SendSignal", "init_args": arguments})]
+
+
+@pytest.fixture(scope="module")
+def together(plugin_folder, tmp_path_factory):
+    """The folder of a run of two processes with two problems each, that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("together")
+    status, out, err = fit(folder, plugin_folder, *FIT, *TWO, "--model.num_problems", "2")
+    assert (status, err) == (0, "")
+    assert out.count("finished after 6 episodes") == 1
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_as_many_problems_give_the_same(plugin_folder, together, tmp_path, processes):
+    problems = ["--trainer.devices", str(processes), "--model.num_problems", str(4 // processes)]
+    assert fit(tmp_path, plugin_folder, *FIT, *problems)[0] == 0
+    torch.testing.assert_close(weights(tmp_path), weights(together), rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_one_is_killed_the_other_says_how_to_go_on(plugin_folder, together, tmp_path, rank):
+    command = [*FIT, *TWO, "--model.num_problems", "2"]
+    status, out, err = fit(tmp_path, plugin_folder, *command, *kill(rank))
+    assert time.time() - os.stat(tmp_path / RUN / "last.ckpt").st_mtime < 10  # which was written an episode before
+    assert out == ""
+    reason = "the first process has gone" if rank == 0 else "process 1 was ended by SIGKILL"
+    assert re.fullmatch(rf"\nmeta-opt: error: {reason}; go on with: meta-opt fit .* --ckpt_path {RUN}/last.ckpt\n", err)
+    assert status == (1 if rank == 1 else -signal.SIGKILL)
+    status, out, err = fit(tmp_path, plugin_folder, "fit", *TWO, *FIT[-4:], "--ckpt_path", "last")
+    assert (status, err) == (0, "")
+    torch.testing.assert_close(weights(tmp_path), weights(together), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_process_that_is_killed_before_it_has_joined(plugin_folder, tmp_path):
+    process = start(tmp_path, plugin_folder, [*FIT, *TWO])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 100
+    while not (found := children.read_text().split()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(int(found[0]), signal.SIGKILL)
+    killed = time.monotonic()
+    status, out, err = finish(process)
+    assert time.monotonic() - killed < 10
+    assert (status, out) == (1, "")
+    expected = "process 1 was ended by SIGKILL; begin anew: no checkpoint was saved"
+    assert err == f"\nmeta-opt: error: {expected}\n"
+
+
+def test_an_error_of_all_is_said_once(plugin_folder, tmp_path):
+    options = ["--model.lr_schedule", "cosine", "--trainer.max_epochs", "-1"]
+    status, out, err = fit(tmp_path, plugin_folder, *FIT, *TWO, *options)
+    assert (status, out) == (2, "")
+    assert err == "meta-opt: error: model.lr_schedule cosine needs a length: set trainer.max_epochs\n"
+
+
+def test_a_signal_to_the_first_stops_all(plugin_folder, together, tmp_path):
+    send = kill(0)[1].replace(f": {int(signal.SIGKILL)},", f": {int(signal.SIGTERM)},")
+    command = [*FIT, *TWO, "--model.num_problems", "2", "--trainer.callbacks+", send]
+    status, out, err = fit(tmp_path, plugin_folder, *command)
+    assert status == 128 + signal.SIGTERM
+    assert "stopped after 5 episodes" in out
+    assert err.strip() == "SIGTERM: stopping after this episode; once more to stop at once"
+    assert fit(tmp_path, plugin_folder, "fit", *TWO, *FIT[-4:], "--ckpt_path", "last")[0] == 0
+    torch.testing.assert_close(weights(tmp_path), weights(together), rtol=0, atol=0, equal_nan=True)
