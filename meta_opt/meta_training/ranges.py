@@ -47,7 +47,8 @@ def check_ranges(options: Mapping[str, Any]) -> None:
         value = options[name]
         if value is None or least <= value < limit:
             continue
-        wanted = f"at least {least:g}" if limit == math.inf else f"at least {least:g} and less than {limit:g}"
+        both = limit != math.inf and (limit != _MANY or value >= limit)
+        wanted = f"at least {least:g} and less than {limit:g}" if both else f"at least {least:g}"
         raise MetaOptError(f"model.{name} must be {wanted}, not {shown(value)}")
 
 
