@@ -94,7 +94,8 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         if "optimizee" in asked:
             _use_class(defaults, "optimizee", asked["optimizee"], {})
         _use_class(defaults, "optimizer", asked.get("optimizer") or registry.load("optimizer", DEFAULT_OPTIMIZER), {})
-        _use_class(defaults, "estimator", asked.get("estimator") or registry.load("estimator", DEFAULT_ESTIMATOR), {})
+        estimator = defaults.classes["optimizer"].recommended_settings().get("model.estimator", DEFAULT_ESTIMATOR)
+        _use_class(defaults, "estimator", asked.get("estimator") or registry.load("estimator", estimator), {})
         _recommend(defaults, new=True)
     return defaults
 
@@ -258,7 +259,8 @@ def _recommend(defaults: Defaults, *, new: bool) -> None:
     settings = dict(optimizee.recommended_settings()) if optimizee else {}
     if new and registry.name_of(defaults.classes["optimizer"]) != DEFAULT_OPTIMIZER:
         settings.pop("model.warm_start", None)
-    own = defaults.classes["optimizer"].recommended_settings() if new else {}
+    own = dict(defaults.classes["optimizer"].recommended_settings()) if new else {}
+    own.pop("model.estimator", None)  # which class it is has been chosen
     usual: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
     for name, value in (settings | own).items():
         kind: Kind | None = next((kind for kind in usual if name.startswith(f"{registry.OPTIONS[kind]}.")), None)

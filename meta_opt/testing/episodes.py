@@ -16,6 +16,7 @@ from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
+from meta_opt.optimizers.policies import Decision, Gaussian, Policy, drawn
 from meta_opt.optimizers.state import axis
 
 NUM_STEPS, UNROLL_LENGTH, NUM_PROBLEMS = 10, 4, 2
@@ -47,8 +48,8 @@ class _Mean:
     mean: Tensor = axis("coordinate")  # [B, N]
 
 
-class Momentum(OptimizerNetwork):
-    """Two weights, a rate and a decay."""
+class Momentum(Policy):
+    """Two weights, a rate and a decay; a policy whose actions are rates."""
 
     scope = "coordinate"
 
@@ -67,7 +68,15 @@ class Momentum(OptimizerNetwork):
     def step(self, evaluation: Evaluation, state: _Mean, noise: Generator | None = None) -> Step:
         """See :meth:`OptimizerNetwork.step`."""
         mean = self.weights[1] * state.mean + torch.tanh(evaluation.grad)
-        return Step(-self.weights[0] * mean, _Mean(mean))
+        if noise is None:
+            return Step(-self.weights[0] * mean, _Mean(mean))
+        observation = mean.detach().unsqueeze(2)
+        action = drawn(self.distributions(observation, state), noise)
+        return Step(-action * mean, _Mean(mean), Decision(observation, action.detach()))
+
+    def distributions(self, observations: Tensor, state: _Mean) -> Gaussian:
+        """See :meth:`Policy.distributions`."""
+        return Gaussian(self.weights[0].expand(observations.shape[:-1]), self.weights.new_full((), -3.0))
 
 
 LOSS = MetaLoss("sum", "linear:0.3")

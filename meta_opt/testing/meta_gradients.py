@@ -77,4 +77,5 @@ def _with_graph(network: OptimizerNetwork, num_steps: int) -> list[Tensor]:
             known = Evaluation(evaluation.loss, evaluation.grad.detach(), leaf)
             update, state, _ = network.step(known.only(network.reads), state)
             params = leaf + update
-    return list(torch.autograd.grad(LOSS.value(torch.stack(losses)), network.trained_parameters()))
+    loss = LOSS.value(torch.stack(losses))
+    return list(torch.autograd.grad(loss, network.trained_parameters(), materialize_grads=True))

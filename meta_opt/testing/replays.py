@@ -17,14 +17,17 @@ from meta_opt.testing.given import LAYOUT, NUM_STEPS, built, close, draw_evaluat
 
 
 def gradient_reaches_every_weight(optimizer: OptimizerNetwork) -> None:
-    """Every weight has a part in the updates."""
+    """Every weight has a part in the updates, those that are drawn included."""
     optimizer = built(optimizer)
     grads = _replay(optimizer, OptimizerNetwork.replay)
+    state = optimizer.init_state(LAYOUT, 2)
+    update, *_ = optimizer.step(evaluations(2)[0], state, Generator().manual_seed(0))
+    drawn = torch.autograd.grad(update.sum(), optimizer.trained_parameters(), materialize_grads=True)
     parameters = {id(parameter): key for key, parameter in optimizer.named_parameters()}
     idle = [
         parameters[id(parameter)]
-        for parameter, grad in zip(optimizer.trained_parameters(), grads, strict=True)
-        if not grad.any()
+        for parameter, grad, of_draws in zip(optimizer.trained_parameters(), grads, drawn, strict=True)
+        if not (grad.any() or of_draws.any())
     ]
     assert not idle, f"{type(optimizer).__name__}: no gradient reaches {', '.join(idle)}"
 
