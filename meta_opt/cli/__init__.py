@@ -24,6 +24,7 @@ commands:
   validate    its losses on the validation problems
   test        its losses on the test problems
   compare     learned optimizers against tuned SGD, Nesterov momentum, RMSprop and Adam
+  landscape   the paths of optimizers over problems with two parameters, as a picture and an animation
   list        the installed optimizees, optimizers and estimators, and what they recommend
 
 options:
@@ -40,7 +41,7 @@ examples:
 
 LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 
-COMMANDS = ("fit", "validate", "test", "compare", "list")
+COMMANDS = ("fit", "validate", "test", "compare", "landscape", "list")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -112,6 +113,11 @@ def _run(args: list[str]) -> int:
 
         print(COMPARE_HELP, end="")
         return 0
+    if command == "landscape" and {"-h", "--help"} & set(options):
+        from meta_opt.cli.drawing_help import HELP as LANDSCAPE_HELP
+
+        print(LANDSCAPE_HELP, end="")
+        return 0
     from meta_opt.cli.reading_first import check_names
 
     check_names(options)
@@ -119,6 +125,10 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.comparing import run as run_comparison
 
         return run_comparison(options)
+    if command == "landscape":
+        from meta_opt.cli.drawing import run as run_drawing
+
+        return run_drawing(options)
     from meta_opt.cli.training import run
 
     return run(command, options)

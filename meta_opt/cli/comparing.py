@@ -36,8 +36,8 @@ def run(options: list[str]) -> int:
         raise MetaOptError(f"compare runs in one process, and {launch.by} has started {launch.processes}")
     torch.set_flush_denormal(True)  # as in training, or the same problems would not give the very same losses
     said, options = options, with_dotted_paths(options, "compare")
-    paths = _checkpoints(options)
-    command = f"meta-opt compare {shlex.join(_again(said, _asked(options, 'optimizee')))}"
+    paths = checkpoints_asked(options)
+    command = f"meta-opt compare {shlex.join(again(said, class_asked(options, 'optimizee')))}"
     recipes = {path: read_recipe(path) for path in paths.values()}
     asked = _asked_optimizer(options, recipes.values())
     try:
@@ -50,7 +50,7 @@ def run(options: list[str]) -> int:
     default = Path("comparisons") / name
     check_place(out, default)
 
-    device = _device(config.device)
+    device = device_of(config.device)
     dtype, autocast = PRECISIONS[config.precision]
     optimizee.to(device)
     learned = {}
@@ -61,7 +61,7 @@ def run(options: list[str]) -> int:
         learned[label] = Contestant(optimizer.to(device, dtype), _validation(recipes[path], optimizee))
     if config.network_for:
         _check_network_for(config.network_for, optimizee, learned, [recipes[path] for path in paths.values()])
-    with _Bar() as bar:
+    with Bar() as bar:
         setting = Setting(
             optimizee,
             config.num_steps,
@@ -105,10 +105,10 @@ steps: until the loss is as low as the best baseline's final loss"""
 # ------------------------------------------------------------------------------------------------------------ options
 
 
-def _checkpoints(options: list[str]) -> dict[str, Path]:
+def checkpoints_asked(options: list[str]) -> dict[str, Path]:
     """The checkpoints to compare by the names that they get, which differ from each other and from baselines."""
     said = read_lists(options, "ckpt_path", "pretrained")
-    trained = [checkpoint_path(text, Path(), _asked(options, "optimizee")) for text in said["ckpt_path"]]
+    trained = [checkpoint_path(text, Path(), class_asked(options, "optimizee")) for text in said["ckpt_path"]]
     paths = {path: _name(path) for path in trained}
     paths |= {pretrained_path(text): text for text in said["pretrained"]}
     unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
@@ -121,7 +121,7 @@ def _place(path: Path) -> str:
     return f"pretrained/{path.name}" if path in pretrained().values() else relative(path)
 
 
-def _again(options: list[str], optimizee: type[Any] | None) -> list[str]:
+def again(options: list[str], optimizee: type[Any] | None) -> list[str]:
     """The options that do the same again: of the newest run its path, and no folder that now exists."""
     again: list[str] = []
     current = ""
@@ -141,7 +141,7 @@ def _again(options: list[str], optimizee: type[Any] | None) -> list[str]:
 
 def _asked_optimizer(options: list[str], recipes: Iterable[Recipe]) -> type[Any] | None:
     """The class of learned optimizer that is asked for, which one of the checkpoints must hold."""
-    asked = _asked(options, "optimizer")
+    asked = class_asked(options, "optimizer")
     names = [recipe.optimizer.name for recipe in recipes]
     if asked is not None and names and registry.name_of(asked) not in names:
         held = ", ".join(dict.fromkeys(map(str, names)))
@@ -149,7 +149,8 @@ def _asked_optimizer(options: list[str], recipes: Iterable[Recipe]) -> type[Any]
     return asked
 
 
-def _asked(options: list[str], kind: registry.Kind) -> type[Any] | None:
+def class_asked(options: list[str], kind: registry.Kind) -> type[Any] | None:
+    """The class of optimizees, optimizers or estimators that options name, if they do."""
     text = read_first(options).get(kind)
     return None if text is None else registry.resolve(kind, text)
 
@@ -223,7 +224,12 @@ def _check_network_for(
             raise MetaOptError(f"--network_for.{part} {network}: there is no such network, but {', '.join(networks)}")
 
 
-def _device(text: str) -> torch.device:
+def device_of(text: str) -> torch.device:
+    """The device that ``--device`` means.
+
+    Raises:
+        MetaOptError: If it cannot be used.
+    """
     if text == "auto":
         text = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -251,7 +257,7 @@ def _validation(recipe: Recipe, optimizee: Optimizee) -> Validation | None:
 # ----------------------------------------------------------------------------------------------------------- progress
 
 
-class _Bar(Progress):
+class Bar(Progress):
     """A progress bar on standard error, if that is a terminal."""
 
     def __init__(self) -> None:
@@ -259,7 +265,7 @@ class _Bar(Progress):
             total=0, disable=not sys.stderr.isatty(), leave=False, unit="step", unit_scale=True, dynamic_ncols=True
         )
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *_: object) -> None:

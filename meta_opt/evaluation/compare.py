@@ -220,7 +220,7 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
 
 def _baseline(setting: Setting, name: str, make: MakeBaseline) -> dict[int, Entry]:
     """The entry of a baseline for each horizon."""
-    rates = _tuned(setting, name, make)
+    rates = tuned_rates(setting, name, make)
 
     @cache
     def tested(rate: float) -> tuple[Curves, float]:
@@ -239,7 +239,7 @@ def _baseline(setting: Setting, name: str, make: MakeBaseline) -> dict[int, Entr
     return entries
 
 
-def _tuned(setting: Setting, name: str, make: MakeBaseline) -> dict[tuple[Merit, int], float]:
+def tuned_rates(setting: Setting, name: str, make: MakeBaseline) -> dict[tuple[Merit, int], float]:
     """The best learning rates on validation problems; one run of each serves all figures and horizons."""
     runs = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from meta_opt import registry
 from meta_opt.evaluation.figures import loss_figure
+from meta_opt.evaluation.landscapes import Panel, landscape_figure, panel_of
 from meta_opt.inner_loop.episodes import Curves
 from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.optimizees.problems import layout_of
+from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.contract import InnerOptimizer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -67,6 +72,10 @@ class ValidationCurves(Callback):
             trainer.global_step,
         )
         _write_curve(folder / f"episode_{episode:05d}", curves)
+        if layout_of(pl_module.optimizee).num_coordinates == 2:
+            optimizers = {"learned optimizer": pl_module.trained, reference_label: adam(pl_module.reference_lr)}
+            figure = landscape_figure(_panels(pl_module, optimizers), caption=title)
+            writer.add_figure("paths", figure, trainer.global_step)
         self._log_hyperparameters(trainer.logger, pl_module, curves, trainer.global_step)
 
     def _log_hyperparameters(self, logger: TensorBoardLogger, module: MetaLearner, curves: Curves, step: int) -> None:
@@ -76,6 +85,24 @@ class ValidationCurves(Callback):
         else:
             logger.log_hyperparams(_flat(module.recipe()), final, step)
             self._hyperparameters_logged = True
+
+
+def _panels(module: MetaLearner, optimizers: Mapping[str, InnerOptimizer]) -> list[Panel]:
+    """The same validation problems every time, one of each kind."""
+    kinds = module.optimizee.panels().items()
+    return [
+        panel_of(
+            title,
+            kind.to(module.device),
+            optimizers,
+            module.num_validation_steps,
+            index=index,
+            split="validation",
+            seed=module.seed,
+            device=module.device,
+        )
+        for index, (title, kind) in enumerate(kinds)
+    ]
 
 
 def _write_curve(folder: Path, curves: Curves) -> None:

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,38 +109,8 @@ class Report:
         return "\n".join(lines)
 
     def save(self, out: Path | None, default: Path) -> Path:
-        """Write all files into a new folder, which gets its name when everything in it is written.
-
-        Args:
-            out: Its name.
-            default: Without ``out``, it is the next of ``default/0``, ``default/1``, ...
-
-        Returns:
-            The folder.
-
-        Raises:
-            MetaOptError: If it cannot be made, or there is something of that name.
-        """
-        parent = default if out is None else out.absolute().parent
-        unfinished = parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
-        lock: int | None = None
-        try:
-            unfinished.mkdir(parents=True)
-            with contextlib.suppress(OSError, BusyError):  # without locks nothing is cleaned, either
-                lock = acquire(unfinished)
-                _remove_leftovers(parent)
-            self._write(unfinished)
-            if out is not None:
-                check_place(out, default)
-                return unfinished.rename(out)
-            numbers = (int(path.name) for path in default.iterdir() if path.name.isdecimal())
-            return _rename_to_next(unfinished, default, max(numbers, default=-1) + 1)
-        except OSError as error:
-            raise StorageError(f"cannot write to {parent}: {error.strerror or error}") from error
-        finally:
-            if lock is not None:
-                os.close(lock)
-            shutil.rmtree(unfinished, ignore_errors=True)
+        """Write all files into a new folder; see :func:`new_folder`."""
+        return new_folder(self._write, out, default)
 
     def _write(self, folder: Path) -> None:
         text = json.dumps(self.results(), indent=1, allow_nan=False, ensure_ascii=False)
@@ -184,8 +154,44 @@ def _remove_leftovers(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def new_folder(write: Callable[[Path], None], out: Path | None, default: Path) -> Path:
+    """Let ``write`` fill a new folder, which gets its name when everything in it is written.
+
+    Args:
+        write: Writes all files into the folder that it is given.
+        out: Its name.
+        default: Without ``out``, it is the next of ``default/0``, ``default/1``, ...
+
+    Returns:
+        The folder.
+
+    Raises:
+        MetaOptError: If it cannot be made, or there is something of that name.
+    """
+    parent = default if out is None else out.absolute().parent
+    unfinished = parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
+    lock: int | None = None
+    try:
+        unfinished.mkdir(parents=True)
+        with contextlib.suppress(OSError, BusyError):  # without locks nothing is cleaned, either
+            lock = acquire(unfinished)
+            _remove_leftovers(parent)
+        write(unfinished)
+        if out is not None:
+            check_place(out, default)
+            return unfinished.rename(out)
+        numbers = (int(path.name) for path in default.iterdir() if path.name.isdecimal())
+        return _rename_to_next(unfinished, default, max(numbers, default=-1) + 1)
+    except OSError as error:
+        raise StorageError(f"cannot write to {parent}: {error.strerror or error}") from error
+    finally:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def check_place(out: Path | None, default: Path) -> None:
-    """See, before anything is computed, that :meth:`Report.save` will find a place.
+    """See, before anything is computed, that :func:`new_folder` will find a place.
 
     Raises:
         MetaOptError: If there is something of that name (but for an empty folder), or no folder can be made there.

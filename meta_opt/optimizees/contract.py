@@ -58,6 +58,10 @@ class Optimizee(Configurable, ABC):
         """Group of each parameter, by name, for optimizers that keep weights per group; default: one group."""
         return {}
 
+    def panels(self) -> Mapping[str, Optimizee]:
+        """What pictures show of an optimizee with two parameters: a panel each, by its title; default: this one."""
+        return {type(self).__name__: self}
+
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Command-line options and values that suit this optimizee, used as defaults below whatever the user says.

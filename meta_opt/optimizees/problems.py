@@ -154,6 +154,25 @@ class Problems:
             ]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
+    def losses_around(self, index: int, params: Tensor) -> Tensor:
+        """The loss of problem ``index`` at many θ, on the mini-batch that was evaluated last.
+
+        Args:
+            index: Which of the B problems.
+            params: [G, N].
+
+        Returns:
+            [G].
+        """
+        problem, batch = _item(self._problem, index), _item(self._batch, index)
+        with torch.no_grad():
+            if self._optimizee.vmappable:
+                return torch.vmap(partial(self._optimizee.loss, problem=problem, batch=batch))(
+                    self.layout.unflatten(params)
+                )
+            rows = (self.layout.unflatten(row) for row in params)
+            return torch.stack([self._optimizee.loss(row, problem, batch) for row in rows])
+
     def draw_batch(self) -> TensorDict:
         """The next mini-batch of each problem."""
         if not self._draws_batches:
