@@ -43,6 +43,8 @@ def run(options: list[str]) -> int:
     for name, least in (("num_steps", 1), ("problem", 0), ("num_validation_problems", 1)):
         if config[name] < least:
             raise MetaOptError(f"--{name} must be at least {least}, not {config[name]}")
+    if not paths and not config.baselines:
+        raise MetaOptError("there is nothing to draw: name --ckpt_path, --pretrained or --baselines")
     check_two_parameters(optimizee)
     out, name = None if config.out is None else Path(config.out), registry.name_of(type(optimizee)).rpartition(".")[2]
     default = Path("landscapes") / name

@@ -81,8 +81,8 @@ class Landscape(Optimizee):
 
     convex_bowl, elongated_bowl (condition number 100), rosenbrock, himmelblau, beale, saddle (two minima beside a
     saddle point), rastrigin, ackley and styblinski_tang. The start is uniform in a square, -1 to 1 in θ, which is
-    turned by a random angle and stretched by a factor between 1/1.4 and 1.4. Losses are divided by their mean over the square;
-    the least is 0.
+    turned by a random angle and stretched by a factor between 1/1.4 and 1.4. Losses are divided by their mean over
+    the square; the least is 0.
     """
 
     def __init__(self, name: str = ALL) -> None:

@@ -16,7 +16,7 @@ from meta_opt.api import ModuleOptimizee, Split, TensorDict
 from meta_opt_optimizees.data_folder import damaged, data_folder, download
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
 
-_NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
+NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
 
 
 class MnistMlp(ModuleOptimizee):
@@ -46,8 +46,8 @@ class MnistMlp(ModuleOptimizee):
         images, labels, test_images, test_labels = read_mnist(data_folder(data_dir))
         super().__init__(
             partial(mlp, 784, hidden_sizes, 10, activation),
-            train=(images[:-_NUM_HELD_BACK], labels[:-_NUM_HELD_BACK]),
-            validation=(images[-_NUM_HELD_BACK:], labels[-_NUM_HELD_BACK:]),
+            train=(images[:-NUM_HELD_BACK], labels[:-NUM_HELD_BACK]),
+            validation=(images[-NUM_HELD_BACK:], labels[-NUM_HELD_BACK:]),
             test=(test_images, test_labels),
             batch_size=batch_size,
             init_std=init_std,

@@ -18,6 +18,7 @@ from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.inner_loop.episodes import Curves
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt_optimizees.landscape import Landscape
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -91,3 +92,29 @@ def test_figure_shows_both_curves() -> None:
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
     assert list(lines["learned optimizer"]) == pytest.approx(losses.double().mean(1).tolist())
     assert list(lines["Adam, lr 0.1"]) == pytest.approx((2 * losses).double().mean(1).tolist())
+
+
+def test_paths_where_there_are_two_parameters(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="landscape", default_hp_metric=False)
+    module = MetaLearner(
+        Landscape("beale"),
+        CoordinatewiseLSTM(hidden_size=4),
+        num_steps=6,
+        unroll_length=6,
+        episodes_per_epoch=1,
+        num_validation_problems=2,
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=logger,
+        callbacks=[ValidationCurves()],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        inference_mode=False,
+    )
+    trainer.fit(module)
+    assert [event.step for event in events(Path(logger.log_dir)).Images("paths")] == [1, 2]

@@ -24,7 +24,9 @@ from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 from meta_opt.testing import optimizee_checks, optimizer_checks
 from meta_opt_optimizees.cifar_cnn import CifarCnn
 from meta_opt_optimizees.digits_mlp import DigitsMlp
+from meta_opt_optimizees.landscape import Landscape
 from meta_opt_optimizees.mixture import Mixture
+from meta_opt_optimizees.mnist_cnn import MnistCnn
 from meta_opt_optimizees.mnist_mlp import MnistMlp
 from meta_opt_optimizees.omniglot import Omniglot
 from meta_opt_optimizees.quadratic import Quadratic
@@ -52,6 +54,11 @@ CASES = {
         lambda: DigitsMlp([7, 5], "leaky_relu", init_std=None), 64 * 7 + 7 + 7 * 5 + 5 + 5 * 10 + 10, CLASSES
     ),
     "mnist_mlp": Case(MnistMlp, 784 * 20 + 20 + 20 * 10 + 10, CLASSES, needs_files=True),
+    "landscape": Case(Landscape, 2, frozenset({"found"})),
+    "mnist_cnn": Case(
+        lambda: MnistCnn([4, 3], 3, [5], batch_size=16),
+        4 * 9 + 4 + 3 * 4 * 9 + 3 + 3 * 7 * 7 * 5 + 5 + 5 * 10 + 10, CLASSES, needs_files=True, step=1e-9,
+    ),
     "cifar_cnn": Case(
         lambda: CifarCnn([4, 3], 3, [5], batch_size=16),
         4 * 3 * 9 + 4 + 3 * 4 * 9 + 3 + 3 * 8 * 8 * 5 + 5 + 5 * 10 + 10, CLASSES, needs_files=True, step=1e-9,

@@ -1,0 +1,77 @@
+"""Paths over contours."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from meta_opt.errors import MetaOptError
+from meta_opt.evaluation.landscapes import check_two_parameters, landscape_figure, panel_of, save_animation
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.optimizers.baselines import adam, baseline
+from meta_opt_optimizees.landscape import Landscape
+from meta_opt_optimizees.quadratic import Quadratic
+
+
+def test_paths_are_those_of_the_comparisons() -> None:
+    panel = panel_of("bowl", Landscape("convex_bowl"), {"Adam": adam(0.1)}, 12)
+    curves = run_episodes(Landscape("convex_bowl"), adam(0.1), "test", 1, 12, seed=0)
+    torch.testing.assert_close(panel.losses["Adam"], curves.losses[:, 0])
+    assert panel.paths["Adam"].shape == (13, 2)
+
+
+def test_the_grid_is_of_the_same_problem() -> None:
+    """The loss on the grid, next to the path's last point, is about the last loss; rows are the second coordinate."""
+    panel = panel_of("rosenbrock", Landscape("rosenbrock"), {"Adam": adam(0.1)}, 40)
+    first, second = panel.axes
+    end = panel.paths["Adam"][-1]
+    column, row = (int((axis - value).abs().argmin()) for axis, value in zip((first, second), end, strict=True))
+    near = panel.values[row - 1 : row + 2, column - 1 : column + 2]
+    assert float(near.min()) <= float(panel.losses["Adam"][-1]) <= float(near.max())
+    start = panel.paths["Adam"][0]
+    column, row = (int((axis - value).abs().argmin()) for axis, value in zip((first, second), start, strict=True))
+    assert float(panel.values[row, column]) == pytest.approx(float(panel.losses["Adam"][0]), rel=0.1)
+
+
+def test_a_path_that_runs_away_does_not_shrink_the_picture() -> None:
+    optimizers = {"Adam": adam(0.1), "SGD": baseline("SGD")(100.0)}
+    panel = panel_of("bowl", Landscape("convex_bowl"), optimizers, 10)
+    assert float(panel.paths["SGD"].abs().max()) > 100.0
+    assert float(panel.axes[0].max()) < 10.0
+    assert landscape_figure([panel]).axes[0].get_title(loc="left") == "bowl"
+
+
+def test_figure_has_a_line_for_each_path() -> None:
+    panels = [
+        panel_of(name, kind, {"Adam": adam(0.1), "slow": adam(0.001)}, 5)
+        for name, kind in list(Landscape().panels().items())[:4]
+    ]
+    figure = landscape_figure(panels, caption="meta-opt landscape")
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == [
+        "convex bowl",
+        "elongated bowl",
+        "rosenbrock",
+        "himmelblau",
+    ]
+    labels = [line.get_label() for line in shown[0].lines if not str(line.get_label()).startswith("_")]
+    assert labels == ["Adam", "slow"]
+    (line,) = [line for line in shown[1].lines if line.get_label() == "slow"]
+    assert line.get_xydata().tolist() == panels[1].paths["slow"].tolist()
+
+
+def test_animation_grows_and_repeats(tmp_path: Path) -> None:
+    panels = [panel_of("quadratic", Quadratic(2), {"Adam": adam(0.3)}, 20)]
+    save_animation(panels, tmp_path / "paths.gif", num_frames=6)
+    with Image.open(tmp_path / "paths.gif") as image:
+        assert image.n_frames == 7
+        assert image.info["loop"] == 0
+        first = image.convert("RGB").tobytes()
+        image.seek(6)
+        assert image.convert("RGB").tobytes() != first
+
+
+def test_only_two_parameters_can_be_drawn() -> None:
+    with pytest.raises(MetaOptError, match="Quadratic has 10 parameters, and only a problem of two can be drawn"):
+        check_two_parameters(Quadratic())
