@@ -71,6 +71,7 @@ def run(options: list[str]) -> int:
             device,
             dtype,
             autocast,
+            config.held_back,
             bar,
         )
         comparisons = compare(setting, learned, baselines)
@@ -82,6 +83,7 @@ def run(options: list[str]) -> int:
             "meta_opt": __version__,
             "optimizee_options": optimizee.plain_init_args(registry.name_of),
             "num_validation_problems": config.num_validation_problems,
+            "held_back": config.held_back,
             "seed": config.seed_everything,
             "device": str(device),
             "precision": config.precision,
@@ -195,6 +197,7 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--num_steps", type=int, nargs="+", default=[100])
     parser.add_argument("--num_problems", type=int, default=100)
     parser.add_argument("--num_validation_problems", type=int, default=32)
+    parser.add_argument("--held_back", type=bool, default=False)
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument("--precision", type=Literal[tuple(PRECISIONS)], default="32-true")
@@ -251,7 +254,7 @@ def _validation(recipe: Recipe, optimizee: Optimizee) -> Validation | None:
         return None
     model = recipe.model
     num_steps = model.get("num_validation_steps") or model["num_steps"]
-    return Validation(num_steps, model["num_validation_problems"], model["seed"])
+    return Validation(num_steps, model["num_validation_problems"], model["seed"], model.get("held_back", False))
 
 
 # ----------------------------------------------------------------------------------------------------------- progress

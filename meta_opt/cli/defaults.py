@@ -171,6 +171,7 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     defaults.options["num_steps"] = [elsewhere.get("model.num_steps", model["num_steps"])]
     defaults.options["seed_everything"] = next(iter(recipes.values())).model["seed"]
     defaults.options["precision"] = _precision(first, recipes[first])
+    defaults.options["held_back"] = same and model.get("held_back", False) is True
     defaults.options["num_validation_problems"] = max(32, model["num_validation_problems"] if same else 0)
     return defaults
 

@@ -85,7 +85,7 @@ def _panels(optimizee: Optimizee, learned: dict[str, InnerOptimizer], config: An
             kind.to(device)
             optimizers = dict(learned)
             seed, steps = config.seed_everything, config.num_steps
-            setting = Setting(kind, [steps], 1, config.num_validation_problems, seed, device, bar)
+            setting = Setting(kind, [steps], 1, config.num_validation_problems, seed, device, progress=bar)
             for name, make in makers.items():
                 optimizers[name] = make(tuned_rates(setting, f"{title}: {name}", make)["final", steps])
             index = config.problem * len(optimizee.panels()) + number  # or all would start from the same θ_0

@@ -21,6 +21,7 @@ from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
+from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import problem_generator
 from meta_opt.optimizers.baselines import MakeBaseline
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
@@ -61,6 +62,7 @@ class Setting:
         device: Where to compute.
         dtype: Floating-point type of θ.
         autocast: The type in which ``torch.autocast`` lets losses compute what they may; None for none.
+        held_back: Whether losses are those on batches that the optimizee holds back.
         progress: Is told what is being done.
     """
 
@@ -72,13 +74,25 @@ class Setting:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     autocast: torch.dtype | None = None
+    held_back: bool = False
     progress: Progress = field(default_factory=Progress)
 
     def curves(self, optimizer: InnerOptimizer, split: Split) -> Curves:
         """Curves of the longest horizon: what is known after fewer steps is their beginning."""
-        return self.run(optimizer, split, self.count(split), max(self.horizons), self.seed)
+        return self.run(
+            optimizer, split, self.count(split), max(self.horizons), self.seed, held_back=self.held_back
+        )
 
-    def run(self, optimizer: InnerOptimizer, split: Split, num_problems: int, num_steps: int, seed: int) -> Curves:
+    def run(
+        self,
+        optimizer: InnerOptimizer,
+        split: Split,
+        num_problems: int,
+        num_steps: int,
+        seed: int,
+        *,
+        held_back: bool,
+    ) -> Curves:
         """Curves on so many problems of ``split``, over so many steps."""
         return run_episodes(
             self.optimizee,
@@ -90,6 +104,7 @@ class Setting:
             device=self.device,
             dtype=self.dtype,
             autocast=self.autocast,
+            held_back=held_back,
             progress=self.progress.advance,
         )
 
@@ -109,6 +124,7 @@ class Validation:
     num_steps: int
     num_problems: int
     seed: int
+    held_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,6 +204,8 @@ def compare(
     """
     check_loss(setting.optimizee, problem_generator(setting.seed, "check"))
     _check_memory(setting)
+    if setting.held_back:
+        check_held_back(setting.optimizee, problem_generator(setting.seed, "check"))
     setting.expect(len(learned) + len(baselines), "test")
     setting.expect(len(baselines) * _FEWEST_RUNS, "validation")
     for contestant in learned.values():
@@ -210,7 +228,14 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
     validation = None
     if known := contestant.validation:
         setting.progress.begin(f"{name}: validation problems")
-        curves = setting.run(contestant.optimizer, "validation", known.num_problems, known.num_steps, known.seed)
+        curves = setting.run(
+            contestant.optimizer,
+            "validation",
+            known.num_problems,
+            known.num_steps,
+            known.seed,
+            held_back=known.held_back,
+        )
         validation = {merit: _of_problems(curves, merit).mean().item() for merit in MERITS}
     setting.progress.begin(f"{name}: test problems")
     curves, seconds = _tested(setting, contestant.optimizer)

@@ -74,6 +74,7 @@ def run_episodes(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
+    held_back: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Curves:
     """Optimize the first ``num_problems`` problems of ``split``, the same at every call, for ``num_steps`` steps.
@@ -88,6 +89,7 @@ def run_episodes(
         device: Where to compute.
         dtype: Floating-point type of θ.
         autocast: See :class:`Problems`.
+        held_back: Whether the curves are of losses on held-back batches.
         progress: Is told how many steps have been taken, counted over all problems, since it was last told.
     """
     at_once = max(1, _COORDINATES_AT_ONCE // layout_of(optimizee).num_coordinates)
@@ -96,9 +98,11 @@ def run_episodes(
     parts = []
     for first in range(0, num_problems, at_once):
         indices = range(first, min(first + at_once, num_problems))
-        problems = Problems(optimizee, split, indices, seed=seed, device=device, dtype=dtype, autocast=autocast)
+        problems = Problems(
+            optimizee, split, indices, seed=seed, device=device, dtype=dtype, autocast=autocast, held_back=held_back
+        )
         position = begin(problems, optimizer)
-        losses = [position.evaluation.loss.unsqueeze(0)]
+        losses = [position.judged.loss.unsqueeze(0)]
         for steps in unroll_lengths(num_steps, _STEPS_AT_ONCE):
             trajectory = unroll(problems, optimizer, position, steps)
             losses.append(trajectory.losses)

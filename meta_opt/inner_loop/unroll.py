@@ -17,14 +17,24 @@ from meta_opt.optimizers.state import map_state
 
 @dataclass(frozen=True)
 class Position:
-    """Where an episode stands between two unrolls: the problems evaluated at θ_t, and the optimizer's state h_t."""
+    """Where an episode stands between two unrolls.
+
+    Attributes:
+        evaluation: The problems at θ_t.
+        state: The optimizer's state h_t.
+        judged: What the meta-loss is taken of: the problems at θ_t on held-back batches, where there are such, or else
+            ``evaluation``.
+    """
 
     evaluation: Evaluation
     state: Any
+    judged: Evaluation
 
     def detach(self) -> Position:
         """The same place without a graph behind it."""
-        return Position(self.evaluation.detach(), map_state(torch.Tensor.detach, self.state))
+        evaluation = self.evaluation.detach()
+        judged = evaluation if self.judged is self.evaluation else self.judged.detach()
+        return Position(evaluation, map_state(torch.Tensor.detach, self.state), judged)
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,13 @@ class Trajectory:
     start: Position
     evaluations: tuple[Evaluation, ...]  # T + 1 of them, at θ_0 ... θ_T; the first is the start's. See unroll().
     records: tuple[Any, ...]  # T of them, see Step
+    judged: tuple[Evaluation, ...]  # T + 1 of them, see Position; without held-back batches the evaluations
     end: Position
 
     @property
     def losses(self) -> Tensor:
-        """f_t(θ_t) for t = 1..T, [T, B]."""
-        return torch.stack([evaluation.loss for evaluation in self.evaluations[1:]])
+        """What the meta-loss is taken of, f_t(θ_t) for t = 1..T, [T, B]."""
+        return torch.stack([evaluation.loss for evaluation in self.judged[1:]])
 
 
 def joined(trajectories: Sequence[Trajectory]) -> Trajectory:
@@ -51,7 +62,8 @@ def joined(trajectories: Sequence[Trajectory]) -> Trajectory:
     first, *rest = trajectories
     evaluations = first.evaluations + tuple(evaluation for part in rest for evaluation in part.evaluations[1:])
     records = tuple(record for part in trajectories for record in part.records)
-    return Trajectory(first.start, evaluations, records, trajectories[-1].end)
+    judged = first.judged + tuple(evaluation for part in rest for evaluation in part.judged[1:])
+    return Trajectory(first.start, evaluations, records, judged, trajectories[-1].end)
 
 
 def begin(problems: Problems, optimizer: InnerOptimizer, *, grads: bool = False) -> Position:
@@ -62,10 +74,10 @@ def begin(problems: Problems, optimizer: InnerOptimizer, *, grads: bool = False)
         optimizer: What is to step them.
         grads: Whether gradients are wanted also where the optimizer does not read them.
     """
-    grads = grads or "grad" in optimizer.reads
     with no_autocast(problems.initial_params.device):
-        evaluation = problems.evaluate(problems.initial_params, grad=grads)
-        return Position(evaluation, optimizer.init_state(problems.layout, len(problems)))
+        evaluation = problems.evaluate(problems.initial_params, grad=grads or "grad" in optimizer.reads)
+        judged = problems.judge(problems.initial_params, grad=grads) if problems.held_back else evaluation
+        return Position(evaluation, optimizer.init_state(problems.layout, len(problems)), judged)
 
 
 def unroll(
@@ -90,24 +102,29 @@ def unroll(
         optimizer: m_φ.
         start: A detached position.
         num_steps: T.
-        grads: Whether gradients are wanted also where the optimizer does not read them.
+        grads: Whether gradients are wanted also where the optimizer does not read them, and of held-back batches.
         keep_graph: Whether losses and gradients stay differentiable in φ through all steps (second derivatives).
         noise: See :meth:`InnerOptimizer.step`.
     """
     reads = optimizer.reads
-    grads = grads or "grad" in reads
+    read = grads or "grad" in reads
     recorded = frozenset({"loss", "grad"}) | reads
     graph: Literal["none", "second"] = "second" if keep_graph else "none"
-    evaluation = start.evaluation
-    evaluations, records = [evaluation], []
+    evaluation, judgement = start.evaluation, start.judged
+    evaluations, records, judged = [evaluation], [], [judgement]
     with torch.set_grad_enabled(keep_graph), no_autocast(evaluation.loss.device):
         rollout = optimizer.rollout(start.state, noise)
         for _ in range(num_steps):
             update = rollout.step(evaluation.only(reads))
-            evaluation = problems.evaluate(evaluation.params + update, grad=grads, graph=graph)
+            params = evaluation.params + update
+            evaluation = judgement = problems.evaluate(params, grad=read, graph=graph)
+            if problems.held_back:
+                judgement = problems.judge(params, grad=grads, graph=graph)
             evaluations.append(evaluation.only(recorded))
+            judged.append(judgement.only(recorded) if problems.held_back else evaluations[-1])
             records.append(rollout.record)
-    return Trajectory(start, tuple(evaluations), tuple(records), Position(evaluation, rollout.state))
+    end = Position(evaluation, rollout.state, judgement)
+    return Trajectory(start, tuple(evaluations), tuple(records), tuple(judged), end)
 
 
 def unroll_lengths(num_steps: int, unroll_length: int) -> list[int]:

@@ -35,6 +35,7 @@ from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.optimizees.checking import LOGGED, check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
+from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.baselines import adam
 from meta_opt.optimizers.checking import check_class, check_step
@@ -60,6 +61,7 @@ class MetaLearner(LightningModule):
         num_problems: int = 1,
         meta_loss: MetaLossName = "sum",
         step_weights: str = "constant",
+        held_back: bool = False,
         lr: float = 0.001,
         lr_schedule: Literal["constant", "cosine"] = "constant",
         clip_norm: float | None = None,
@@ -92,6 +94,8 @@ class MetaLearner(LightningModule):
             meta_loss: Σ w_t f_t (sum), or for losses that are not negative Σ w_t ln f_t (log_sum), or the logarithm of
                 the mean of f_t over an unroll, times its length (log_mean).
             step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
+            held_back: Take the meta-loss, and all losses that are logged, of batches that the optimizee holds back (its
+                sample_held_back): learn what generalizes, not what is fitted.
             lr: Learning rate of the meta-optimizer, Adam.
             lr_schedule: Keep lr, or let it fall to zero along a half cosine over all episodes.
             clip_norm: Scale the meta-gradient down to this Euclidean norm when it is longer.
@@ -142,11 +146,14 @@ class MetaLearner(LightningModule):
         self.max_skipped = max_skipped
         self.monitor = f"val/{monitor}"
         self.seed = seed
+        self.held_back = held_back
         self._warm_start = warm_start
         self._meta_loss = MetaLoss(meta_loss, step_weights)
         self._clip = GradientClipper(clip_norm, clip_relative, normalize_gradient)
 
         check_loss(optimizee, problem_generator(seed, "check"))
+        if held_back:
+            check_held_back(optimizee, problem_generator(seed, "check"))
         self._layout = layout_of(optimizee)
         check_memory(arguments, self._layout.num_coordinates)
         check_class(optimizer)
@@ -265,6 +272,7 @@ class MetaLearner(LightningModule):
             device=self.device,
             dtype=self._float,
             autocast=self._autocast,
+            held_back=self.held_back,
         )
 
     def _meta_step(self, estimate: MetaGradient) -> bool:
@@ -352,6 +360,7 @@ class MetaLearner(LightningModule):
                 device=self.device,
                 dtype=self._float,
                 autocast=self._autocast,
+                held_back=self.held_back,
             )
 
     def reference_curves(self) -> Curves:

@@ -46,6 +46,14 @@ class Optimizee(Configurable, ABC):
         """What differs from one step to the next (a mini-batch of ``split``); ``{}`` if nothing does."""
         return {}
 
+    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+        """A batch like those of :meth:`sample_batch`, of examples of the problem that those never hold; ``{}`` if none.
+
+        The loss on it tells what is learned from what is only fitted: with ``model.held_back`` the meta-loss is taken
+        of it.
+        """
+        return {}
+
     @abstractmethod
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         """f_t(θ_t), a tensor without dimensions, differentiable in ``params``."""

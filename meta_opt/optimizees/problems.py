@@ -68,6 +68,7 @@ class Problems:
         layout: The layout of the N coordinates.
         initial_params: θ_0, [B, N].
         stochastic: Whether the loss differs from step to step at the same θ.
+        held_back: Whether optimizers are judged on held-back batches.
         trace: Whether evaluations are traced where that is safe, see :class:`Traces`.
     """
 
@@ -81,6 +82,7 @@ class Problems:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         autocast: torch.dtype | None = None,
+        held_back: bool = False,
     ) -> None:
         """Draw the problems.
 
@@ -92,12 +94,15 @@ class Problems:
             device: Where to keep θ and what the problems are made of.
             dtype: Floating-point type of θ and of what the problems are made of.
             autocast: The type in which ``torch.autocast`` lets the loss compute what it may; None for none.
+            held_back: Whether optimizers are judged on held-back batches, which then come from streams of their own.
         """
         with drawn_in_float32():
             optimizee = optimizee.variant(problem_generator(seed, split, indices[0], "variant"))
             self._generators = [problem_generator(seed, split, index) for index in indices]
             drawn = [optimizee.sample_problem(split, generator) for generator in self._generators]
             drawn_params = [optimizee.init_params(generator) for generator in self._generators]
+        self.held_back = held_back
+        self._judges = [problem_generator(seed, split, index, "held_back") for index in indices if held_back]
         self._optimizee = optimizee
         self._split: Split = split
         self._device = torch.device(device)
@@ -126,7 +131,17 @@ class Problems:
             grad: Whether the gradient is wanted; without it there is no backward pass.
             graph: Whether the result stays differentiable in what ``params`` came from (second derivatives).
         """
-        batch = self.draw_batch()
+        return self._evaluate(self.draw_batch(), params, grad=grad, graph=graph)
+
+    def judge(self, params: Tensor, *, grad: bool = False, graph: Literal["none", "second"] = "none") -> Evaluation:
+        """Draw the next held-back batch of each problem, and evaluate every problem on it; see :meth:`evaluate`."""
+        with drawn_in_float32():
+            rows = [self._optimizee.sample_held_back(self._split, generator) for generator in self._judges]
+        return self._evaluate(self._stack(rows), params, grad=grad, graph=graph)
+
+    def _evaluate(
+        self, batch: TensorDict, params: Tensor, *, grad: bool, graph: Literal["none", "second"]
+    ) -> Evaluation:
         if graph == "second":
             with torch.enable_grad():
                 params = params if params.requires_grad or not grad else params.requires_grad_()
@@ -139,7 +154,7 @@ class Problems:
         function = partial(self._loss_and_gradient if grad else self._loss_alone, tuple(batch))
         tensors = [params, *self._problem.values(), *batch.values()]
         if self.trace and self._autocast is None:
-            known = self._traces.run((grad, self._key), function, tensors, self._optimizee)
+            known = self._traces.run((grad, self._key, *batch), function, tensors, self._optimizee)
         else:
             known = function(*tensors)
         return Evaluation(known[0], known[1], params) if grad else Evaluation.of(loss=known[0], params=params)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
@@ -21,7 +21,7 @@ def gradient_reaches_every_weight(optimizer: OptimizerNetwork) -> None:
     optimizer = built(optimizer)
     grads = _replay(optimizer, OptimizerNetwork.replay)
     state = optimizer.init_state(LAYOUT, 2)
-    update, *_ = optimizer.step(evaluations(2)[0], state, Generator().manual_seed(0))
+    update, *_ = optimizer.step(draw_evaluations(2)[0], state, Generator().manual_seed(0))
     drawn = torch.autograd.grad(update.sum(), optimizer.trained_parameters(), materialize_grads=True)
     parameters = {id(parameter): key for key, parameter in optimizer.named_parameters()}
     idle = [

@@ -108,6 +108,14 @@ class Omniglot(Optimizee):
             "shots": torch.randint(self._num_shots, size, generator=generator),
         }
 
+    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+        """As :meth:`sample_batch`, of the drawings that those never hold."""
+        size = (self._batch_size,)
+        return {
+            "targets": torch.randint(self._num_ways, size, generator=generator),
+            "shots": torch.randint(self._num_shots, _NUM_DRAWINGS, size, generator=generator),
+        }
+
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         """The cross entropy on the mini-batch."""
         outputs = self._outputs(params, problem, batch["targets"], batch["shots"])

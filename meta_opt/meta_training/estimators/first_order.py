@@ -116,7 +116,7 @@ def update_gradients(trajectory: Trajectory, slopes: Tensor) -> list[Tensor]:
     """c_τ = ∂L/∂g_τ for τ = 0..T-1, each [B, N], from the slopes ∂L/∂f_t [T, B]."""
     total = torch.zeros_like(trajectory.start.evaluation.grad)
     coefficients = []
-    for slope, evaluation in zip(slopes.flip(0).unsqueeze(2), reversed(trajectory.evaluations[1:]), strict=True):
+    for slope, evaluation in zip(slopes.flip(0).unsqueeze(2), reversed(trajectory.judged[1:]), strict=True):
         total = torch.addcmul(total, evaluation.grad, slope)
         coefficients.append(total)
     return coefficients[::-1]
@@ -131,7 +131,7 @@ def through_inputs(trajectory: Trajectory, network: OptimizerNetwork, meta_loss:
         return replay_by_step(network, recorded, state, coefficients)
     with torch.enable_grad():
         moved = torch.zeros_like(trajectory.start.evaluation.grad)  # δ_t, zero in value: Σ_{τ<t} g_τ minus itself
-        for evaluation, following in zip(trajectory.evaluations, trajectory.evaluations[1:], strict=False):
+        for evaluation, following in zip(recorded, trajectory.judged[1:], strict=True):
             update, state, _ = network.step(moving(evaluation, moved, network.reads), state)
             moved = moved + update - update.detach()
             losses.append(moving(following, moved, frozenset({"loss"})).loss)

@@ -99,7 +99,7 @@ class PolicyGradient(Estimator):
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """See :meth:`Estimator.estimates`."""
         position = begin(episode.problems, episode.network)
-        first, start = position.evaluation.loss, 0
+        first, start = position.judged.loss, 0
         for number, length in enumerate(unroll_lengths(episode.num_steps, episode.unroll_length)):
             noise = episode.generator("actions", number)
             trajectory = unroll(episode.problems, episode.network, position, length, noise=noise)
@@ -110,7 +110,7 @@ class PolicyGradient(Estimator):
     def _passes(self, episode: Episode, trajectory: Trajectory, first: Tensor, start: int) -> Iterator[MetaGradient]:
         """Meta-gradients of one unroll that begins at step ``start`` of an episode whose first loss was ``first``."""
         policy = cast(Policy, episode.network)
-        losses = torch.stack([evaluation.loss for evaluation in trajectory.evaluations])  # [T + 1, B]
+        losses = torch.stack([evaluation.loss for evaluation in trajectory.judged])  # [T + 1, B]
         inputs = inputs_of(losses, first, start, episode.num_steps)
         ends = start + len(losses) - 1 == episode.num_steps
         advantages, targets = self._advantages(losses, inputs, ends=ends)

@@ -1,0 +1,46 @@
+"""Whether an optimizee holds batches back, for meta-losses of what generalizes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from meta_opt.errors import OptimizeeError
+from meta_opt.optimizees.contract import Optimizee, Split
+from meta_opt.optimizees.draws import check_alike, check_named
+from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizees.watching import Watched
+
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def check_held_back(optimizee: Optimizee, generator: Generator) -> None:
+    """Draw a few held-back batches, evaluate problems on them, and say what is wrong, if anything is.
+
+    Args:
+        optimizee: The optimizee, whose loss has been checked.
+        generator: Draws the batches.
+
+    Raises:
+        OptimizeeError: If there are none, they differ in names, shapes or types, or the loss fails on them.
+    """
+    variant = optimizee.variant(generator)
+    watched = Watched(variant)
+    device = next((value.device for value in vars(variant).values() if isinstance(value, Tensor)), torch.device("cpu"))
+    seed = int(torch.randint(2**62, (), generator=generator))
+    for split in _SPLITS:
+        drawn = []
+        for number in range(2):
+            batch = watched.call("sample_held_back", split, Generator().manual_seed(seed + number))
+            check_named(watched.name, "sample_held_back", batch, "tensors")
+            if not batch:
+                raise OptimizeeError(
+                    f"model.held_back needs batches that are held back, and {watched.name}.sample_held_back gives none"
+                )
+            drawn.append(batch)
+        check_alike(watched.name, "sample_held_back", *drawn)
+        with watched.watching("loss", "fails on a held-back batch with"):
+            problems = Problems(variant, split, range(2), seed=seed, device=device, held_back=True)
+            loss = problems.judge(problems.initial_params).loss
+        if not loss.isfinite().all():
+            raise OptimizeeError(f"{watched.name}.loss on a held-back batch is not finite at θ_0")

@@ -1,0 +1,146 @@
+"""Meta-losses of batches that the optimizee holds back."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from networks_for_tests import Coupled
+from problems_for_tests import Regression
+from torch import Generator, Tensor
+
+from meta_opt.errors import MetaOptError, OptimizeeError
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.inner_loop.unroll import begin, joined, unroll
+from meta_opt.meta_training.estimators.contract import Episode
+from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
+from meta_opt.meta_training.estimators.second_order import SecondOrder
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.contract import Split, TensorDict
+from meta_opt.optimizees.held_back import check_held_back
+from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
+from meta_opt.optimizers.alpha_opt import AlphaOpt
+from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+
+T = 5
+
+
+class HoldsBack(Regression):
+    """Inputs on the other side, more of them."""
+
+    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+        return {"x": 3.0 + torch.randn(9, 3, generator=generator)}
+
+
+def problems(*, held_back: bool = True) -> Problems:
+    return Problems(HoldsBack(), "train", range(3), seed=0, dtype=torch.float64, held_back=held_back)
+
+
+def built(network: OptimizerNetwork) -> OptimizerNetwork:
+    network.build(problems().layout, Generator().manual_seed(0))
+    return network.double()
+
+
+def meta_loss(network: OptimizerNetwork, *, detach: bool) -> Tensor:
+    """L by a loop from the definition, with a graph; on request with gradients held constant."""
+    run = problems()
+    theta, state = run.initial_params.clone().requires_grad_(), network.init_state(run.layout, 3)
+    total = torch.zeros((), dtype=torch.float64)
+    evaluation = run.evaluate(theta, graph="second")
+    run.judge(theta)
+    for _ in range(T):
+        grad = evaluation.grad.detach() if detach else evaluation.grad
+        update, state, _ = network.step(Evaluation(evaluation.loss, grad, theta).only(network.reads), state)
+        theta = theta + update
+        evaluation = run.evaluate(theta, graph="second")
+        total = total + run.judge(theta, graph="second").loss.mean()
+    return total
+
+
+@pytest.mark.parametrize("kind", [partial(CoordinatewiseLSTM, 1, 4, engine="torch"), Coupled])
+@pytest.mark.parametrize("second", [False, True])
+def test_meta_gradient_is_that_of_the_held_back_losses(kind, second: bool) -> None:
+    network = built(kind())
+    loss = meta_loss(network, detach=not second)
+    expected = torch.autograd.grad(loss, network.trained_parameters(), materialize_grads=True)
+    streams = partial(problem_generator, 0, "episode")
+    episode = Episode(problems(), network, MetaLoss("sum", "constant"), T, T, streams)
+    (estimate,) = (SecondOrder() if second else FirstOrder()).estimates(episode)
+    torch.testing.assert_close(estimate.loss, loss.detach(), rtol=1e-10, atol=0)
+    for one, other in zip(estimate.grads, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_steps_are_the_same_whoever_judges() -> None:
+    ends = []
+    for held_back in (False, True):
+        run = problems(held_back=held_back)
+        trajectory = unroll(run, adam(0.1), begin(run, adam(0.1)), T)
+        ends.append(trajectory.end.evaluation.params)
+        losses = torch.stack([evaluation.loss for evaluation in trajectory.evaluations[1:]])
+        assert torch.equal(trajectory.losses, losses) is not held_back
+    assert torch.equal(*ends)
+
+
+def test_pieces_judge_as_the_whole() -> None:
+    whole_run, run = problems(), problems()
+    whole = unroll(whole_run, adam(0.1), begin(whole_run, adam(0.1)), 6)
+    first = unroll(run, adam(0.1), begin(run, adam(0.1)), 2)
+    second = unroll(run, adam(0.1), first.end.detach(), 4)
+    assert torch.equal(joined([first, second]).losses, whole.losses)
+
+
+def test_curves_are_of_held_back_losses() -> None:
+    curves = run_episodes(HoldsBack(), adam(0.1), "test", 3, 4, seed=0, held_back=True)
+    run = Problems(HoldsBack(), "test", range(3), seed=0, held_back=True)
+    first = run.judge(run.initial_params).loss
+    torch.testing.assert_close(curves.losses[0], first)
+    fitted = run_episodes(HoldsBack(), adam(0.1), "test", 3, 4, seed=0)
+    assert not torch.allclose(curves.losses, fitted.losses)
+
+
+def test_rewards_are_of_held_back_losses() -> None:
+    network = built(AlphaOpt(hidden_size=4))
+    streams = partial(problem_generator, 0, "episode")
+    estimates = [
+        next(PolicyGradient().double().estimates(Episode(each, network, MetaLoss("sum", "constant"), T, T, streams)))
+        for each in (problems(), problems(held_back=False))
+    ]
+    assert not torch.allclose(estimates[0].losses, estimates[1].losses)
+    assert not torch.allclose(estimates[0].grads[0], estimates[1].grads[0])
+
+
+def test_optimizees_that_hold_nothing_back() -> None:
+    with pytest.raises(OptimizeeError, match="model.held_back needs batches .* Regression.sample_held_back gives none"):
+        MetaLearner(Regression(), CoordinatewiseLSTM(hidden_size=4), held_back=True)
+
+
+class HoldsBackBadly(Regression):
+    def __init__(self, what: object) -> None:
+        super().__init__()
+        self.what = what
+
+    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+        if isinstance(self.what, Exception):
+            raise self.what
+        return self.what  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (None, "sample_held_back must return named tensors, a dict, found None"),
+        ({"x": 3}, "sample_held_back must return named tensors, a dict, but 'x' is int"),
+        (ValueError("no"), "sample_held_back fails with ValueError: no"),
+        ({"y": torch.ones(2)}, "loss fails on a held-back batch with KeyError"),
+        ({"x": torch.full((2, 3), torch.nan)}, "loss on a held-back batch is not finite"),
+    ],
+)
+def test_what_is_wrong_is_said(what: object, message: str) -> None:
+    with pytest.raises(MetaOptError, match=message):
+        check_held_back(HoldsBackBadly(what), Generator().manual_seed(0))
