@@ -90,9 +90,11 @@ def run(options: list[str]) -> int:
         },
         {label: _place(path) for label, path in paths.items()},
         command,
+        {label: recipes[path].cost for label, path in paths.items()},
     )
     print(report.table())  # first: it is there even where nothing can be written
-    print(_LEGEND, flush=True)
+    print(_LEGEND)
+    print(f"\n{report.time_table()}", flush=True)
     folder = report.save(out, default)
     print(f"\nresults.json, curves.csv and curves.png are in {relative(folder)}")
     print(f"  tensorboard --logdir {shlex.quote(relative(folder))}")

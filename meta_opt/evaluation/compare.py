@@ -79,9 +79,7 @@ class Setting:
 
     def curves(self, optimizer: InnerOptimizer, split: Split) -> Curves:
         """Curves of the longest horizon: what is known after fewer steps is their beginning."""
-        return self.run(
-            optimizer, split, self.count(split), max(self.horizons), self.seed, held_back=self.held_back
-        )
+        return self.run(optimizer, split, self.count(split), max(self.horizons), self.seed, held_back=self.held_back)
 
     def run(
         self,
@@ -327,7 +325,9 @@ def tune(score: Callable[[float], float], start: float) -> float:
 
 def _tested(setting: Setting, optimizer: InnerOptimizer) -> tuple[Curves, float]:
     """Curves on the test problems, and seconds per step and problem."""
-    replace(setting, progress=Progress()).run(optimizer, "test", 1, 1, setting.seed)  # warm up
+    replace(setting, progress=Progress()).run(
+        optimizer, "test", 1, 1, setting.seed, held_back=setting.held_back
+    )  # warm up
     started = time.perf_counter()
     curves = setting.curves(optimizer, "test").cpu()
     return curves, (time.perf_counter() - started) / (setting.num_problems * max(setting.horizons))

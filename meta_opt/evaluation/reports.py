@@ -9,8 +9,8 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.evaluation.compare import MERITS, Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
 from meta_opt.locks import BusyError, acquire, locked
+from meta_opt.saved.costs import Cost
 
 FORMAT = 1
 _UNFINISHED = ".unfinished."
@@ -33,6 +34,7 @@ class Report:
         comparisons: One per horizon.
         about: What else ``results.json`` says, in plain values.
         checkpoints: Where the learned optimizers come from, by name.
+        costs: What their meta-training has cost, by name, as far as it is known.
         command: The command that makes this report.
     """
 
@@ -42,6 +44,7 @@ class Report:
     about: dict[str, Any]
     checkpoints: dict[str, str]
     command: str
+    costs: Mapping[str, Cost | None] = field(default_factory=dict)
 
     def results(self) -> dict[str, Any]:
         """The content of ``results.json``, as ``docs/compare.md`` describes it."""
@@ -73,6 +76,8 @@ class Report:
         plain["metrics"] = {name: _finite(value) for name, (value, _) in run.metrics.items()}
         if entry.kind == "learned":
             plain["checkpoint"] = self.checkpoints[entry.name]
+            cost = self.costs.get(entry.name)
+            plain["meta_training"] = cost and cost._asdict()
             known = entry.validation
             plain["validation"] = known and {merit: _finite(value) for merit, value in known.items()}
         else:
@@ -106,6 +111,19 @@ class Report:
                 groups.append(f"{_shown(entry.merit(merit)):<19} {rate_text:>8} {ratio_text:>7}")
             steps = comparison.steps_to_best_baseline_final(entry)
             lines.append(f"{name:{width}}  {'  '.join(groups)} {'never' if steps is None else steps:>6}")
+        return "\n".join(lines)
+
+    def time_table(self) -> str:
+        """What a step takes, and what meta-training has cost; one line per optimizer."""
+        entries = self.comparisons[0].entries
+        width = min(17, max(len("optimizer"), *(len(entry.name) for entry in entries)))
+        lines = [f"{'optimizer':{width}}  {'µs per step':>12}  {'meta-training: optimizee steps':>31}  {'seconds':>9}"]
+        for entry in entries:
+            name = entry.name if len(entry.name) <= width else f"…{entry.name[1 - width :]}"
+            line = f"{name:{width}}  {1e6 * entry.runs['final'].seconds_per_step:>12.1f}"
+            if cost := self.costs.get(entry.name):
+                line += f"  {cost.optimizee_steps:>31,}  {cost.seconds:>9,.0f}"
+            lines.append(line)
         return "\n".join(lines)
 
     def save(self, out: Path | None, default: Path) -> Path:

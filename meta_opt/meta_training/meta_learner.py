@@ -40,6 +40,7 @@ from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.baselines import adam
 from meta_opt.optimizers.checking import check_class, check_step
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
+from meta_opt.saved.costs import Cost, read_cost
 from meta_opt.saved.recipes import warm_start as start_warm
 from meta_opt.saved.upgrades import COUNTERS, FORMAT
 
@@ -164,6 +165,7 @@ class MetaLearner(LightningModule):
         self.episode = 0  # index of the next training episode
         self.skipped = 0  # how many episodes were not finite and changed nothing
         self.skipped_in_a_row = 0
+        self.cost = Cost()
         self.validation_curves: Curves | None = None
 
     def get_extra_state(self) -> dict[str, int]:
@@ -232,6 +234,7 @@ class MetaLearner(LightningModule):
         self.skipped_in_a_row = 0
         final = final_loss(torch.cat(losses).detach(), stochastic=problems.stochastic).mean()
         seconds = time.perf_counter() - started
+        self.cost = self.cost.more(num_steps * self.num_problems * self.trainer.world_size, seconds)
         self._log("train/meta_loss", meta_loss, prog_bar=True)
         self._log("train/final_loss", final, prog_bar=True)
         self._log("train/steps_per_s", num_steps / seconds, prog_bar=True)
@@ -379,7 +382,11 @@ class MetaLearner(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note in plain values how to make this module again."""
-        checkpoint["meta_opt"] = {"format": FORMAT, **self.recipe()}
+        checkpoint["meta_opt"] = {"format": FORMAT, **self.recipe(), "cost": self.cost._asdict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting what meta-training costs."""
+        self.cost = read_cost(checkpoint.get("meta_opt", {})) or Cost()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the precision that is asked for before weights are loaded: Lightning does only after, and rounds."""

@@ -18,6 +18,7 @@ from meta_opt.messages import clipped
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.archives import read_archive
+from meta_opt.saved.costs import Cost, read_cost
 from meta_opt.saved.plain_values import check_arguments, checked_layout, plain
 from meta_opt.saved.upgrades import FORMAT, upgraded
 from meta_opt.saved.weights import build
@@ -75,6 +76,7 @@ class Recipe:
     layout: Layout  # of the optimizee's parameters, for which the optimizer was built
     run: dict[str, Any]  # settings of the run, by option name
     resumable: bool  # whether a run can go on from it; see checkpoints.export
+    cost: Cost | None = None  # of the meta-training so far; None: it was not counted yet
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -98,6 +100,7 @@ def _recipe(checkpoint: dict[str, Any], path: Path) -> Recipe:
             checked_layout(recipe["layout"]),
             _dictionary(plain(checkpoint.get(RUN_SETTINGS, {}), RUN_SETTINGS)),
             "optimizer_states" in checkpoint,
+            read_cost(recipe),
         )
     except KeyError as error:
         raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete, it has no {error}") from error

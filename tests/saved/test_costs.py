@@ -1,0 +1,64 @@
+"""What a meta-training costs, counted over runs and shown by comparisons."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meta_opt.cli import main
+from meta_opt.saved.costs import Cost, read_cost
+from meta_opt.saved.recipes import read_recipe
+
+FIT = ("--optimizee=quadratic", "--optimizee.dimension=2", "--optimizer.hidden_size=4", "--model.num_problems=3")
+SHORT = ("--model.num_steps=10", "--model.episodes_per_epoch=2", "--trainer.enable_progress_bar=false")
+
+
+def test_counted_on_after_resuming_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    last = tmp_path / "checkpoints" / "quadratic" / "run_0" / "last.ckpt"
+    assert main(["fit", *FIT, *SHORT, "--trainer.max_epochs=2"]) == 0
+    first = read_recipe(last).cost
+    assert first is not None
+    assert first.optimizee_steps == 2 * 2 * 10 * 3
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3", "--trainer.enable_progress_bar=false"]) == 0
+    second = read_recipe(last).cost
+    assert second is not None
+    assert second.optimizee_steps == 3 * 2 * 10 * 3
+    assert second.seconds > first.seconds > 0.0
+    capsys.readouterr()
+    few = ("--num_problems=2", "--num_validation_problems=2", "--baselines=SGD", "--num_steps=5")
+    assert main(["compare", "--ckpt_path", "last", *few]) == 0
+    assert f"{second.optimizee_steps:>31,}  {second.seconds:>9,.0f}" in capsys.readouterr().out
+    results = json.loads((tmp_path / "comparisons" / "quadratic" / "0" / "results.json").read_text())
+    learned = [each for each in results["optimizers"].values() if each["kind"] == "learned"]
+    assert learned[0]["meta_training"] == {"optimizee_steps": second.optimizee_steps, "seconds": second.seconds}
+    assert "meta_training" not in results["optimizers"]["SGD"]
+
+
+def test_checkpoints_of_before_say_none() -> None:
+    assert read_cost({}) is None
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        3,
+        {},
+        {"optimizee_steps": 3},
+        {"optimizee_steps": -1, "seconds": 1.0},
+        {"optimizee_steps": True, "seconds": 1.0},
+        {"optimizee_steps": 1, "seconds": math.inf},
+        {"optimizee_steps": 1, "seconds": math.nan},
+        {"optimizee_steps": 1, "seconds": "1"},
+    ],
+    ids=str,
+)
+def test_what_is_no_cost_is_refused(cost: Any) -> None:
+    with pytest.raises(ValueError, match="its cost is"):
+        read_cost({"cost": cost})
+
+
+def test_sums() -> None:
+    assert Cost().more(10, 0.5).more(5, 0.25) == Cost(15, 0.75)
