@@ -20,6 +20,7 @@ from meta_opt.optimizers.alpha_opt import AlphaOpt
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.policies import Decision, Gaussian, Policy, drawn
+from meta_opt.testing import estimator_checks
 
 
 class Bowl(Optimizee):
@@ -67,6 +68,12 @@ def episode_of(
 
 def estimates_of(estimator: PolicyGradient, episode: Episode) -> Iterator[MetaGradient]:
     return estimator.double().estimates(episode)
+
+
+@pytest.mark.parametrize("check", estimator_checks(), ids=lambda check: check.__name__)
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+def test_contract(check: Any, algorithm: Any) -> None:
+    check(PolicyGradient(algorithm))
 
 
 PLAIN: dict[str, Any] = {
