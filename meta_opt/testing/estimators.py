@@ -89,7 +89,7 @@ def phi_is_left_alone(estimator: Estimator) -> None:
     """φ is what it was, whenever an estimate is given: the meta-learner alone steps it."""
     network = momentum()
     before = [weight.detach().clone() for weight in network.parameters()]
-    for _ in copy.deepcopy(estimator).estimates(episode_of(network)):
+    for _ in copy.deepcopy(estimator).double().estimates(episode_of(network)):
         left = all(torch.equal(one, other) for one, other in zip(network.parameters(), before, strict=True))
         assert left, f"{type(estimator).__name__}.estimates changes φ"
 
@@ -99,7 +99,7 @@ def phi_of_the_moment(estimator: Estimator) -> None:
     runs = []
     for change in (0.0, 0.05):
         network, losses = momentum(), []
-        for estimate in copy.deepcopy(estimator).estimates(episode_of(network)):
+        for estimate in copy.deepcopy(estimator).double().estimates(episode_of(network)):
             losses.append(estimate.losses)
             with torch.no_grad():
                 for weight in network.trained_parameters():

@@ -104,17 +104,6 @@ def test_paths_where_there_are_two_parameters(tmp_path: Path) -> None:
         episodes_per_epoch=1,
         num_validation_problems=2,
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=logger,
-        callbacks=[ValidationCurves()],
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        inference_mode=False,
-    )
-    trainer.fit(module)
+    quiet = trainer(logger=logger, callbacks=[ValidationCurves()], log_every_n_steps=1)
+    quiet.fit(module)
     assert [event.step for event in events(Path(logger.log_dir)).Images("paths")] == [1, 2]
