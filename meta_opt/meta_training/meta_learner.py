@@ -385,11 +385,8 @@ class MetaLearner(LightningModule):
         checkpoint["meta_opt"] = {"format": FORMAT, **self.recipe(), "cost": self.cost._asdict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting what meta-training costs."""
+        """Go on counting costs; take the precision asked for before weights are loaded: Lightning rounds them first."""
         self.cost = read_cost(checkpoint.get("meta_opt", {})) or Cost()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the precision that is asked for before weights are loaded: Lightning does only after, and rounds."""
         if self._trainer is not None:
             self._trainer.precision_plugin.convert_module(self)
 
