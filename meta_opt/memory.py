@@ -21,6 +21,10 @@ _ASKED = re.compile(r"(?:tried|Unable) to allocate ([\d.]+) (bytes|[KMGTPE]iB)",
 _UNITS = {"bytes": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50, "eib": 1 << 60}
 
 
+class ShortageError(MetaOptError):
+    """Something needs more memory than there is."""
+
+
 def available() -> float:
     """Bytes that this process may still get: of the machine, or of the control group that it runs in."""
     machine = _meminfo("MemAvailable") + _meminfo("SwapFree")
@@ -35,11 +39,11 @@ def check(needed: float, what: str) -> None:
         what: What needs them, and which options say so; for the message.
 
     Raises:
-        MetaOptError: If more are needed than there are.
+        ShortageError: If more are needed than there are.
     """
     there = available()
     if needed > there:
-        raise MetaOptError(f"there is not enough memory: at least {shown(needed)} for {what}; {shown(there)} are free")
+        raise ShortageError(f"there is not enough memory: at least {shown(needed)} for {what}; {shown(there)} are free")
 
 
 def shown(size: float) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from meta_opt.errors import shown
+from meta_opt.memory import ShortageError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.plain_values import plain
@@ -40,9 +41,13 @@ def build(make: Callable[[], OptimizerNetwork], layout: Layout, state: Any) -> O
     """
     weights = _weights(state)
     average = {name.removeprefix(AVERAGE): tensor for name, tensor in weights.items() if name.startswith(AVERAGE)}
-    with _Bounded(average):
-        optimizer = make()
-        optimizer.build(layout, torch.Generator())
+    bounded = _Bounded(average)
+    try:
+        with bounded:
+            optimizer = make()
+            optimizer.build(layout, torch.Generator())
+    except ShortageError as error:
+        raise ValueError(bounded.message) from error
     expected = optimizer.state_dict()
     _compare(expected, average, AVERAGE)
     if trained := {name.removeprefix(LEARNED): tensor for name, tensor in weights.items() if name.startswith(LEARNED)}:
@@ -96,6 +101,7 @@ class _Bounded(TorchFunctionMode):
         self._held = sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in weights.values())
         self._numbers = _FREE_NUMBERS + _NUMBERS * self._held
         self._operations = _FREE_OPERATIONS + _OPERATIONS * len(weights)
+        self.message = f"what it describes is much larger than the {self._held} weights in it"
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -107,5 +113,5 @@ class _Bounded(TorchFunctionMode):
             self._numbers -= math.prod(size)
         if self._numbers < 0 or self._operations < 0:
             made = f"; it asks for a tensor of {size}" if self._numbers < 0 else ""
-            raise ValueError(f"what it describes is much larger than the {self._held} weights in it{made}")
+            raise ValueError(f"{self.message}{made}")
         return func(*args, **kwargs)

@@ -120,7 +120,7 @@ class Landscape(Optimizee):
             # Functions that are not the problem's are evaluated at the centre, where they are finite.
             value = LANDSCAPES[name].at(torch.where(mine, plane, 0.0)) / mean
             total = total + torch.where(mine, value, 0.0)
-        return total
+        return total.clamp_min(0.0)  # which rounding may miss
 
     def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
         """Whether the loss is below 1e-3: a global minimum was found."""

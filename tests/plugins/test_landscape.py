@@ -90,6 +90,18 @@ def test_turned_and_stretched() -> None:
     assert float(angles.max()) - float(angles.min()) > 6.0
 
 
+@pytest.mark.parametrize("name", LANDSCAPES)
+def test_no_loss_is_negative_in_float32(name: str) -> None:
+    optimizee = Landscape(name)
+    problem = {"index": torch.tensor(0), "matrix": torch.eye(2)}
+    landscape = LANDSCAPES[name]
+    for place in MINIMA[name]:
+        theta = (torch.tensor(place) - torch.tensor(landscape.centre)) / landscape.radius
+        near = theta + 1e-4 * torch.randn(200, 2, generator=Generator().manual_seed(0))
+        losses = torch.stack([optimizee.loss({"theta": each}, problem, {}) for each in near])
+        assert 0.0 <= float(losses.min()) < 1e-4
+
+
 def test_far_away_other_functions_do_no_harm() -> None:
     """Only the problem's own function is evaluated out there, where others are infinite."""
     optimizee = Landscape()
