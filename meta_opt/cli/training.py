@@ -334,6 +334,9 @@ class MetaOptCLI(LightningCLI):
         print(f"\n{done} after {self.model.episode} episodes{skipped}")
         if (curves := self.model.validation_curves) is not None and curves.not_finite:
             print(f"not finite on {curves.not_finite} of {curves.losses.shape[1]} validation problems")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunCheckpoint) and callback.never_finite:
+                print(f"{callback.monitor} was never finite, and best.ckpt is that of the first validation")
         if self.model.skipped == self.model.episode and not interrupted:
             print("nothing was learned")
             self.status = 1

@@ -36,7 +36,7 @@ _MARKERS: tuple[dict[str, Any], ...] = (
 
 
 def loss_figure(learned: Curves, reference: Curves, *, title: str, reference_label: str) -> Figure:
-    """Loss over optimizee steps of the learned optimizer beside a reference, on a logarithmic scale.
+    """Loss over optimizee steps of the learned optimizer beside a reference, on a logarithmic scale if all are positive.
 
     Lines are means over problems, bands reach from the 10th to the 90th percentile.
     """
@@ -53,7 +53,8 @@ def loss_figure(learned: Curves, reference: Curves, *, title: str, reference_lab
         low, high = torch.quantile(losses, torch.tensor([0.1, 0.9], dtype=torch.float64), dim=1)
         axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0, zorder=order)
         axes.plot(steps, losses.mean(1), color=color, linestyle=style, linewidth=2, label=label, zorder=order)
-    axes.set_yscale("log")
+    if all(float(curves.losses.nan_to_num(1.0).min()) > 0.0 for curves in (learned, reference)):
+        axes.set_yscale("log")
     axes.set_xlim(0, len(learned.losses) - 1)
     axes.set_xlabel("optimizee step")
     axes.set_ylabel("loss")

@@ -95,6 +95,11 @@ class RunCheckpoint(ModelCheckpoint):
         """The file."""
         return Path(self.dirpath or ".") / f"{self.filename}{self.FILE_EXTENSION}"
 
+    @property
+    def never_finite(self) -> bool:
+        """Whether a best checkpoint was saved for a figure that was never finite."""
+        return self.best_model_score is not None and not bool(self.best_model_score.isfinite())
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the work of an epoch that was not finished (``max_steps``, ``max_time``)."""
         if self.monitor is None and trainer.global_step > self._last_global_step_saved:

@@ -251,13 +251,18 @@ def test_a_failure_in_training_is_said_with_the_frames_of_the_plugin(
 def test_an_import_that_goes_on_is_said_and_can_be_interrupted(meta_opt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "PATIENCE", 0.1)
     Path("endless.py").write_text("import time\nwhile True: time.sleep(0.01)\n")
-    timer = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    status, _, err = meta_opt("fit", "--optimizee", "endless.py:A")
-    timer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where tests run in the background
+    try:
+        timer = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        status, _, err = meta_opt("fit", "--optimizee", "endless.py:A")
+        timer.join()
+        after = signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert status == 130
     assert err == "meta-opt: still loading optimizee endless.py:A; Ctrl-C stops it\n"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert after is signal.default_int_handler
 
 
 @pytest.mark.parametrize(

@@ -613,3 +613,36 @@ def test_what_chooses_the_best_checkpoint(meta_opt, plugins, monitor, name):
     callbacks = torch.load(best, weights_only=True)["callbacks"]
     assert {state["monitor"] for state in callbacks.values() if state.get("monitor")} == {name}
     assert any(f"'{name}'" in key for key in callbacks if key.startswith("StopWhenStale"))
+
+
+NEGATIVE = '''
+from meta_opt.api import Optimizee
+
+import torch
+
+class Below(Optimizee):
+    """A bowl, below zero in validation."""
+
+    def sample_problem(self, split, generator):
+        return {"depth": torch.tensor(100.0 if split == "validation" else 0.0)}
+
+    def init_params(self, generator):
+        return {"x": torch.randn(2, generator=generator)}
+
+    def loss(self, params, problem, batch):
+        return params["x"].square().sum() - problem["depth"]
+'''
+
+
+def test_says_where_nothing_finite_was_there_to_choose_by(tmp_path, monkeypatch, capsys):
+    """The logarithm of a negative loss: the best checkpoint is not chosen, and that is said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "below.py").write_text(NEGATIVE)
+    short = ("--model.num_steps=4", "--model.episodes_per_epoch=2", "--trainer.max_epochs=2")
+    quiet = ("--model.num_validation_problems=2", "--trainer.enable_progress_bar=false", "--model.max_skipped=100")
+    fit = ["fit", "--optimizee", "below.py:Below", *short, *quiet]
+    assert main([*fit, "--model.meta_loss", "log_mean"]) == 0
+    printed = capsys.readouterr().out
+    assert "val/objective was never finite, and best.ckpt is that of the first validation" in printed
+    assert main(fit) == 0
+    assert "never finite" not in capsys.readouterr().out
