@@ -36,7 +36,7 @@ _MARKERS: tuple[dict[str, Any], ...] = (
 
 
 def loss_figure(learned: Curves, reference: Curves, *, title: str, reference_label: str) -> Figure:
-    """Loss over optimizee steps of the learned optimizer beside a reference, on a logarithmic scale if all are positive.
+    """Loss over optimizee steps of the learned optimizer and a reference; on a log scale where all are positive.
 
     Lines are means over problems, bands reach from the 10th to the 90th percentile.
     """
