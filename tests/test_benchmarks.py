@@ -79,7 +79,7 @@ def test_memory_that_would_not_fit_is_left_out(monkeypatch):
     monkeypatch.setattr(measuring, "side_names", lambda: ["native", "plain"])
     taken = {"native": 10_000, "plain": 1_000_000}
     monkeypatch.setattr(
-        measuring, "_in_fresh_process", lambda _, workload, side, __: taken[side] * workload.num_steps // 20
+        measuring, "in_fresh_process", lambda _, workload, side, __: taken[side] * workload.num_steps // 20
     )
     bench = measuring.Bench(threads=1, repeats=1, memory_limit_gb=0.004)
     assert bench.memory(workloads.bowl(1000))["peak_mb"] == {"native": 0.01, "plain": 1.0}
