@@ -1,0 +1,132 @@
+"""Architectures that couple coordinates, and the coordinatewise LSTM, on small networks; several seeds each.
+
+    python benchmarks/networks.py --folder networks --out docs/pictures/networks.svg
+
+Short meta-trainings by `meta-opt fit`: as many episodes for all, and, since a step of the coordinatewise LSTM takes much
+less time, that one once more with as much time (times as many episodes as `benchmarks/architectures.py` says). All read
+gradients in the same way (log_sign+moments), without orthogonalized directions, and are tested on the same problems.
+What there is in the folder is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import mean, stdev
+
+import matplotlib as mpl
+import torch
+
+from collecting import Line, Lines, meta_train
+from meta_opt import registry
+from meta_opt.evaluation.compare import Contestant, Setting, compare
+from meta_opt.optimizers.baselines import baseline
+from meta_opt.saved.recipes import load_optimizer
+
+mpl.use("svg")
+
+from matplotlib import pyplot as plt
+
+OPTIMIZEES = ("mnist_mlp", "small_mlps")
+NUM_STEPS = 100
+_LSTM = ("coordinatewise_lstm", "--optimizer.share", "all", "--optimizer.tensor_features", "false")
+_INPUTS = ("--optimizer.inputs", "log_sign+moments")
+# Optimizer and its options, and times as many episodes.
+SIDES: dict[str, tuple[tuple[str, ...], int]] = {
+    "coordinatewise_lstm": ((*_LSTM, *_INPUTS), 1),
+    "coordinatewise_lstm, as long": ((*_LSTM, *_INPUTS), 6),
+    "lstm_gac": (("lstm_gac", *_INPUTS), 1),
+    "hierarchical_rnn": (("hierarchical_rnn",), 1),
+    "ntm_bfgs, rank 5": (("ntm_bfgs", "--optimizer.rank", "5", "--optimizer.base_write", "0"), 1),
+}
+BASELINE = "Adam"
+_EPISODES = 10  # in one of two epochs
+
+
+def main() -> None:
+    """Do what is not there yet, print means and spread over seeds, and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="of meta-trainings and results")
+    parser.add_argument("--out", type=Path, help="picture to draw")
+    parser.add_argument("--num_seeds", type=int, default=5)
+    parser.add_argument("--num_problems", type=int, default=8, help="test problems")
+    arguments = parser.parse_args()
+    torch.set_flush_denormal(True)
+    lines = Lines(arguments.folder / "results.jsonl")
+    for optimizee in OPTIMIZEES:
+        for seed in range(arguments.num_seeds):
+            for name in (*SIDES, BASELINE) if seed == 0 else SIDES:
+                key: Line = {"optimizee": optimizee, "optimizer": name, "seed": seed}
+                if lines.find(**key) is None:
+                    lines.add({**key, **run(arguments.folder, optimizee, name, seed, arguments.num_problems)})
+    for optimizee in OPTIMIZEES:
+        for name in (*SIDES, BASELINE):
+            totals, finals = ([line[merit] for line in of(lines, optimizee, name)] for merit in ("sum", "final"))
+            spread = [f" ± {stdev(values):.2g}" if len(values) > 1 else "" for values in (totals, finals)]
+            print(f"| {optimizee} | {name} | {mean(totals):.4g}{spread[0]} | {mean(finals):.3g}{spread[1]} |")
+    if arguments.out:
+        draw(lines, arguments.out)
+
+
+def run(folder: Path, optimizee: str, name: str, seed: int, num_problems: int) -> dict[str, float]:
+    """Meta-train and test one optimizer, or tune and test the baseline."""
+    problems = registry.load("optimizee", optimizee)()
+    setting = Setting(problems, [NUM_STEPS], num_problems, num_validation_problems=4)
+    if name == BASELINE:
+        (comparison,) = compare(setting, {}, {name: baseline(name)})
+    else:
+        checkpoint = meta_train(folder, f"{optimizee}, {name}, {seed}", *options(optimizee, name, seed))
+        (comparison,) = compare(setting, {name: Contestant(load_optimizer(checkpoint))}, {})
+    (entry,) = comparison.entries
+    return {"sum": entry.merit("sum").value, "final": entry.merit("final").value}
+
+
+def options(optimizee: str, name: str, seed: int) -> list[str]:
+    """Of ``meta-opt fit``."""
+    optimizer, times = SIDES[name]
+    settings = {
+        "optimizee": optimizee,
+        "seed_everything": seed,
+        "model.num_steps": NUM_STEPS,
+        "model.max_num_steps": "null",
+        "model.unroll_length": 25,
+        "model.lr": 0.005,
+        "model.normalize_gradient": "true",
+        "model.clip_relative": "null",
+        "model.average_decay": 0.9,
+        "model.estimator.replay_fraction": 1.0,
+        "model.episodes_per_epoch": _EPISODES * times,
+        "model.num_validation_problems": 4,
+        "model.num_test_problems": 1,
+        "trainer.max_epochs": 2,
+    }
+    first, *rest = optimizer
+    return [text for key, value in settings.items() for text in (f"--{key}", str(value))] + ["--optimizer", first, *rest]
+
+
+def of(lines: Lines, optimizee: str, name: str) -> list[Line]:
+    """All seeds."""
+    return [line for line in lines.all if line["optimizee"] == optimizee and line["optimizer"] == name]
+
+
+def draw(lines: Lines, out: Path) -> None:
+    """A point for every seed, a dash for their mean."""
+    figure, axes = plt.subplots(1, len(OPTIMIZEES), figsize=(10, 3.2), layout="constrained")
+    for axis, optimizee in zip(axes, OPTIMIZEES, strict=True):
+        for row, name in enumerate(SIDES):
+            values = [line["sum"] for line in of(lines, optimizee, name)]
+            color = "#4d5d6c" if "coordinatewise" in name else "#b00020"
+            axis.plot(values, [row] * len(values), "o", color=color, alpha=0.6, ms=6)
+            axis.plot(mean(values), row, "|", color=color, ms=22, mew=2)
+        (tuned,) = of(lines, optimizee, BASELINE)
+        axis.axvline(tuned["sum"], color="0.6", ls="--", lw=1)
+        axis.annotate(f"{BASELINE}, tuned", (tuned["sum"], -0.45), color="0.4", fontsize=8, ha="center")
+        axis.set(yticks=range(len(SIDES)), yticklabels=list(SIDES), ylim=(len(SIDES) - 0.4, -0.7))
+        axis.set(title=optimizee, xlabel=f"sum of test losses over {NUM_STEPS} steps")
+    axes[1].set_yticklabels([])
+    mpl.rcParams["svg.hashsalt"] = "meta-opt"
+    figure.savefig(out, metadata={"Date": None}, facecolor="white")
+
+
+if __name__ == "__main__":
+    main()
