@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from meta_opt.cli import main
 
 Line = dict[str, Any]
 
@@ -43,8 +45,7 @@ def meta_train(folder: Path, name: str, *options: str) -> Path:
         options: Of the command.
 
     Raises:
-        RuntimeError: If a run of this name had other options.
-        subprocess.CalledProcessError: If meta-training fails.
+        RuntimeError: If a run of this name had other options, or meta-training fails.
     """
     lines = Lines(folder / "runs.jsonl")
     line = lines.find(run=name)
@@ -52,9 +53,10 @@ def meta_train(folder: Path, name: str, *options: str) -> Path:
         started = time.perf_counter()
         root = folder / name / str(time.time_ns())  # next to the leavings of one that was interrupted
         fixed = ["--trainer.default_root_dir", str(root), "--trainer.enable_progress_bar", "false"]
-        subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "meta_opt.cli", "fit", *options, *fixed], check=True, stdout=subprocess.DEVNULL
-        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            status = main(["fit", *options, *fixed])
+        if status:
+            raise RuntimeError(f"meta-opt fit {' '.join(options)} ended with status {status}")
         found = next(root.glob("checkpoints/*/*/best.ckpt"))
         seconds = round(time.perf_counter() - started, 1)
         line = {"run": name, "options": " ".join(options), "seconds": seconds, "checkpoint": str(found)}

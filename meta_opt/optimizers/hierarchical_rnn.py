@@ -62,8 +62,8 @@ class HierarchicalState:
     """What averages and networks remember."""
 
     sizes: tuple[int, ...]  # coordinates of each of S tensors
-    means: Tensor = axis("coordinate")  # [C, B, N], of the gradient, fastest first
-    squares: Tensor = axis("coordinate")  # [C, B, N], of the squares of these means
+    means: Tensor = axis("coordinate")  # [C, B, N], m_s, fastest first
+    squares: Tensor = axis("coordinate")  # [C, B, N], λ_s
     log_step: Tensor = axis("coordinate")  # [B, N], less ln(base_step)
     of_coordinates: Tensor = axis("coordinate")  # [H, B·N]
     of_tensors: Tensor = axis("tensor")  # [H', B·S]
@@ -96,7 +96,7 @@ class HierarchicalRNN(OptimizerNetwork):
         tensor_size: int = 20,
         problem_size: int = 20,
         num_scales: int = 4,
-        base_step: float = 0.01,
+        base_step: float = 0.03,
         output_scale: float = 0.1,
         initial_output: float = 0.1,
     ) -> None:
@@ -197,7 +197,7 @@ class HierarchicalRNN(OptimizerNetwork):
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Meta-gradients of one size, whatever the losses are."""
-        return {"model.lr": 0.001, "model.normalize_gradient": True}
+        return {"model.lr": 0.005, "model.normalize_gradient": True, "model.estimator.replay_fraction": 1.0}
 
     def _averages(self, grad: Tensor, state: HierarchicalState, decays: Tensor) -> tuple[Tensor, Tensor]:
         """Means and squares after the gradient, [C, B, N] each, with decays of the fastest of both, [2, B, N].

@@ -182,7 +182,12 @@ class NTMBFGS(OptimizerNetwork):
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Small steps and small outputs at first: errors in what is written spoil what BFGS does well."""
-        return {"model.lr": 0.0005, "model.meta_loss": "log_mean", "optimizer.initial_output": 0.01}
+        return {
+            "model.lr": 0.001,
+            "model.meta_loss": "log_mean",
+            "model.estimator.replay_fraction": 1.0,
+            "optimizer.initial_output": 0.01,
+        }
 
     def _writes(self, written: list[Tensor], read: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Left and right vectors of the controller, each [B, W, N], from its outputs, each [B, N]."""

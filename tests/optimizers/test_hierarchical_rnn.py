@@ -107,7 +107,7 @@ def test_a_coordinate_is_told_of_all_others_two_steps_later() -> None:
 def test_untrained_it_steps_along_the_scaled_momentum() -> None:
     optimizer = built(initial_output=0.0)
     found = updates(optimizer, gradients(1))[0]
-    torch.testing.assert_close(found, -0.01 * gradients(1)[0].sign(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found, -0.03 * gradients(1)[0].sign(), rtol=1e-9, atol=0)
 
 
 def test_the_scale_of_the_loss_does_not_matter() -> None:
