@@ -37,7 +37,7 @@ class Lines:
 
 
 def meta_train(folder: Path, name: str, *options: str) -> Path:
-    """The checkpoint that validation chose in a run of ``meta-opt fit`` with these options, made now unless it is there.
+    """The checkpoint that validation chose in a run of ``meta-opt fit`` with these options, which is made once.
 
     Args:
         folder: Where runs are, a folder for each, and a line on each in runs.jsonl.
@@ -62,5 +62,7 @@ def meta_train(folder: Path, name: str, *options: str) -> Path:
         line = {"run": name, "options": " ".join(options), "seconds": seconds, "checkpoint": str(found)}
         lines.add(line)
     if line["options"] != " ".join(options):
-        raise RuntimeError(f"{folder / 'runs.jsonl'} has another run {name}, with {line['options']}; take a new --folder")
+        raise RuntimeError(
+            f"{folder / 'runs.jsonl'} has another run {name}, with {line['options']}; take a new --folder"
+        )
     return Path(line["checkpoint"])

@@ -3,11 +3,11 @@
     python benchmarks/conditioning.py --folder conditioning --out docs/pictures/conditioning.svg
 
 Meta-trainings are those of `meta-opt fit` with the settings recommended for the architecture and quadratic (Gaussian
-quadratics, whose condition numbers are of all sizes), but for 5 epochs instead of 12 (ntm_bfgs, whose steps cost most, for 4). What reads gradients as they are,
-coordinatewise_lstm and lstm_gac, is trained in every dimension it is tested in, with fewer problems at once in more
-dimensions; the others in dimension 10 only. Then all of them, and baselines whose learning rates are tuned for the
-figure, dimension and condition number, run for 100 steps on the same test problems. What there is in the folder is not
-done again.
+quadratics, whose condition numbers are of all sizes), but for 5 epochs instead of 12 (ntm_bfgs, whose steps cost most,
+for 4). What reads gradients as they are, coordinatewise_lstm and lstm_gac, is trained in every dimension it is tested
+in, with fewer problems at once in more dimensions; the others in dimension 10 only. Then all of them, and baselines
+whose learning rates are tuned for the figure, dimension and condition number, run for 100 steps on the same test
+problems. What there is in the folder is not done again.
 """
 
 from __future__ import annotations

@@ -249,8 +249,8 @@ def _recommend(defaults: Defaults, *, new: bool) -> None:
     """Add the settings that optimizee and optimizer recommend, the optimizer's above the optimizee's.
 
     An optimizee's settings of an optimizer or an estimator, and an optimizer's of an estimator, are meant for the
-    default one. Another takes of them what it has arguments for, of such values; the rest is left out. Weights to start from are those of the default optimizer,
-    and nothing to another.
+    default one. Another takes of them what it has arguments for, of such values; the rest is left out. Weights to start
+    from are those of the default optimizer, and nothing to another.
 
     Args:
         defaults: With the classes.

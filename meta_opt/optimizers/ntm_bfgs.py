@@ -45,12 +45,12 @@ class NTMBFGS(OptimizerNetwork):
         out, r, a_1..a_W, b_1..b_W = controller(∇, i)       one number of each per coordinate
         M ← M + Σ_k a_k b_kᵀ,    i = M r,    update = (i + output_scale · ‖i‖ · out) · e^out'
 
-    M is s/‖∇_0‖ · I at first, so that the first update has a root mean square of s, which is learned, whatever the scale
-    of the loss and the dimension. The read i goes into the update, and is an input of the controller at the next step. As in
-    BFGS the step goes along the read, r = -∇ + output_scale · ‖∇‖ · out_r, and to the written vectors those of BFGS
-    are added, times ``base_write``. So before meta-training, when outputs are small, this is BFGS with steps of one;
-    what is learned is s, how far to trust the memory, and what else to write. Vectors are measured by their root mean
-    squares ‖·‖; a_k is written in units of the read, b_k in those of 1/(N ‖∇‖).
+    M is s/‖∇_0‖ · I at first, so that the first update has a root mean square of s, which is learned, whatever the
+    scale of the loss and the dimension. The read i goes into the update, and is an input of the controller at the next
+    step. As in BFGS the step goes along the read, r = -∇ + output_scale · ‖∇‖ · out_r, and to the written vectors those
+    of BFGS are added, times ``base_write``. So before meta-training, when outputs are small, this is BFGS with steps of
+    one; what is learned is s, how far to trust the memory, and what else to write. Vectors are measured by their root
+    mean squares ‖·‖; a_k is written in units of the read, b_k in those of 1/(N ‖∇‖).
 
     Departures from the paper: the read sees the writes of its own step, so that one read head is enough for the step of
     BFGS; base write, r = -∇, and the read in the update make a working optimizer of an untrained one (with
