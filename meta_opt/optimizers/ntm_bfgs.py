@@ -68,7 +68,7 @@ class NTMBFGS(OptimizerNetwork):
         num_averaging: int = 2,
         num_writes: int = 3,
         rank: int | None = None,
-        first_step: float = 0.1,
+        first_step: float = 0.3,
         base_write: float = 1.0,
         output_scale: float = 0.1,
         initial_output: float = 0.01,

@@ -82,6 +82,5 @@ class Quadratic(Optimizee):
             "model.reference_lr": 0.3,
             "optimizer.inputs": "none",
             "optimizer.output": "linear",
-            "optimizer.first_step": 0.3,
             "trainer.max_epochs": 12,
         }

@@ -32,11 +32,11 @@ def losses(optimizer: NTMBFGS, num_steps: int) -> Tensor:
 
 
 def by_hand(num_steps: int) -> Tensor:
-    """BFGS with steps of one, each at most four times as long as the last; the first has a root mean square of 0.1."""
+    """BFGS with steps of one, each at most four times as long as the last; the first has a root mean square of 0.3."""
     problems = Problems(Quadratic(), "test", range(8), seed=0, dtype=torch.float64)
     theta, eye, collected = problems.initial_params, torch.eye(10, dtype=torch.float64), []
     size = problems.evaluate(theta).grad.square().mean(1).sqrt()
-    inverse, step, last = 0.1 / size[:, None, None] * eye, None, None
+    inverse, step, last = 0.3 / size[:, None, None] * eye, None, None
     for _ in range(num_steps):
         grad = problems.evaluate(theta).grad
         if step is not None:
