@@ -1,6 +1,6 @@
 """All architectures on quadratics of several dimensions and condition numbers.
 
-    python benchmarks/conditioning.py --folder conditioning --out docs/pictures/conditioning.svg
+    python benchmarks/conditioning.py --folder conditioning --out docs/pictures/conditioning.png
 
 Meta-trainings are those of `meta-opt fit` with the settings recommended for the architecture and quadratic (Gaussian
 quadratics, whose condition numbers are of all sizes), but for 5 epochs instead of 12 (ntm_bfgs, whose steps cost most,
@@ -24,7 +24,7 @@ from meta_opt.evaluation.compare import Contestant, Setting, compare
 from meta_opt.optimizers.baselines import baseline
 from meta_opt.saved.recipes import load_optimizer, pretrained_path
 
-mpl.use("svg")
+mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
@@ -127,8 +127,7 @@ def draw(lines: Lines, out: Path) -> None:
     axes[0, 0].set_ylabel("sum of losses over 100 steps")
     axes[1, 0].set_ylabel("loss after 100 steps")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    mpl.rcParams["svg.hashsalt"] = "meta-opt"
-    figure.savefig(out, metadata={"Date": None}, facecolor="white")
+    figure.savefig(out, dpi=110)
 
 
 if __name__ == "__main__":

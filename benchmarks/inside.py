@@ -2,8 +2,8 @@
 
     python benchmarks/inside.py --folder docs/pictures
 
-On test problems of 10 dimensions and condition number 100, with the pretrained optimizers. Writes averages.svg and
-memory.svg, and prints how far the memory is from the inverse Hessian.
+On test problems of 10 dimensions and condition number 100, with the pretrained optimizers. Writes averages.png and
+memory.png, and prints how far the memory is from the inverse Hessian.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from meta_opt.optimizers.ntm_bfgs import NTMBFGS, NTMState
 from meta_opt.saved.recipes import load_optimizer, pretrained_path
 from meta_opt_optimizees.quadratic import Quadratic
 
-mpl.use("svg")
+mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -37,13 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the pictures go")
     arguments = parser.parse_args()
-    mpl.rcParams["svg.hashsalt"] = "meta-opt"
     pictures = {
         "averages": averages_over_an_episode(load_optimizer(pretrained_path("lstm_gac")), 60),
         "memory": memory_over_an_episode(load_optimizer(pretrained_path("ntm_bfgs")), 40),
     }
     for name, figure in pictures.items():
-        figure.savefig(arguments.folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+        figure.savefig(arguments.folder / f"{name}.png", dpi=110)
 
 
 @torch.no_grad()
@@ -66,7 +65,7 @@ def averages_over_an_episode(optimizer: OptimizerNetwork, num_steps: int) -> Fig
     problems = Problems(Quadratic(condition=100.0), "test", range(32), seed=0)
     found, _, norms = states(optimizer, problems, num_steps)
     averages = averages_in(found, optimizer.num_averaging, len(norms[0]))  # type: ignore[arg-type]
-    figure, (size, over_steps, over_size) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure, (size, over_steps, over_size) = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
     size.plot(norms[:, 0], color="black")
     size.set(yscale="log", xlabel="step", title="norm of the gradient")
     for index in range(averages.shape[1]):
@@ -75,7 +74,7 @@ def averages_over_an_episode(optimizer: OptimizerNetwork, num_steps: int) -> Fig
         over_steps.plot(averages[:, index, 0], color=color, ls=DASHES[index % 4], label=label)
         over_size.scatter(norms, averages[:, index], s=2, color=color, alpha=0.35, lw=0)
     over_steps.set(xlabel="step", title="the averages in the same episode")
-    over_steps.legend(frameon=False, fontsize=8)
+    figure.legend(*over_steps.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     over_size.set(xscale="log", xlabel="norm of the gradient", title="the same in 32 episodes, all steps")
     return figure
 
@@ -109,8 +108,8 @@ def memory_over_an_episode(optimizer: OptimizerNetwork, num_steps: int) -> Figur
         values.axhline(float(value), color="#4a7fb5", ls="--", lw=1, label=label)
     values.plot(steps, shown.where(shown > 0, torch.nan), color="#b00020", lw=1.4, label=["M", *[None] * 9])
     values.set(yscale="log", ylabel="eigenvalues")
-    values.legend(frameon=False, loc="lower right")
-    loss.plot(steps, losses[:, 0] - losses[:, 0].min() + 1e-14, color="black")
+    figure.legend(*values.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    loss.plot(steps, losses[:, 0], color="black")
     loss.set(yscale="log", ylabel="loss", xlabel="step")
     return figure
 

@@ -1,6 +1,6 @@
 """Architectures that couple coordinates, and the coordinatewise LSTM, on small networks; several seeds each.
 
-    python benchmarks/networks.py --folder networks --out docs/pictures/networks.svg
+    python benchmarks/networks.py --folder networks --out docs/pictures/networks.png
 
 Very short meta-trainings by `meta-opt fit`: ten episodes of 50 steps for all, with a meta-update after every ten steps,
 and, since a step of the coordinatewise LSTM takes about a sixth of the time, that one once more with six times as many.
@@ -24,7 +24,7 @@ from meta_opt.evaluation.compare import Contestant, Setting, compare
 from meta_opt.optimizers.baselines import baseline
 from meta_opt.saved.recipes import load_optimizer
 
-mpl.use("svg")
+mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
@@ -131,8 +131,7 @@ def draw(lines: Lines, out: Path) -> None:
         axis.set(yticks=range(len(SIDES)), yticklabels=list(SIDES), ylim=(len(SIDES) - 0.4, -0.7))
         axis.set(title=optimizee, xlabel=f"sum of test losses over {NUM_STEPS} steps")
     axes[1].set_yticklabels([])
-    mpl.rcParams["svg.hashsalt"] = "meta-opt"
-    figure.savefig(out, metadata={"Date": None}, facecolor="white")
+    figure.savefig(out, dpi=110)
 
 
 if __name__ == "__main__":
