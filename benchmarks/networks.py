@@ -50,22 +50,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of meta-trainings and results")
     parser.add_argument("--out", type=Path, help="picture to draw")
+    parser.add_argument("--optimizees", nargs="+", choices=OPTIMIZEES, default=[*OPTIMIZEES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(5)])
     parser.add_argument("--num_problems", type=int, default=6, help="test problems")
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
     lines = Lines(arguments.folder / "results.jsonl")
     for seed in arguments.seeds:
-        for optimizee in OPTIMIZEES:
+        for optimizee in arguments.optimizees:
             for name in (*SIDES, BASELINE) if seed == 0 else SIDES:
                 key: Line = {"optimizee": optimizee, "optimizer": name, "seed": seed}
                 if lines.find(**key) is None:
                     lines.add({**key, **run(arguments.folder, optimizee, name, seed, arguments.num_problems)})
-    for optimizee in OPTIMIZEES:
+    for optimizee in arguments.optimizees:
         for name in (*SIDES, BASELINE):
             totals, finals = ([line[merit] for line in of(lines, optimizee, name)] for merit in ("sum", "final"))
-            spread = [f" ± {stdev(values):.2g}" if len(values) > 1 else "" for values in (totals, finals)]
-            print(f"| {optimizee} | {name} | {mean(totals):.4g}{spread[0]} | {mean(finals):.3g}{spread[1]} |")
+            if totals:
+                print(f"| {optimizee} | {name} | {shown(totals)} | {shown(finals)} | {len(totals)} |")
     if arguments.out:
         draw(lines, arguments.out)
 
@@ -81,6 +82,11 @@ def run(folder: Path, optimizee: str, name: str, seed: int, num_problems: int) -
         (comparison,) = compare(setting, {name: Contestant(load_optimizer(checkpoint))}, {})
     (entry,) = comparison.entries
     return {"sum": entry.merit("sum").value, "final": entry.merit("final").value}
+
+
+def shown(values: list[float]) -> str:
+    """Mean and, over several seeds, standard deviation."""
+    return f"{mean(values):.4g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
 
 
 def options(optimizee: str, name: str, seed: int) -> list[str]:
@@ -122,12 +128,14 @@ def draw(lines: Lines, out: Path) -> None:
     for axis, optimizee in zip(axes, OPTIMIZEES, strict=True):
         for row, name in enumerate(SIDES):
             values = [line["sum"] for line in of(lines, optimizee, name)]
+            if not values:
+                continue
             color = "#4d5d6c" if "coordinatewise" in name else "#b00020"
             axis.plot(values, [row] * len(values), "o", color=color, alpha=0.6, ms=6)
             axis.plot(mean(values), row, "|", color=color, ms=22, mew=2)
-        (tuned,) = of(lines, optimizee, BASELINE)
-        axis.axvline(tuned["sum"], color="0.6", ls="--", lw=1)
-        axis.annotate(f"{BASELINE}, tuned", (tuned["sum"], -0.45), color="0.4", fontsize=8, ha="center")
+        for tuned in of(lines, optimizee, BASELINE):
+            axis.axvline(tuned["sum"], color="0.6", ls="--", lw=1)
+            axis.annotate(f"{BASELINE}, tuned", (tuned["sum"], -0.45), color="0.4", fontsize=8, ha="center")
         axis.set(yticks=range(len(SIDES)), yticklabels=list(SIDES), ylim=(len(SIDES) - 0.4, -0.7))
         axis.set(title=optimizee, xlabel=f"sum of test losses over {NUM_STEPS} steps")
     axes[1].set_yticklabels([])
