@@ -105,7 +105,7 @@ def table(lines: Lines) -> str:
     for dimension in DIMENSIONS:
         for name in STYLES:
             found = [lines.find(optimizer=name, dimension=dimension, condition=condition) for condition in CONDITIONS]
-            cells = "".join(f" {line['sum']:.3g}, {line['final']:.1e} |" for line in found if line)
+            cells = "".join(f" {line['sum']:.3g}, {line['final']:.1e} |" if line else " |" for line in found)
             rows.append(f"| {dimension} | {name} |{cells}")
     return "\n".join(rows)
 
@@ -117,8 +117,8 @@ def draw(lines: Lines, out: Path) -> None:
         for name, (color, dashes, width) in STYLES.items():
             found = [lines.find(optimizer=name, dimension=dimension, condition=condition) for condition in CONDITIONS]
             for row, figure_of_merit in enumerate(("sum", "final")):
-                values = [line[figure_of_merit] for line in found if line]
-                axes[row, column].plot(CONDITIONS, values, color=color, ls=dashes, lw=width, label=name)
+                points = [(line["condition"], line[figure_of_merit]) for line in found if line]
+                axes[row, column].plot(*zip(*points, strict=True), color=color, ls=dashes, lw=width, label=name)
         axes[0, column].set_title(f"{dimension} dimensions")
         axes[1, column].set_xlabel("condition number κ")
     for axis in axes.flat:

@@ -123,16 +123,21 @@ def of(lines: Lines, optimizee: str, name: str) -> list[Line]:
 
 
 def draw(lines: Lines, out: Path) -> None:
-    """A point for every seed, a dash for their mean."""
+    """A point for every seed, a dash for their mean; an arrow for a seed at more than three times the lowest sum."""
     figure, axes = plt.subplots(1, len(OPTIMIZEES), figsize=(10, 3.2), layout="constrained")
     for axis, optimizee in zip(axes, OPTIMIZEES, strict=True):
+        limit = 3.0 * min(line["sum"] for line in lines.all if line["optimizee"] == optimizee)
         for row, name in enumerate(SIDES):
-            values = [line["sum"] for line in of(lines, optimizee, name)]
+            values = [min(line["sum"], limit) for line in of(lines, optimizee, name)]
             if not values:
                 continue
             color = "#4d5d6c" if "coordinatewise" in name else "#b00020"
-            axis.plot(values, [row] * len(values), "o", color=color, alpha=0.6, ms=6)
-            axis.plot(mean(values), row, "|", color=color, ms=22, mew=2)
+            inside = [value for value in values if value < limit]
+            axis.plot(inside, [row] * len(inside), "o", color=color, alpha=0.6, ms=6)
+            if len(inside) == len(values):
+                axis.plot(mean(values), row, "|", color=color, ms=22, mew=2)
+            else:
+                axis.plot(limit, row, ">", color=color, ms=9)
         for tuned in of(lines, optimizee, BASELINE):
             axis.axvline(tuned["sum"], color="0.6", ls="--", lw=1)
             axis.annotate(f"{BASELINE}, tuned", (tuned["sum"], -0.45), color="0.4", fontsize=8, ha="center")
