@@ -20,8 +20,7 @@ from statistics import median
 import torch
 
 import workloads
-from measuring import _in_fresh_process as in_fresh_process
-from measuring import forget_peak, peak_bytes, prepare
+from measuring import forget_peak, in_fresh_process, peak_bytes, prepare
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, layout_of, problem_generator
 from meta_opt.optimizers.contract import OptimizerNetwork

@@ -81,7 +81,7 @@ class Bench:
                 skipped[side] = f"would take about {expected / 1e9:.3g} GB"
                 continue
             try:
-                peaks[side] = _in_fresh_process(_peak_memory, workload, side, self._threads)
+                peaks[side] = in_fresh_process(_peak_memory, workload, side, self._threads)
             except BrokenProcessPool:
                 skipped[side] = "was killed, probably for its memory"
                 self._last[side] = (size, float("inf"))
@@ -176,7 +176,8 @@ def _peak_memory(workload: Workload, name: str, threads: int) -> int:
     return peak_bytes() - before
 
 
-def _in_fresh_process(function: Callable[..., int], *arguments: object) -> int:
+def in_fresh_process(function: Callable[..., int], *arguments: object) -> int:
+    """What the function returns in a process of its own, whose peak memory is nobody else's."""
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizees.problems import Problems, problem_generator
+from meta_opt.optimizers.lstm_gac import LSTMGAC
+from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt_optimizees.quadratic import Quadratic
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -79,7 +81,7 @@ def test_memory_that_would_not_fit_is_left_out(monkeypatch):
     monkeypatch.setattr(measuring, "side_names", lambda: ["native", "plain"])
     taken = {"native": 10_000, "plain": 1_000_000}
     monkeypatch.setattr(
-        measuring, "_in_fresh_process", lambda _, workload, side, __: taken[side] * workload.num_steps // 20
+        measuring, "in_fresh_process", lambda _, workload, side, __: taken[side] * workload.num_steps // 20
     )
     bench = measuring.Bench(threads=1, repeats=1, memory_limit_gb=0.004)
     assert bench.memory(workloads.bowl(1000))["peak_mb"] == {"native": 0.01, "plain": 1.0}
@@ -116,3 +118,46 @@ def test_lbfgs_takes_one_gradient_a_step():
     torch.testing.assert_close(losses[1], problems.evaluate(start.params - step).loss)
     assert losses.shape == (3, 3)
     assert (losses[2] < losses[1]).all()
+
+
+def test_a_meta_training_that_is_there_is_not_repeated(monkeypatch, tmp_path):
+    import collecting
+
+    runs = []
+
+    def fit(args):
+        runs.append(args)
+        root = Path(args[args.index("--trainer.default_root_dir") + 1])
+        made = root / "checkpoints" / "bowl" / "run_0"
+        made.mkdir(parents=True)
+        (made / "best.ckpt").write_bytes(b"")
+        return 0
+
+    monkeypatch.setattr(collecting, "main", fit)
+    first = collecting.meta_train(tmp_path, "a", "--optimizee", "bowl")
+    assert first.name == "best.ckpt"
+    assert collecting.meta_train(tmp_path, "a", "--optimizee", "bowl") == first
+    assert [args[:3] for args in runs] == [["fit", "--optimizee", "bowl"]]
+    with pytest.raises(RuntimeError, match="another run a, with --optimizee bowl; take a new --folder"):
+        collecting.meta_train(tmp_path, "a", "--optimizee", "quadratic")
+    monkeypatch.setattr(collecting, "main", lambda args: 2)
+    with pytest.raises(RuntimeError, match="meta-opt fit --optimizee none ended with status 2"):
+        collecting.meta_train(tmp_path, "b", "--optimizee", "none")
+
+
+def test_the_memory_and_the_averages_that_are_drawn():
+    import inside
+
+    problems = Problems(Quadratic(), "validation", range(3), seed=0)
+    optimizer = NTMBFGS(hidden_size=4, initial_output=1.0)
+    optimizer.build(problems.layout, problem_generator(0, "phi"))
+    state = inside.states(optimizer, problems, 4)[0][-1]
+    read = (inside.memory_of(optimizer, state) @ state.asked.unsqueeze(2)).squeeze(2)
+    torch.testing.assert_close(read, state.read, rtol=1e-3, atol=1e-5)
+    optimizer = LSTMGAC(hidden_size=4, num_averaging=2)
+    optimizer.build(problems.layout, problem_generator(0, "phi"))
+    found = inside.states(optimizer, problems, 4)[0]
+    averages = inside.averages_in(found, 2, 3)
+    assert averages.shape == (4, 4, 3)
+    hidden = found[2].hidden[1].view(4, 3, 10)
+    torch.testing.assert_close(averages[2, 3], hidden[1, :, 7])  # layer 2, cell 2; as any coordinate has it

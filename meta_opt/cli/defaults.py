@@ -248,9 +248,9 @@ def _use_class(defaults: Defaults, kind: Kind, cls: type[Any], init_args: dict[s
 def _recommend(defaults: Defaults, *, new: bool) -> None:
     """Add the settings that optimizee and optimizer recommend, the optimizer's above the optimizee's.
 
-    An optimizee's settings of an optimizer or an estimator are meant for the default one. Another takes of them what it
-    has arguments for, of such values; the rest is left out. Weights to start from are those of the default optimizer,
-    and nothing to another.
+    An optimizee's settings of an optimizer or an estimator, and an optimizer's of an estimator, are meant for the
+    default one. Another takes of them what it has arguments for, of such values; the rest is left out. Weights to start
+    from are those of the default optimizer, and nothing to another.
 
     Args:
         defaults: With the classes.
@@ -270,7 +270,7 @@ def _recommend(defaults: Defaults, *, new: bool) -> None:
         elif new:
             option, _, argument = name.rpartition(".")
             chosen = defaults.classes[kind]
-            meant = name in own or registry.name_of(chosen) == usual[kind]
+            meant = (name in own and kind == "optimizer") or registry.name_of(chosen) == usual[kind]
             if argument in argument_names(chosen) and (meant or _takes(chosen, argument, value)):
                 defaults.options[option]["init_args"][argument] = value
             elif meant:

@@ -20,6 +20,7 @@ from meta_opt.optimizers.state import axis
 
 _LEAST_SQUARE = 1e-20  # a mean square that is no larger is as good as zero
 _FIRST_DECAY = 0.9  # of the fastest average, before anything is learned
+_FIRST_KEPT = 0.96  # γ before anything is learned
 
 
 class GRU(nn.Module):
@@ -61,8 +62,8 @@ class HierarchicalState:
     """What averages and networks remember."""
 
     sizes: tuple[int, ...]  # coordinates of each of S tensors
-    means: Tensor = axis("coordinate")  # [C, B, N], of the gradient, fastest first
-    squares: Tensor = axis("coordinate")  # [C, B, N], of its square
+    means: Tensor = axis("coordinate")  # [C, B, N], m_s, fastest first
+    squares: Tensor = axis("coordinate")  # [C, B, N], λ_s
     log_step: Tensor = axis("coordinate")  # [B, N], less ln(base_step)
     of_coordinates: Tensor = axis("coordinate")  # [H, B·N]
     of_tensors: Tensor = axis("tensor")  # [H', B·S]
@@ -72,19 +73,19 @@ class HierarchicalState:
 class HierarchicalRNN(OptimizerNetwork):
     """A GRU per coordinate, one per tensor above, and one for the problem on top; each biases the one below.
 
-        m_s, λ_s: averages of ∇ and ∇² at C time scales, with decays β^(1/2^s), s = 0..C-1
+        m_s, λ_s: averages of ∇ and m_s² at C time scales, with decays β^(1/2^s), s = 0..C-1
         inputs:   m_s/√λ_s,  (ln λ_s - mean_s ln λ_s)/2,  η - mean η over the tensor
-        η ← η + Δη,   update = base_step · e^η · (output_scale · out - mean_s m_s/√λ_s)
+        update = base_step · e^(η + Δη) · (output_scale · out - mean_s m_s/√λ_s),   η ← η + (1 - γ) Δη
 
     The decays β of both averages (each coordinate's own, 0.9 at first), the direction out, and the change Δη of the log
-    step size are outputs of the network of coordinates. That of a tensor reads the mean over its coordinates' hidden
-    states, that of the problem the mean over tensors; what they pass down, as they were after the last step, adds to
-    the biases of the gates.
+    step size are outputs of the network of coordinates; γ is a number that is learned. The network of a tensor reads
+    the mean over its coordinates' hidden states, that of the problem the mean over tensors; what they pass down, as
+    they were after the last step, adds to the biases of the gates.
 
     Left out of the paper: gradients at another place than θ (its attention, after Nesterov); the direction divided by
-    its length; log step sizes as averages of what the network says, with a decay that is learned too (here a sum, as
-    with a decay of one); random initial step sizes; the tensor's mean step size and number of coordinates as inputs
-    of the tensor's network. Added: the base direction, so that an untrained network already optimizes.
+    its length; random initial step sizes. Left out of the authors' code: hidden states that are learned to begin with;
+    a bias from the problem's network straight to coordinates; the mean of the inputs as one more input of the tensor's
+    network. Added: the base direction, so that an untrained network already optimizes.
     """
 
     scope = "problem"
@@ -95,7 +96,7 @@ class HierarchicalRNN(OptimizerNetwork):
         tensor_size: int = 20,
         problem_size: int = 20,
         num_scales: int = 4,
-        base_step: float = 0.01,
+        base_step: float = 0.03,
         output_scale: float = 0.1,
         initial_output: float = 0.1,
     ) -> None:
@@ -107,7 +108,7 @@ class HierarchicalRNN(OptimizerNetwork):
             problem_size: H'', width of the network of the problem.
             num_scales: C, time scales of the averages, each twice as long as the one before.
             base_step: Size of an update before anything is learned, for every coordinate.
-            output_scale: Factor of what is written beside the base direction, and of changes of the log step size.
+            output_scale: Factor of what is written beside the base direction.
             initial_output: Factor of the output layer's initial weights.
 
         Raises:
@@ -141,9 +142,11 @@ class HierarchicalRNN(OptimizerNetwork):
         # Rows: direction, change of the log step size, decay of means, decay of squares.
         bound = self.initial_output / math.sqrt(self.hidden_size)
         weight = (torch.rand(4, self.hidden_size, generator=generator) * 2.0 - 1.0) * bound
+        weight[1] = 0.0  # or else step sizes would drift, each on its own
         self.output_weight = nn.Parameter(weight)
-        decay = math.log(_FIRST_DECAY / (1.0 - _FIRST_DECAY))
+        decay = _logit(_FIRST_DECAY)
         self.output_bias = nn.Parameter(torch.tensor([[0.0], [0.0], [decay], [decay]]))
+        self.logit_kept = nn.Parameter(torch.tensor(_logit(_FIRST_KEPT)))  # of γ
 
     def init_state(self, layout: Layout, num_problems: int) -> HierarchicalState:
         """All zeros."""
@@ -182,9 +185,9 @@ class HierarchicalRNN(OptimizerNetwork):
         of_problem = self.problem(of_tensors.mean(2), of_problem, self.problem.biases(None))
 
         outputs = torch.addmm(self.output_bias[:2], self.output_weight[:2], of_coordinates).view(2, *shape)
-        log_step = state.log_step + self.output_scale * outputs[1]
         direction = self.output_scale * outputs[0] - momenta.mean(0)
-        update = self.base_step * log_step.exp() * direction
+        update = self.base_step * (state.log_step + outputs[1]).exp() * direction
+        log_step = state.log_step + torch.sigmoid(-self.logit_kept) * outputs[1]
         update = update.masked_fill((squares == 0.0).all(0), 0.0)  # no gradient so far
         return Step(
             update,
@@ -194,7 +197,7 @@ class HierarchicalRNN(OptimizerNetwork):
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Meta-gradients of one size, whatever the losses are."""
-        return {"model.lr": 0.001, "model.normalize_gradient": True}
+        return {"model.lr": 0.005, "model.normalize_gradient": True, "model.estimator.replay_fraction": 1.0}
 
     def _averages(self, grad: Tensor, state: HierarchicalState, decays: Tensor) -> tuple[Tensor, Tensor]:
         """Means and squares after the gradient, [C, B, N] each, with decays of the fastest of both, [2, B, N].
@@ -205,7 +208,12 @@ class HierarchicalRNN(OptimizerNetwork):
         decays = (decays.log().unsqueeze(1) * powers.view(-1, 1, 1)).exp()  # [2, C, B, N]
         new = (state.squares == 0.0).all(0)
         decays = decays.masked_fill(new, 0.0)
-        return torch.lerp(grad, state.means, decays[0]), torch.lerp(grad * grad, state.squares, decays[1])
+        means = torch.lerp(grad, state.means, decays[0])
+        return means, torch.lerp(means * means, state.squares, decays[1])
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1.0 - probability))
 
 
 def _means(rows: Tensor, sizes: Sequence[int]) -> Tensor:

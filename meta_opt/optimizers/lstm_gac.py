@@ -143,5 +143,5 @@ class LSTMGAC(OptimizerNetwork):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """Meta-gradients of one size, whatever the losses are, and inputs whose sizes do not hang on the problem's."""
-        return {"model.lr": 0.003, "model.normalize_gradient": True, "optimizer.inputs": "log_sign+moments"}
+        """Meta-gradients of one size, whatever the losses are."""
+        return {"model.lr": 0.005, "model.normalize_gradient": True, "model.estimator.replay_fraction": 1.0}

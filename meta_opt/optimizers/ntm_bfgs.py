@@ -36,6 +36,7 @@ class NTMState:
     read: Tensor = axis("coordinate")  # [B, N], M r for the memory after the last step's writes
     update: Tensor = axis("coordinate")  # [B, N], that of the last step
     size: Tensor = axis("problem")  # [B, 1], root mean square of the last gradient; 0 before the first
+    first: Tensor = axis("problem")  # [B, 1], root mean square of the first gradient that is not zero; 0 before it
 
 
 class NTMBFGS(OptimizerNetwork):
@@ -44,12 +45,12 @@ class NTMBFGS(OptimizerNetwork):
         out, r, a_1..a_W, b_1..b_W = controller(∇, i)       one number of each per coordinate
         M ← M + Σ_k a_k b_kᵀ,    i = M r,    update = (i + output_scale · ‖i‖ · out) · e^out'
 
-    M is scale · I at first. The read i goes into the update, and is an input of the controller at the next step. As in
-    BFGS the step goes along the read, r = -∇ + output_scale · ‖∇‖ · out_r, and to the written vectors those of BFGS
-    are added, times ``base_write``. So before meta-training, when outputs are small, this is BFGS with steps of one;
-    what is learned is the scale of M_0, how far to trust the memory, and what else to write. Vectors are measured by
-    their root mean squares ‖·‖; a_k is written in units of the read, b_k in those of 1/(N ‖∇‖), and so nothing depends
-    on the scale of the loss but the learned scale of M_0.
+    M is s/‖∇_0‖ · I at first, so that the first update has a root mean square of s, which is learned, whatever the
+    scale of the loss and the dimension. The read i goes into the update, and is an input of the controller at the next
+    step. As in BFGS the step goes along the read, r = -∇ + output_scale · ‖∇‖ · out_r, and to the written vectors those
+    of BFGS are added, times ``base_write``. So before meta-training, when outputs are small, this is BFGS with steps of
+    one; what is learned is s, how far to trust the memory, and what else to write. Vectors are measured by their root
+    mean squares ‖·‖; a_k is written in units of the read, b_k in those of 1/(N ‖∇‖).
 
     Departures from the paper: the read sees the writes of its own step, so that one read head is enough for the step of
     BFGS; base write, r = -∇, and the read in the update make a working optimizer of an untrained one (with
@@ -67,7 +68,7 @@ class NTMBFGS(OptimizerNetwork):
         num_averaging: int = 2,
         num_writes: int = 3,
         rank: int | None = None,
-        memory_scale: float = 0.01,
+        first_step: float = 0.3,
         base_write: float = 1.0,
         output_scale: float = 0.1,
         initial_output: float = 0.01,
@@ -81,7 +82,7 @@ class NTMBFGS(OptimizerNetwork):
             num_writes: W, write heads.
             rank: K, how many of the last writes of each head are kept, for O(N K W) numbers; null keeps all of them, in
                 a matrix of N² numbers.
-            memory_scale: What M_0 is at first times the identity; learned from there.
+            first_step: s, root mean square of the first update before anything is learned; learned from there.
             base_write: Factor of the vectors of BFGS in what is written; 0 leaves them out.
             output_scale: Factor of what the controller adds to r, to the vectors that are written, and to the update.
             initial_output: Factor of the output layer's initial weights.
@@ -102,14 +103,14 @@ class NTMBFGS(OptimizerNetwork):
             raise MetaOptError(
                 f"optimizer.base_write needs optimizer.num_writes of 3 or more, not {num_writes}; 0 leaves it out"
             )
-        if not memory_scale > 0.0:
-            raise MetaOptError(f"optimizer.memory_scale must be more than 0, not {memory_scale}")
+        if not first_step > 0.0:
+            raise MetaOptError(f"optimizer.first_step must be more than 0, not {first_step}")
         self.num_layers = num_layers
         self.hidden_size = hidden_size
         self.num_averaging = num_averaging
         self.num_writes = num_writes
         self.rank = rank
-        self.memory_scale = memory_scale
+        self.first_step = first_step
         self.base_write = base_write
         self.output_scale = output_scale
         self.initial_output = initial_output
@@ -120,7 +121,7 @@ class NTMBFGS(OptimizerNetwork):
         self.controller = LSTMNetwork(
             _NUM_INPUTS, self.num_layers, self.hidden_size, num_outputs, self.initial_output, 0, generator
         )
-        self.log_scale = nn.Parameter(torch.tensor(math.log(self.memory_scale)))
+        self.log_first = nn.Parameter(torch.tensor(math.log(self.first_step)))
 
     def init_state(self, layout: Layout, num_problems: int) -> NTMState:
         """Nothing written, and all zeros.
@@ -128,7 +129,7 @@ class NTMBFGS(OptimizerNetwork):
         Raises:
             MetaOptError: If there are too many coordinates for a dense memory.
         """
-        like, size = self.log_scale, layout.num_coordinates
+        like, size = self.log_first, layout.num_coordinates
 
         def cells() -> tuple[Tensor, ...]:
             return tuple(like.new_zeros(self.hidden_size, num_problems * size) for _ in range(self.num_layers))
@@ -139,12 +140,15 @@ class NTMBFGS(OptimizerNetwork):
         else:
             memory = LowRankMemory.empty(like, num_problems, size, self.rank * self.num_writes)
         asked, read, update = (like.new_zeros(num_problems, size) for _ in range(3))
-        return NTMState(memory, cells(), cells(), asked, read, update, like.new_zeros(num_problems, 1))
+        sizes = (like.new_zeros(num_problems, 1) for _ in range(2))
+        return NTMState(memory, cells(), cells(), asked, read, update, *sizes)
 
     def step(self, evaluation: Evaluation, state: NTMState, noise: Generator | None = None) -> Step:
         """See :meth:`OptimizerNetwork.step`."""
-        grad, scale = bounded(evaluation.grad), self.log_scale.exp()
+        grad = bounded(evaluation.grad)
         size = _size(grad)
+        first = torch.where(state.first > _TINY, state.first, size)
+        scale = self.log_first.exp() / torch.where(first > _TINY, first, 1.0)  # M_0 over the identity
         inputs = torch.stack([_relative(grad, size), _relative(state.read, _size(state.read)), _growth(size, state)])
         outputs, hidden, cell = averaging_lstm(
             self.controller,
@@ -173,12 +177,17 @@ class NTMBFGS(OptimizerNetwork):
         memory, read = memory.cleared(lost), torch.where(lost, scale * asked, read)
         update = (read + self.output_scale * _size(read) * added) * magnitude.exp()
         update = _shortened(update, _MAX_GROWTH * torch.linalg.vector_norm(state.update, dim=1, keepdim=True))
-        return Step(update, NTMState(memory, hidden, cell, asked, read, update, size))
+        return Step(update, NTMState(memory, hidden, cell, asked, read, update, size, first))
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Small steps and small outputs at first: errors in what is written spoil what BFGS does well."""
-        return {"model.lr": 0.0005, "model.meta_loss": "log_mean", "optimizer.initial_output": 0.01}
+        return {
+            "model.lr": 0.001,
+            "model.meta_loss": "log_mean",
+            "model.estimator.replay_fraction": 1.0,
+            "optimizer.initial_output": 0.01,
+        }
 
     def _writes(self, written: list[Tensor], read: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Left and right vectors of the controller, each [B, W, N], from its outputs, each [B, N]."""

@@ -146,7 +146,7 @@ class SubspaceLSTM(OptimizerNetwork):
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
         """Small steps: errors in the coefficients spoil what BFGS does well."""
-        return {"model.lr": 0.0005, "model.meta_loss": "log_mean"}
+        return {"model.lr": 0.0005, "model.meta_loss": "log_mean", "model.estimator.replay_fraction": 1.0}
 
     def _unit(self, lengths: Tensor, last: Tensor, num_coordinates: int) -> Tensor:
         """η, [B, 1]."""

@@ -214,13 +214,14 @@ def functional_calls(optimizer: OptimizerNetwork) -> None:
 
 
 def recommended_settings(optimizer: OptimizerNetwork) -> None:
-    """What is recommended are options of meta-training, and of its own, that there are."""
+    """What is recommended are options of meta-training, of the default estimator, and of its own, that there are."""
+    from meta_opt.meta_training.estimators.first_order import FirstOrder
     from meta_opt.meta_training.meta_learner import MetaLearner  # which takes seconds
 
     name = type(optimizer).__name__
-    known: dict[str, type] = {"model": MetaLearner, "optimizer": type(optimizer)}
+    known: dict[str, type] = {"model": MetaLearner, "model.estimator": FirstOrder, "optimizer": type(optimizer)}
     for option in optimizer.recommended_settings():
-        part, _, argument = option.partition(".")
+        part, _, argument = option.rpartition(".")
         there = part in known and argument in inspect.signature(known[part]).parameters
         assert there, f"{name} recommends a setting {option}, but there is no such option"
 

@@ -81,5 +81,6 @@ class Quadratic(Optimizee):
             "model.average_decay": 0.98,
             "model.reference_lr": 0.3,
             "optimizer.inputs": "none",
+            "optimizer.output": "linear",
             "trainer.max_epochs": 12,
         }

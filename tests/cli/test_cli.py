@@ -196,11 +196,21 @@ def test_what_an_optimizee_recommends_of_an_optimizer_is_taken_where_it_fits(met
 
     assert options("quadratic", "coordinatewise_lstm")["inputs"] == "none"
     assert options("digits_mlp", "coordinatewise_lstm")["inputs"] == "log_sign+moments+scales+orthogonal"
-    for optimizee in ("quadratic", "digits_mlp"):
-        assert options(optimizee, "lstm_gac")["inputs"] == "log_sign+moments"  # its own, above the optimizee's
+    assert options("quadratic", "lstm_gac")["inputs"] == "none"
+    assert options("digits_mlp", "lstm_gac")["inputs"] == "log_sign+moments"  # its own: it lacks the optimizee's
+    for optimizee in ("quadratic", "digits_mlp"):  # its own, above the optimizee's
         assert options(optimizee, "ntm_bfgs")["initial_output"] == 0.01
     assert "inputs" not in options("quadratic", "hierarchical_rnn")
     assert options("digits_mlp", "hierarchical_rnn")["base_step"] == 0.03
+
+
+def test_what_an_optimizer_recommends_of_the_estimator_is_for_the_default_one(meta_opt, plugins):
+    options = ("fit", "--optimizee", "small_mlps", "--optimizer", "lstm_gac")
+    estimator = settings(meta_opt, *options)["model"]["estimator"]
+    assert estimator["init_args"]["replay_fraction"] == 1.0  # small_mlps says 0.25
+    other = settings(meta_opt, *options, "--model.estimator", "second_order")["model"]["estimator"]
+    assert other["class_path"] == "meta_opt.second_order"
+    assert "replay_fraction" not in other.get("init_args", {})
 
 
 PICKY = """

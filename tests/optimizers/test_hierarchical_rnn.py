@@ -18,6 +18,7 @@ RANGES = (slice(0, 5), slice(5, 8))
 def built(**options: object) -> HierarchicalRNN:
     optimizer = HierarchicalRNN(**{"hidden_size": 4, "tensor_size": 5, "problem_size": 6, **options})  # type: ignore[arg-type]
     optimizer.build(LAYOUT, problem_generator(7, "phi"))
+    nn.init.constant_(optimizer.output_weight[1], options.get("initial_output", 0.1))  # else step sizes never change
     return optimizer.double()
 
 
@@ -67,7 +68,7 @@ def by_hand(optimizer: HierarchicalRNN, grads: Tensor) -> Tensor:
                 for s in scales:
                     a, b = (decay ** (0.5**s) if number else 0.0 for decay in decays)
                     mean[s][i] = a * mean[s][i] + (1.0 - a) * grad[i]
-                    square[s][i] = b * square[s][i] + (1.0 - b) * grad[i] ** 2
+                    square[s][i] = b * square[s][i] + (1.0 - b) * mean[s][i] ** 2
                     momenta.append(mean[s][i] / math.sqrt(square[s][i]))
                     logs.append(math.log(square[s][i]))
                 relative = [(log - sum(logs) / len(logs)) / 2 for log in logs]
@@ -75,9 +76,9 @@ def by_hand(optimizer: HierarchicalRNN, grads: Tensor) -> Tensor:
                 inputs = torch.tensor([[*momenta, *relative, own]], dtype=torch.float64)
                 h[i] = of_coordinate(torch.cat([inputs, old_above[tensor]], dim=1), h[i])
                 out, change, *_ = (optimizer.output_weight @ h[i][0] + optimizer.output_bias[:, 0]).tolist()
-                log_step[i] += optimizer.output_scale * change
                 direction = optimizer.output_scale * out - sum(momenta) / len(momenta)
-                update[i] = optimizer.base_step * math.exp(log_step[i]) * direction
+                update[i] = optimizer.base_step * math.exp(log_step[i] + change) * direction
+                log_step[i] += 0.04 * change
             seen = torch.cat(h[part]).mean(0, keepdim=True)
             above[tensor] = of_tensor(torch.cat([seen, top], dim=1), above[tensor])
         top = of_problem(torch.cat(above).mean(0, keepdim=True), top)
@@ -106,7 +107,7 @@ def test_a_coordinate_is_told_of_all_others_two_steps_later() -> None:
 def test_untrained_it_steps_along_the_scaled_momentum() -> None:
     optimizer = built(initial_output=0.0)
     found = updates(optimizer, gradients(1))[0]
-    torch.testing.assert_close(found, -0.01 * gradients(1)[0].sign(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found, -0.03 * gradients(1)[0].sign(), rtol=1e-9, atol=0)
 
 
 def test_the_scale_of_the_loss_does_not_matter() -> None:

@@ -32,10 +32,11 @@ def losses(optimizer: NTMBFGS, num_steps: int) -> Tensor:
 
 
 def by_hand(num_steps: int) -> Tensor:
-    """BFGS with steps of one, each at most four times as long as the last, from 0.01 times the identity."""
+    """BFGS with steps of one, each at most four times as long as the last; the first has a root mean square of 0.3."""
     problems = Problems(Quadratic(), "test", range(8), seed=0, dtype=torch.float64)
     theta, eye, collected = problems.initial_params, torch.eye(10, dtype=torch.float64), []
-    inverse, step, last = 0.01 * eye.expand(8, 10, 10), None, None
+    size = problems.evaluate(theta).grad.square().mean(1).sqrt()
+    inverse, step, last = 0.3 / size[:, None, None] * eye, None, None
     for _ in range(num_steps):
         grad = problems.evaluate(theta).grad
         if step is not None:
@@ -61,11 +62,12 @@ def test_without_outputs_it_is_bfgs() -> None:
 
 def test_without_base_write_and_outputs_it_is_gradient_descent() -> None:
     problems = Problems(Quadratic(), "test", range(2), seed=0, dtype=torch.float64)
-    optimizer = built(initial_output=0.0, base_write=0.0, memory_scale=0.001)
+    optimizer = built(initial_output=0.0, base_write=0.0, first_step=0.01)
     trajectory = unroll(problems, optimizer, begin(problems, optimizer), 3)
     theta = problems.initial_params
+    size = trajectory.evaluations[0].grad.square().mean(1, keepdim=True).sqrt()
     for evaluation in trajectory.evaluations[:-1]:
-        theta = theta - 0.001 * evaluation.grad
+        theta = theta - 0.01 / size * evaluation.grad
     torch.testing.assert_close(trajectory.end.evaluation.params, theta, rtol=1e-6, atol=1e-8)
 
 
@@ -189,7 +191,7 @@ def test_a_dense_memory_is_saved_and_loaded(tmp_path: Path) -> None:
         ({"rank": 0}, "optimizer.rank must be 1 or more, not 0"),
         ({"num_averaging": 6}, "optimizer.num_averaging must be from 0 to optimizer.hidden_size, 5, not 6"),
         ({"num_writes": 2}, "optimizer.base_write needs optimizer.num_writes of 3 or more, not 2; 0 leaves it out"),
-        ({"memory_scale": 0.0}, "optimizer.memory_scale must be more than 0, not 0.0"),
+        ({"first_step": 0.0}, "optimizer.first_step must be more than 0, not 0.0"),
     ],
 )
 def test_says_what_is_out_of_range(options: dict[str, object], message: str) -> None:
