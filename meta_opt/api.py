@@ -11,15 +11,18 @@ from meta_opt.optimizees.layout import Layout, Segment
 from meta_opt.optimizees.module import ModuleOptimizee
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork, Rollout, Step
+from meta_opt.optimizers.policies import Decision, Gaussian, Policy
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.optimizers.state import axis
 
 __all__ = [
     "API_VERSION",
+    "Decision",
     "Episode",
     "Estimator",
     "Evaluation",
     "FirstOrder",
+    "Gaussian",
     "InnerOptimizer",
     "Layout",
     "MetaGradient",
@@ -29,6 +32,7 @@ __all__ = [
     "OptimizeeError",
     "OptimizeeFamily",
     "OptimizerNetwork",
+    "Policy",
     "Position",
     "Rollout",
     "SecondOrder",

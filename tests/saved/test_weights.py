@@ -21,10 +21,10 @@ def refused(path: Path, edit: Callable[[dict[str, Any]], Any]) -> str:
     content = load(pretrained()["general_mlp"])
     edit(content)
     torch.save(content, path)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         load_optimizer(path)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     return str(caught.value)
