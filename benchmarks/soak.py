@@ -79,7 +79,9 @@ def kills(count: int, chosen: random.Random) -> collections.Counter[str]:
             process.wait()
             if process.returncode == 0:  # it came to its end before
                 found["kills that came too late"] += 1
-        found["resumed exactly" if same(_ends(folder), expected) else "WRONG: other weights"] += 1
+        outcome = "resumed exactly" if same(_ends(folder), expected) else "WRONG: other weights"
+        found[outcome] += 1
+        print(f"{found['kills']} kills: {outcome} in {folder}", flush=True)
     return found
 
 
