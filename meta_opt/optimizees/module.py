@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from meta_opt import memory
 from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 
 Examples = tuple[Tensor, Tensor]
 """Inputs [n, ...] and targets [n, ...]."""
 
+_COPIES = 4  # of a parameter, at least: the module, θ_0 and its gradient, and another θ
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -99,7 +103,8 @@ class ModuleOptimizee(Optimizee):
     def _use(self, module: Callable[[], nn.Module], init_std: float | None) -> None:
         self._module = module
         self._init_std = init_std
-        self._skeleton = self._build(Generator().manual_seed(0))
+        with _fitting():
+            self._skeleton = self._build(Generator().manual_seed(0))
         _check_pure(self._skeleton)
         # functional_call looks for tied parameters anew in every call, unless it is told that there are none.
         self._tied = _num_parameters(self._skeleton, tied=True) > _num_parameters(self._skeleton, tied=False)
@@ -149,6 +154,27 @@ class ModuleOptimizee(Optimizee):
             module = self._module()
             generator.set_state(torch.default_generator.get_state())
         return module
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """A context in which a module that is too large is refused at the parameter that is,
+    before it is filled.
+
+    Raises:
+        ShortageError: If a module and θ_0 need more memory than there is.
+    """
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            size = parameter.numel() * parameter.element_size()
+            memory.check(_COPIES * size, f"modules whose {name} has {parameter.numel()} parameters")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _ranges(splits: dict[Split, Examples]) -> dict[Split, range]:

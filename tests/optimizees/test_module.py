@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
 from meta_opt.errors import OptimizeeError
+from meta_opt.memory import ShortageError
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Split
 from meta_opt.optimizees.module import ModuleOptimizee
@@ -257,3 +258,14 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 
 def test_dropout_of_zero_is_allowed() -> None:
     check_loss(make(flat(nn.Linear(36, 3), nn.Dropout(0.0))), seeded())
+
+
+def test_a_module_that_does_not_fit_is_refused_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meta_opt.memory.available", lambda: 10_000.0)
+    filled: list[int] = []
+    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda layer: filled.append(layer.in_features))
+    said = "there is not enough memory: at least 16 kB for modules whose weight has 1000 parameters; 10 kB are free"
+    with pytest.raises(ShortageError, match=f"^{re.escape(said)}$"):
+        make(lambda: nn.Sequential(nn.Linear(36, 10), nn.Linear(10, 100)))
+    assert filled == [36]
+    nn.Linear(10, 100)  # no hook is left behind
