@@ -158,8 +158,7 @@ class ModuleOptimizee(Optimizee):
 
 @contextmanager
 def _fitting() -> Iterator[None]:
-    """A context in which a module that is too large is refused at the parameter that is,
-    before it is filled.
+    """A context in which a module that is too large is refused before it is filled.
 
     Raises:
         ShortageError: If a module and θ_0 need more memory than there is.
