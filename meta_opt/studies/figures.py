@@ -1,0 +1,252 @@
+"""Figures of studies, with matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from meta_opt.studies.study import Figure as Wanted
+from meta_opt.studies.summaries import Point, Summary, norms, quartiles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_COLORS = ("#b00020", "#2f6fb0", "#2e8b57", "#bf7a00", "#7b1fa2", "#5b6770", "#0f9ba8", "#8c4a2f", "#c2185b", "#6b8e23")
+_LIGHT = "#8a8a8a"
+_WIDTH, _HEIGHT = 3.9, 3.1  # of a panel, in inches
+_BINS = 24
+Panel = tuple[str, list[tuple[Point, str]]]  # its title, and points with a test each
+
+
+def draw(summary: Summary) -> Figure:
+    """All figures of a study, one below the other."""
+    from matplotlib.figure import Figure
+
+    rows = [(wanted, _panels(summary, wanted)) for wanted in summary.study.figures]
+    columns = max(2 if wanted.draw == "training" else len(panels) for wanted, panels in rows)
+    figure = Figure(figsize=(max(_WIDTH * columns, 6.0), _HEIGHT * len(rows)), layout="constrained")
+    for part, (wanted, panels) in zip(_subfigures(figure, len(rows)), rows, strict=True):
+        if wanted.draw == "training":
+            _training(part, summary)
+            continue
+        axes = part.subplots(1, len(panels), squeeze=False, sharey=wanted.draw not in ("bars", "norms"))[0]
+        for each, (title, shown) in zip(axes, panels, strict=True):
+            each.set_title(title, fontsize=9)
+            _DRAW[wanted.draw](each, summary, wanted, shown)
+            _tidy(each)
+    return figure
+
+
+def _subfigures(figure: Figure, count: int) -> Sequence[SubFigure]:
+    return list(figure.subfigures(count, 1, squeeze=False)[:, 0])
+
+
+def _panels(summary: Summary, wanted: Wanted) -> list[Panel]:
+    """Points and tests of each panel."""
+    study = summary.study
+    everything = [(point, test) for point in summary.points for test in study.tests]
+    if wanted.panels is None:
+        return [("", everything)]
+    if wanted.panels == "test":
+        return [(test, [pair for pair in everything if pair[1] == test]) for test in study.tests]
+    place = list(study.axes).index(wanted.panels)
+    return [
+        (label, [pair for pair in everything if len(pair[0].labels) > place and pair[0].labels[place] == label])
+        for label in study.axes[wanted.panels]
+    ]
+
+
+def _name(summary: Summary, wanted: Wanted, point: Point, test: str, *, without: str | None = None) -> str:
+    """What tells a point and test from others in its panel."""
+    study = summary.study
+    hidden = {wanted.panels, without}
+    if len(point.labels) == len(study.axes):
+        labels = [label for axis, label in zip(study.axes, point.labels, strict=True) if axis not in hidden]
+    else:
+        labels = [*point.labels]
+    if len(study.tests) > 1 and "test" not in hidden:
+        labels.append(f"on {test}")
+    return " ".join(labels)
+
+
+def _lines(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """Medians over an axis; points beside the axes as horizontal lines."""
+    study = summary.study
+    assert wanted.x is not None
+    place, labels = list(study.axes).index(wanted.x), list(study.axes[wanted.x])
+    places = _places(labels)
+    series: dict[str, dict[float, tuple[float, float, float]]] = {}
+    flat: dict[str, float] = {}
+    for point, test in shown:
+        if (found := point.quartiles(test, wanted.of)) is None:
+            continue
+        name = _name(summary, wanted, point, test, without=wanted.x)
+        if len(point.labels) == len(study.axes) and point.labels[place] in labels:
+            series.setdefault(name, {})[places[labels.index(point.labels[place])]] = found
+        else:
+            flat[name] = found[1]
+    for color, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
+        x = sorted(values)
+        low, middle, high = zip(*(map(_drawable, values[each]) for each in x), strict=True)
+        axes.plot(x, middle, color=color, marker="o", markersize=3, label=name or None)
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    for index, (name, value) in enumerate(flat.items()):
+        axes.axhline(_drawable(value), color=_LIGHT, linestyle=(0, (3 + 3 * index, 2)), linewidth=1.2, label=name)
+    if places == list(range(len(labels))):
+        axes.set_xticks(places, labels, fontsize=8)
+    axes.set_xlabel(wanted.x.replace("_", " "), fontsize=8)
+    _loss_axis(axes, wanted)
+    _legend(axes)
+
+
+def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """Medians with quartiles, and the best baseline of each."""
+    names, at = [], 0
+    for point, test in shown:
+        if (found := point.quartiles(test, wanted.of)) is None:
+            continue
+        low, middle, high = map(_drawable, found)
+        color = _COLORS[list(summary.study.tests).index(test) % len(_COLORS)]
+        finite = math.isfinite(middle)
+        axes.plot([low, high], [at, at], color=color, linewidth=5, alpha=0.25, solid_capstyle="round")
+        if finite:
+            axes.plot([middle], [at], color=color, marker="o", markersize=6)
+        best = summary.best_baseline(point, test, wanted.of)
+        if best is not None:
+            axes.plot([best[1]], [at], color="black", marker="|", markersize=12, markeredgewidth=1.5)
+        names.append(_name(summary, wanted, point, test) + ("" if finite else " (not finite)"))
+        at += 1
+    axes.set_yticks(range(at), names, fontsize=8)
+    axes.invert_yaxis()
+    if wanted.log and at and all(low > 0 for low in axes.get_xlim()):
+        axes.set_xscale("log")
+    axes.set_xlabel(_LOSS[wanted.of] + (", | best baseline" if summary.study.baselines else ""), fontsize=8)
+
+
+def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """How many runs reached what; the last bin holds what failed."""
+    every = [value for point in summary.points for test in summary.study.tests for value in point.reached(test)]
+    finite = [value for value in every if math.isfinite(value) and value > 0] or [1.0]
+    limits = [limit for share in summary.study.shares.values() for limit in (share.below, share.above) if limit]
+    low, high = min([*finite, *limits]) / 1.1, min(max([*finite, *limits]) * 1.1, 1e6)
+    edges = [low * (high / low) ** (index / _BINS) for index in range(_BINS + 1)]
+    rest = edges[-1] * (high / low) ** (2 / _BINS)
+    for color, (point, test) in zip(_cycle(len(shown)), shown, strict=True):
+        values = [value if value < high else rest for value in point.reached(test, wanted.of)]
+        name = _name(summary, wanted, point, test)
+        edges_and_rest = [*edges, edges[-1] * (high / low) ** (1 / _BINS), rest * (high / low) ** (1 / _BINS)]
+        axes.hist(values, edges_and_rest, color=color, alpha=0.55, label=name or None)
+    for limit in sorted(set(limits)):
+        axes.axvline(limit, color="0.35", linestyle="--", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"{_LOSS[wanted.of]} (far right: not finite)", fontsize=8)
+    axes.set_ylabel("runs", fontsize=8)
+    _legend(axes)
+
+
+def _curves(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """The median over runs of the mean loss on test problems."""
+    for color, (point, test) in zip(_cycle(len(shown)), shown, strict=True):
+        curves = [line["results"]["tests"][test]["curve"] for line in point.lines if "results" in line]
+        if not curves:
+            continue
+        steps = [step for step, _ in curves[0]]
+        values = [
+            quartiles([math.inf if curve[index][1] is None else curve[index][1] for curve in curves])
+            for index in range(len(steps))
+        ]
+        middle = [_drawable(each[1]) if each else math.nan for each in values]
+        axes.plot(steps, middle, color=color, linewidth=1.3, label=_name(summary, wanted, point, test) or None)
+    axes.set_xlabel("step", fontsize=8)
+    _loss_axis(axes, wanted, "loss")
+    _legend(axes)
+
+
+def _norms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """The norm of the meta-gradient of each network."""
+    names, at = [], 0
+    chosen = list(dict.fromkeys(id(point) for point, _ in shown))
+    for point, found in norms([point for point in summary.points if id(point) in chosen]):
+        for network, value in found.items():
+            axes.plot([max(value, 1e-30)], [at], color=_COLORS[1], marker="o")
+            names.append(f"{_name(summary, wanted, point, '', without='test')}: {network}")
+            at += 1
+    axes.set_yticks(range(at), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("norm of the meta-gradient", fontsize=8)
+
+
+def _training(part: SubFigure, summary: Summary) -> None:
+    """Validation loss over meta-updates, and over seconds: the median over runs."""
+    left, right = part.subplots(1, 2, sharey=True)
+    for color, point in zip(_cycle(len(summary.points)), summary.points, strict=True):
+        lines = [line for line in point.lines if "results" in line]
+        if not lines:
+            continue
+        count = min(len(line["results"]["training"]["updates"]) for line in lines)
+        losses = [
+            quartiles([_or_infinite(line["results"]["training"]["final_loss"][index]) for line in lines])
+            for index in range(count)
+        ]
+        middle = [_drawable(each[1]) if each else math.nan for each in losses]
+        left.plot(lines[0]["results"]["training"]["updates"][:count], middle, color=color, label=point.name)
+        timed = [line["seconds"]["training"] for line in lines if len(line["seconds"].get("training", [])) >= count]
+        if timed:
+            seconds = [sorted(each[index] for each in timed)[len(timed) // 2] for index in range(count)]
+            right.plot(seconds, middle, color=color)
+    for axes, label in ((left, "meta-updates"), (right, "seconds of meta-training")):
+        axes.set(yscale="log")
+        axes.set_xlabel(label, fontsize=8)
+        _tidy(axes)
+    left.set_ylabel("final loss, validation", fontsize=8)
+    _legend(left)
+
+
+_LOSS = {"final": "final loss", "sum": "sum of losses"}
+_DRAW: dict[str, Callable[[Axes, Summary, Wanted, list[tuple[Point, str]]], None]] = {
+    "lines": _lines,
+    "bars": _bars,
+    "histograms": _histograms,
+    "curves": _curves,
+    "norms": _norms,
+}
+
+
+def _places(labels: Sequence[str]) -> list[float]:
+    """Where labels are on an axis: at their value if all are numbers, else one after the other."""
+    try:
+        return [float(label) for label in labels]
+    except ValueError:
+        return [float(index) for index in range(len(labels))]
+
+
+def _cycle(count: int) -> list[str]:
+    return [_COLORS[index % len(_COLORS)] for index in range(count)]
+
+
+def _drawable(value: float) -> float:
+    return value if math.isfinite(value) and abs(value) < 1e30 else math.nan
+
+
+def _or_infinite(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _loss_axis(axes: Axes, wanted: Wanted, label: str | None = None) -> None:
+    axes.set_yscale("log" if wanted.log else "linear")
+    axes.set_ylabel(label or _LOSS[wanted.of], fontsize=8)
+
+
+def _legend(axes: Any) -> None:
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)

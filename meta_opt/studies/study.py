@@ -1,0 +1,345 @@
+"""What a study is: the content of its YAML file, checked. This module imports no torch.
+
+``docs/studies.md`` describes the file. Every error is one line that names the entry.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from meta_opt.errors import MetaOptError, shown
+
+Options = Mapping[str, Any]
+Draw = Literal["lines", "bars", "histograms", "curves", "training", "norms"]
+Of = Literal["final", "sum"]
+
+_LABEL = re.compile(r"[\w.+\-]+")
+_ENTRIES = {
+    *("title", "question", "base", "axes", "also", "runs", "checkpoint", "tests", "baselines", "shares"),
+    *("training_curves", "meta_gradient_norms", "figures", "text", "quick"),
+}
+_OF_QUICK = {"base", "axes", "runs", "tests"}
+_KEPT = ("seed_everything", "ckpt_path", "config", "trainer.default_root_dir", "trainer.logger")  # a study says these
+_PLAIN = (bool, int, float, str, type(None), list, dict)
+
+
+@dataclass(frozen=True)
+class Test:
+    """What trained optimizers are run on.
+
+    Attributes:
+        num_steps: Steps; None for those of meta-training.
+        num_problems: Test problems, the same for all runs.
+        optimizee: Name of the optimizee; None for that of meta-training, with its options.
+        options: Its options, above those of meta-training where it is the same.
+    """
+
+    num_steps: int | None = None
+    num_problems: int = 16
+    optimizee: str | None = None
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of runs: those whose final loss is below, or above, a limit. What is not finite is above."""
+
+    below: float | None = None
+    above: float | None = None
+
+    def counts(self, final: float) -> bool:
+        """Whether a run with this final loss is one of them."""
+        return final < self.below if self.below is not None else not final <= self.above  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        draw: ``lines``: median over an axis, bands from the 25th to the 75th percentile; ``bars``: medians;
+            ``histograms`` of runs; ``curves`` of test losses over steps; ``training``: validation loss over
+            meta-updates and over seconds; ``norms`` of the meta-gradient of each network.
+        of: The final loss, or the sum of losses.
+        x: The axis of lines.
+        panels: An axis, or ``test``, with a panel for each of its labels.
+        log: Whether the loss axis is logarithmic.
+    """
+
+    draw: Draw
+    of: Of = "final"
+    x: str | None = None
+    panels: str | None = None
+    log: bool = True
+
+
+@dataclass(frozen=True)
+class Study:
+    """Many runs of meta-training, see :mod:`meta_opt.studies.study`.
+
+    Attributes:
+        name: Of its file, without extension.
+        title: What is studied, in a few words.
+        question: What it is to answer.
+        base: Options of ``meta-opt fit`` that all runs have.
+        axes: Per axis its labels, and the options of each. Runs are made for every combination.
+        also: More points, beside the combinations: per label options above the base.
+        runs: How many runs with different seeds every point gets.
+        checkpoint: Which checkpoint of a run is tested.
+        tests: What it is tested on, by name.
+        baselines: Hand-made optimizers, tuned, on the same tests.
+        shares: Shares of runs that are reported, by name.
+        training_curves: Whether to keep validation losses during meta-training.
+        meta_gradient_norms: Whether to measure, after meta-training, the meta-gradient of each network.
+        figures: What is drawn.
+        text: What was found, with numbers to be filled in.
+        quick: Changes of the above for a first look.
+    """
+
+    name: str
+    title: str
+    question: str
+    base: Options
+    axes: Mapping[str, Mapping[str, Options]]
+    also: Mapping[str, Options]
+    runs: int
+    checkpoint: Literal["best", "last"]
+    tests: Mapping[str, Test]
+    baselines: tuple[str, ...]
+    shares: Mapping[str, Share]
+    training_curves: bool
+    meta_gradient_norms: bool
+    figures: tuple[Figure, ...]
+    text: str
+    quick: Mapping[str, Any]
+
+    def points(self) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        """Labels, one per axis, and options of every combination, then those of ``also``, which have one label."""
+        for labels in itertools.product(*self.axes.values()):
+            options = dict(self.base)
+            for axis, label in zip(self.axes.values(), labels, strict=True):
+                options.update(axis[label])
+            yield labels, options
+        for label, more in self.also.items():
+            yield (label,), {**self.base, **more}
+
+    def quickly(self) -> Study:
+        """The study as ``--quick`` does it: fewer runs, labels and episodes.
+
+        Raises:
+            MetaOptError: If the file does not say how.
+        """
+        if not self.quick:
+            raise MetaOptError(f"study {self.name} has no entry quick")
+        axes = dict(self.axes)
+        for name, labels in self.quick.get("axes", {}).items():
+            axes[name] = {label: axes[name][label] for label in labels}
+        tests = {
+            name: replace(test, **{key: value for key, value in self.quick.get("tests", {}).items()})
+            for name, test in self.tests.items()
+        }
+        base = {**self.base, **self.quick.get("base", {})}
+        return replace(self, base=base, axes=axes, tests=tests, runs=self.quick.get("runs", self.runs))
+
+
+def read_study(name: str, content: Any) -> Study:
+    """A study from the plain values that its file holds.
+
+    Raises:
+        MetaOptError: If an entry is missing, unknown or not what it must be.
+    """
+    content = _mapping(content, "the file")
+    _known(content, _ENTRIES, "")
+    for entry in ("title", "base"):
+        if entry not in content:
+            raise MetaOptError(f"it lacks the entry {entry}")
+    base = _options(content["base"], "base")
+    if not isinstance(base.get("optimizee"), str):
+        raise MetaOptError("base.optimizee must be the name of an optimizee")
+    axes = {}
+    for axis, labels in _mapping(content.get("axes", {}), "axes").items():
+        _label(axis, "axes")
+        if axis == "test":
+            raise MetaOptError("axes.test: an axis may not be called test")
+        entries = _mapping(labels, f"axes.{axis}")
+        if not entries:
+            raise MetaOptError(f"axes.{axis} must have a label at least")
+        axes[axis] = {
+            _label(label, f"axes.{axis}"): _options(options, f"axes.{axis}.{label}")
+            for label, options in entries.items()
+        }
+    also = {
+        _label(label, "also"): _options(options, f"also.{label}")
+        for label, options in _mapping(content.get("also", {}), "also").items()
+    }
+    tests = {
+        _label(test, "tests"): _test(value, f"tests.{test}")
+        for test, value in _mapping(content.get("tests", {"test": {}}), "tests").items()
+    }
+    if not tests:
+        raise MetaOptError("tests must have an entry at least")
+    shares = {
+        str(name): _share(value, f"shares.{name}")
+        for name, value in _mapping(content.get("shares", {}), "shares").items()
+    }
+    study = Study(
+        name,
+        _text(content["title"], "title"),
+        _text(content.get("question", ""), "question"),
+        base,
+        axes,
+        also,
+        _count(content.get("runs", 1), "runs"),
+        _one_of(content.get("checkpoint", "best"), ("best", "last"), "checkpoint"),
+        tests,
+        tuple(_texts(content.get("baselines", []), "baselines")),
+        shares,
+        _flag(content.get("training_curves", False), "training_curves"),
+        _flag(content.get("meta_gradient_norms", False), "meta_gradient_norms"),
+        tuple(
+            _figure(value, f"figures.{index}", axes, _list(content.get("figures", []), "figures"))
+            for index, value in enumerate(_list(content.get("figures", []), "figures"))
+        ),
+        _text(content.get("text", ""), "text"),
+        _quick(content.get("quick", {}), axes),
+    )
+    for index, figure in enumerate(study.figures):
+        if figure.draw == "training" and not study.training_curves:
+            raise MetaOptError(f"figures.{index}.draw training needs training_curves: true")
+        if figure.draw == "norms" and not study.meta_gradient_norms:
+            raise MetaOptError(f"figures.{index}.draw norms needs meta_gradient_norms: true")
+    labels = [" ".join(point) for point, _ in study.points()]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise MetaOptError(f"two points are called {twice}")
+    return study
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+
+
+def _quick(value: Any, axes: Mapping[str, Mapping[str, Options]]) -> dict[str, Any]:
+    quick = dict(_mapping(value, "quick"))
+    _known(quick, _OF_QUICK, "quick.")
+    if "base" in quick:
+        quick["base"] = _options(quick["base"], "quick.base")
+    if "runs" in quick:
+        quick["runs"] = _count(quick["runs"], "quick.runs")
+    if "tests" in quick:
+        tests = _mapping(quick["tests"], "quick.tests")
+        _known(tests, {"num_problems"}, "quick.tests.")
+        quick["tests"] = {key: _count(number, f"quick.tests.{key}") for key, number in tests.items()}
+    chosen = _mapping(quick.get("axes", {}), "quick.axes")
+    for axis, labels in chosen.items():
+        if axis not in axes:
+            raise MetaOptError(f"quick.axes.{shown(axis)}: there is no such axis")
+        for label in _texts(labels, f"quick.axes.{axis}"):
+            if label not in axes[axis]:
+                raise MetaOptError(f"quick.axes.{axis}: there is no label {shown(label)}")
+    quick["axes"] = {axis: [str(label) for label in labels] for axis, labels in chosen.items()}
+    return quick if value else {}
+
+
+def _test(value: Any, where: str) -> Test:
+    test = _mapping(value if value is not None else {}, where)
+    _known(test, {"num_steps", "num_problems", "optimizee", "options"}, f"{where}.")
+    optimizee = test.get("optimizee")
+    return Test(
+        None if test.get("num_steps") is None else _count(test["num_steps"], f"{where}.num_steps"),
+        _count(test.get("num_problems", 16), f"{where}.num_problems", 2),
+        None if optimizee is None else _text(optimizee, f"{where}.optimizee"),
+        _options(test.get("options", {}), f"{where}.options"),
+    )
+
+
+def _share(value: Any, where: str) -> Share:
+    share = _mapping(value, where)
+    _known(share, {"below", "above"}, f"{where}.")
+    if len(share) != 1:
+        raise MetaOptError(f"{where} must have one entry, below or above")
+    (number,) = share.values()
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise MetaOptError(f"{where} must be a number, not {shown(number)}")
+    return Share(**share)
+
+
+def _figure(value: Any, where: str, axes: Mapping[str, Any], _: list[Any]) -> Figure:
+    figure = _mapping(value, where)
+    _known(figure, {"draw", "of", "x", "panels", "log"}, f"{where}.")
+    draw = _one_of(figure.get("draw"), get_args(Draw), f"{where}.draw")
+    x, panels = figure.get("x"), figure.get("panels")
+    if draw == "lines" and x is None:
+        raise MetaOptError(f"{where}.x must be the axis that lines go along")
+    for entry, axis, more in (("x", x, []), ("panels", panels, ["test"])):
+        if axis is not None and axis not in [*axes, *more]:
+            raise MetaOptError(f"{where}.{entry} must be one of {', '.join([*axes, *more])}, not {shown(axis)}")
+    of = _one_of(figure.get("of", "final"), get_args(Of), f"{where}.of")
+    return Figure(draw, of, x, panels, _flag(figure.get("log", True), f"{where}.log"))
+
+
+def _options(value: Any, where: str) -> dict[str, Any]:
+    options = _mapping(value if value is not None else {}, where)
+    for name, content in options.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.]*", name):
+            raise MetaOptError(f"{where} must be options by name, and {shown(name)} is none")
+        if name in _KEPT:
+            raise MetaOptError(f"{where}.{name}: a study says this itself")
+        if not isinstance(content, _PLAIN):
+            raise MetaOptError(f"{where}.{name} must be a plain value, not {shown(content)}")
+    return dict(options)
+
+
+def _known(given: Mapping[Any, Any], known: set[str], where: str) -> None:
+    for entry in given:
+        if entry not in known:
+            raise MetaOptError(f"{where}{entry}: there is no such entry, but {', '.join(sorted(known))}")
+
+
+def _mapping(value: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise MetaOptError(f"{where} must be entries by name, not {shown(value)}")
+    return {str(key) if isinstance(key, int | float) else key: entry for key, entry in value.items()}
+
+
+def _label(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not _LABEL.fullmatch(value):
+        raise MetaOptError(f"{where}: a label must be one word of letters, digits and . + -, not {shown(value)}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise MetaOptError(f"{where} must be a list, not {shown(value)}")
+    return value
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    return [_text(str(item) if isinstance(item, int | float) else item, where) for item in _list(value, where)]
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise MetaOptError(f"{where} must be text, not {shown(value)}")
+    return value
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise MetaOptError(f"{where} must be true or false, not {shown(value)}")
+    return value
+
+
+def _count(value: Any, where: str, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise MetaOptError(f"{where} must be a whole number, at least {least}, not {shown(value)}")
+    return value
+
+
+def _one_of(value: Any, allowed: tuple[str, ...], where: str) -> Any:
+    if value not in allowed:
+        raise MetaOptError(f"{where} must be one of {', '.join(allowed)}, not {shown(value)}")
+    return value
