@@ -22,10 +22,10 @@ from meta_opt.messages import clipped
 from meta_opt.studies import library
 from meta_opt.studies.report import FIGURE, REPORT, write_report
 from meta_opt.studies.results import Results, opened, read
-from meta_opt.studies.study import Study, read_study
+from meta_opt.studies.study import Study, merged, read_study
 from meta_opt.studies.summaries import Summary, check_text, number
 from meta_opt.studies.tasks import Task, tasks_of
-from meta_opt.studies.workers import here, on_cluster, perform_beside
+from meta_opt.studies.workers import Worker, here, on_cluster
 
 WORKER = "meta_opt.cli.study_worker"
 _MAX_WORKERS = 1024
@@ -79,9 +79,12 @@ def _check(study: Study) -> None:
     base = next(study.points())[1]
     checked = {"base": base}
     for axis, labels in study.axes.items():
-        checked |= {f"axes.{axis}.{label}": {**base, **options} for label, options in labels.items()}
-    checked |= {f"also.{label}": {**study.base, **options} for label, options in study.also.items()}
-    for where, error in perform_beside(WORKER, {"check": checked}, 0).get("results", {}).items():
+        checked |= {f"axes.{axis}.{label}": merged(base, options) for label, options in labels.items()}
+    checked |= {f"also.{label}": merged(study.base, options) for label, options in study.also.items()}
+    worker = Worker(WORKER)
+    answer = worker.perform({"check": checked}, 0) or {}
+    worker.stop()
+    for where, error in answer.get("results", {}).items():
         raise MetaOptError(f"study {study.name}: {where}: {error}")
 
 

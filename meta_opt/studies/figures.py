@@ -11,6 +11,7 @@ from meta_opt.studies.summaries import Point, Summary, norms, quartiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure, SubFigure
 
 _COLORS = ("#b00020", "#2f6fb0", "#2e8b57", "#bf7a00", "#7b1fa2", "#5b6770", "#0f9ba8", "#8c4a2f", "#c2185b", "#6b8e23")
@@ -26,8 +27,10 @@ def draw(summary: Summary) -> Figure:
 
     rows = [(wanted, _panels(summary, wanted)) for wanted in summary.study.figures]
     columns = max(2 if wanted.draw == "training" else len(panels) for wanted, panels in rows)
-    figure = Figure(figsize=(max(_WIDTH * columns, 6.0), _HEIGHT * len(rows)), layout="constrained")
-    for part, (wanted, panels) in zip(_subfigures(figure, len(rows)), rows, strict=True):
+    heights = [_height(wanted, panels) for wanted, panels in rows]
+    figure = Figure(figsize=(max(_WIDTH * columns, 6.0), sum(heights)), layout="constrained")
+    parts: Any = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)
+    for part, (wanted, panels) in zip(parts[:, 0], rows, strict=True):
         if wanted.draw == "training":
             _training(part, summary)
             continue
@@ -39,30 +42,39 @@ def draw(summary: Summary) -> Figure:
     return figure
 
 
-def _subfigures(figure: Figure, count: int) -> Sequence[SubFigure]:
-    return list(figure.subfigures(count, 1, squeeze=False)[:, 0])
+def _height(wanted: Wanted, panels: Sequence[Panel]) -> float:
+    if wanted.draw in ("bars", "norms"):
+        most = max(len(shown) for _, shown in panels)
+        return max(1.6, 0.8 + (0.22 if wanted.draw == "bars" else 0.6) * most)
+    return _HEIGHT
 
 
 def _panels(summary: Summary, wanted: Wanted) -> list[Panel]:
     """Points and tests of each panel."""
     study = summary.study
-    everything = [(point, test) for point in summary.points for test in study.tests]
+    everything = [
+        (point, name) for point in summary.points for name, test in study.tests.items() if test.of(point.labels)
+    ]
     if wanted.panels is None:
         return [("", everything)]
     if wanted.panels == "test":
         return [(test, [pair for pair in everything if pair[1] == test]) for test in study.tests]
     place = list(study.axes).index(wanted.panels)
-    return [
-        (label, [pair for pair in everything if len(pair[0].labels) > place and pair[0].labels[place] == label])
-        for label in study.axes[wanted.panels]
-    ]
+
+    def belongs(point: Point, label: str) -> bool:
+        if len(point.labels) == len(study.axes) and point.labels[0] not in study.also:
+            return point.labels[place] == label
+        others = [each for each in study.axes[wanted.panels or ""] if point.name.startswith(f"{each}-")]
+        return not others or label in others
+
+    return [(label, [pair for pair in everything if belongs(pair[0], label)]) for label in study.axes[wanted.panels]]
 
 
 def _name(summary: Summary, wanted: Wanted, point: Point, test: str, *, without: str | None = None) -> str:
     """What tells a point and test from others in its panel."""
     study = summary.study
     hidden = {wanted.panels, without}
-    if len(point.labels) == len(study.axes):
+    if len(point.labels) == len(study.axes) and point.labels[0] not in study.also:
         labels = [label for axis, label in zip(study.axes, point.labels, strict=True) if axis not in hidden]
     else:
         labels = [*point.labels]
@@ -83,7 +95,7 @@ def _lines(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point
         if (found := point.quartiles(test, wanted.of)) is None:
             continue
         name = _name(summary, wanted, point, test, without=wanted.x)
-        if len(point.labels) == len(study.axes) and point.labels[place] in labels:
+        if point.labels[0] not in study.also:
             series.setdefault(name, {})[places[labels.index(point.labels[place])]] = found
         else:
             flat[name] = found[1]
@@ -127,7 +139,7 @@ def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point,
 
 def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
     """How many runs reached what; the last bin holds what failed."""
-    every = [value for point in summary.points for test in summary.study.tests for value in point.reached(test)]
+    every = [value for _, pairs in _panels(summary, wanted) for point, test in pairs for value in point.reached(test)]
     finite = [value for value in every if math.isfinite(value) and value > 0] or [1.0]
     limits = [limit for share in summary.study.shares.values() for limit in (share.below, share.above) if limit]
     low, high = min([*finite, *limits]) / 1.1, min(max([*finite, *limits]) * 1.1, 1e6)
@@ -250,3 +262,18 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            _plain_ticks(axis)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Numbers as one writes them, and not too many."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(high / low) if low > 0 else 9.0
+    subs = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+    axis.set_major_locator(LogLocator(base=10.0, subs=subs, numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -58,7 +58,7 @@ def _table(summary: Summary) -> list[str]:
     head += ["best baseline, final", "ratio"] if study.baselines else []
     rows = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for point in summary.points:
-        for test in study.tests:
+        for test in (name for name, test in study.tests.items() if test.of(point.labels)):
             final, total = point.quartiles(test), point.quartiles(test, "sum")
             row = [point.name, *([test] if len(study.tests) > 1 else [])]
             row.append(f"{len(point.lines)} of {point.wanted}" + (f", {point.failed} failed" * bool(point.failed)))

@@ -31,7 +31,7 @@ from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_reci
 
 Command = Callable[[list[str]], int]
 TEST_SEED = 0  # the same test problems for all runs
-_POINTS = 80  # of a loss curve that is kept
+_POINTS = 40  # of a loss curve that is kept
 _SETTINGS = {
     "trainer.accelerator": "cpu",
     "trainer.devices": 1,

@@ -23,8 +23,9 @@ _ENTRIES = {
     *("title", "question", "base", "axes", "also", "runs", "checkpoint", "tests", "baselines", "shares"),
     *("training_curves", "meta_gradient_norms", "figures", "text", "quick"),
 }
-_OF_QUICK = {"base", "axes", "runs", "tests"}
+_OF_QUICK = {"base", "axes", "also", "runs", "tests"}
 _KEPT = ("seed_everything", "ckpt_path", "config", "trainer.default_root_dir", "trainer.logger")  # a study says these
+_KINDS = ("optimizee", "optimizer", "model.estimator")
 _PLAIN = (bool, int, float, str, type(None), list, dict)
 
 
@@ -37,12 +38,18 @@ class Test:
         num_problems: Test problems, the same for all runs.
         optimizee: Name of the optimizee; None for that of meta-training, with its options.
         options: Its options, above those of meta-training where it is the same.
+        only: Labels whose points are run on it; none for all.
     """
 
     num_steps: int | None = None
     num_problems: int = 16
     optimizee: str | None = None
     options: Options = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+
+    def of(self, labels: tuple[str, ...]) -> bool:
+        """Whether the optimizers of a point are run on it."""
+        return not self.only or bool({*self.only} & {*labels})
 
 
 @dataclass(frozen=True)
@@ -123,10 +130,10 @@ class Study:
         for labels in itertools.product(*self.axes.values()):
             options = dict(self.base)
             for axis, label in zip(self.axes.values(), labels, strict=True):
-                options.update(axis[label])
+                options = merged(options, axis[label])
             yield labels, options
         for label, more in self.also.items():
-            yield (label,), {**self.base, **more}
+            yield (label,), merged(self.base, more)
 
     def quickly(self) -> Study:
         """The study as ``--quick`` does it: fewer runs, labels and episodes.
@@ -139,12 +146,19 @@ class Study:
         axes = dict(self.axes)
         for name, labels in self.quick.get("axes", {}).items():
             axes[name] = {label: axes[name][label] for label in labels}
-        tests = {
-            name: replace(test, **{key: value for key, value in self.quick.get("tests", {}).items()})
-            for name, test in self.tests.items()
-        }
-        base = {**self.base, **self.quick.get("base", {})}
-        return replace(self, base=base, axes=axes, tests=tests, runs=self.quick.get("runs", self.runs))
+        tests = {name: replace(test, **self.quick.get("tests", {})) for name, test in self.tests.items()}
+        base = merged(self.base, self.quick.get("base", {}))
+        also = {label: self.also[label] for label in self.quick.get("also", self.also)}
+        return replace(self, base=base, axes=axes, also=also, tests=tests, runs=self.quick.get("runs", self.runs))
+
+
+def merged(options: Options, more: Options) -> dict[str, Any]:
+    """``options`` and above them ``more``, which begins anew with what it names another class of."""
+    left = dict(options)
+    for kind in _KINDS:
+        if kind in more and more[kind] != options.get(kind):
+            left = {name: value for name, value in left.items() if not name.startswith(f"{kind}.")}
+    return {**left, **more}
 
 
 def read_study(name: str, content: Any) -> Study:
@@ -202,17 +216,21 @@ def read_study(name: str, content: Any) -> Study:
         _flag(content.get("training_curves", False), "training_curves"),
         _flag(content.get("meta_gradient_norms", False), "meta_gradient_norms"),
         tuple(
-            _figure(value, f"figures.{index}", axes, _list(content.get("figures", []), "figures"))
+            _figure(value, f"figures.{index}", axes)
             for index, value in enumerate(_list(content.get("figures", []), "figures"))
         ),
         _text(content.get("text", ""), "text"),
-        _quick(content.get("quick", {}), axes),
+        _quick(content.get("quick", {}), axes, also),
     )
     for index, figure in enumerate(study.figures):
         if figure.draw == "training" and not study.training_curves:
             raise MetaOptError(f"figures.{index}.draw training needs training_curves: true")
         if figure.draw == "norms" and not study.meta_gradient_norms:
             raise MetaOptError(f"figures.{index}.draw norms needs meta_gradient_norms: true")
+    known = {label for point, _ in study.points() for label in point}
+    for test_name, test in tests.items():
+        if unknown := [label for label in test.only if label not in known]:
+            raise MetaOptError(f"tests.{test_name}.only: there is no label {unknown[0]}")
     labels = [" ".join(point) for point, _ in study.points()]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise MetaOptError(f"two points are called {twice}")
@@ -222,7 +240,7 @@ def read_study(name: str, content: Any) -> Study:
 # -------------------------------------------------------------------------------------------------------------- parts
 
 
-def _quick(value: Any, axes: Mapping[str, Mapping[str, Options]]) -> dict[str, Any]:
+def _quick(value: Any, axes: Mapping[str, Mapping[str, Options]], also: Mapping[str, Options]) -> dict[str, Any]:
     quick = dict(_mapping(value, "quick"))
     _known(quick, _OF_QUICK, "quick.")
     if "base" in quick:
@@ -233,6 +251,10 @@ def _quick(value: Any, axes: Mapping[str, Mapping[str, Options]]) -> dict[str, A
         tests = _mapping(quick["tests"], "quick.tests")
         _known(tests, {"num_problems"}, "quick.tests.")
         quick["tests"] = {key: _count(number, f"quick.tests.{key}") for key, number in tests.items()}
+    if "also" in quick:
+        quick["also"] = _texts(quick["also"], "quick.also")
+        if unknown := [label for label in quick["also"] if label not in also]:
+            raise MetaOptError(f"quick.also: there is no label {shown(unknown[0])}")
     chosen = _mapping(quick.get("axes", {}), "quick.axes")
     for axis, labels in chosen.items():
         if axis not in axes:
@@ -246,13 +268,14 @@ def _quick(value: Any, axes: Mapping[str, Mapping[str, Options]]) -> dict[str, A
 
 def _test(value: Any, where: str) -> Test:
     test = _mapping(value if value is not None else {}, where)
-    _known(test, {"num_steps", "num_problems", "optimizee", "options"}, f"{where}.")
+    _known(test, {"num_steps", "num_problems", "optimizee", "options", "only"}, f"{where}.")
     optimizee = test.get("optimizee")
     return Test(
         None if test.get("num_steps") is None else _count(test["num_steps"], f"{where}.num_steps"),
         _count(test.get("num_problems", 16), f"{where}.num_problems", 2),
         None if optimizee is None else _text(optimizee, f"{where}.optimizee"),
         _options(test.get("options", {}), f"{where}.options"),
+        tuple(_texts(test.get("only", []), f"{where}.only")),
     )
 
 
@@ -267,7 +290,7 @@ def _share(value: Any, where: str) -> Share:
     return Share(**share)
 
 
-def _figure(value: Any, where: str, axes: Mapping[str, Any], _: list[Any]) -> Figure:
+def _figure(value: Any, where: str, axes: Mapping[str, Any]) -> Figure:
     figure = _mapping(value, where)
     _known(figure, {"draw", "of", "x", "panels", "log"}, f"{where}.")
     draw = _one_of(figure.get("draw"), get_args(Draw), f"{where}.draw")

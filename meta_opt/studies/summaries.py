@@ -106,7 +106,7 @@ class Summary:
             return str(len(point.lines))
         if statistic == "failed":
             return str(point.failed)
-        test = test or next(iter(self.study.tests))
+        test = test or next(name for name, test in self.study.tests.items() if test.of(point.labels))
         best = self.best_baseline(point, test)
         if statistic == "best_baseline":
             return f"{number(best[1])} ({best[0]})" if best else NONE
@@ -139,8 +139,8 @@ def check_text(study: Study) -> None:
             raise MetaOptError(f"text: {match[0]}: there is no {statistic}, but {', '.join(known)}")
         if labels not in points:
             raise MetaOptError(f"text: {match[0]}: there is no point {' '.join(labels)!r}")
-        if test and test not in study.tests:
-            raise MetaOptError(f"text: {match[0]}: there is no test {test!r}, but {', '.join(study.tests)}")
+        if test and (test not in study.tests or not study.tests[test].of(tuple(labels))):
+            raise MetaOptError(f"text: {match[0]}: there is no test {test!r} of it, but {', '.join(study.tests)}")
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float] | None:

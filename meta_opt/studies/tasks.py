@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meta_opt.errors import MetaOptError
 from meta_opt.studies.study import Study, Test
 
 BASELINES = "baselines"  # the label of the runs of hand-made optimizers
@@ -45,7 +46,7 @@ def tasks_of(study: Study, runs: int | None = None) -> list[Task]:
     baselines: dict[str, Task] = {}
     for run in range(study.runs if runs is None else runs):
         for labels, options in study.points():
-            tests = {name: _placed(test, options) for name, test in study.tests.items()}
+            tests = {name: _placed(test, options) for name, test in study.tests.items() if test.of(labels)}
             work = {
                 "options": options,
                 "tests": tests,
@@ -68,6 +69,8 @@ def baselines_for(study: Study, options: Mapping[str, Any], test: str) -> Task:
 
 def _baselines(study: Study, tests: Mapping[str, Any]) -> Iterator[Task]:
     for name, test in tests.items():
+        if test["num_steps"] is None:
+            raise MetaOptError(f"study {study.name}: baselines need model.num_steps, or num_steps of test {name}")
         yield Task((BASELINES, name), 0, {"baselines": list(study.baselines), "test": test})
 
 

@@ -48,7 +48,7 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps({"work": work, "run": run}).encode() + b"\n")
             self._process.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):  # it has ended, or was stopped
             return None
         answer = self._process.stdout.readline()
         return json.loads(answer) if answer.endswith(b"\n") else None
@@ -175,7 +175,7 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
             for task in tasks
         }
         by_key = {future.key: task for future, task in futures.items()}
-        for future in cluster_completed(futures):
+        for future in cluster_completed(futures, loop=client.loop):
             error = future.exception()
             lost = {"error": f"{type(error).__name__}: {error}", "seconds": {}}
             yield by_key[future.key], future.result() if error is None else lost
