@@ -125,7 +125,9 @@ def here(tasks: Sequence[Task], workers: int, module: str) -> Done:
             yield futures[future], future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        crew.stop()
+        crew.kill()
+        pool.shutdown()
+        crew.forget()
 
 
 class _Crew:
@@ -144,12 +146,17 @@ class _Crew:
             self._workers.append(Worker(module))
             return self._workers[-1]
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         """End all; there will be no others."""
         with self._lock:
             self._stopped = True
             for worker in self._workers:
                 worker.kill()
+
+    def forget(self) -> None:
+        """Wait for their end, once no thread uses them."""
+        for worker in self._workers:
+            worker.stop()
 
 
 def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
@@ -170,12 +177,14 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
     except (OSError, ValueError, TypeError) as error:
         raise MetaOptError(f"--cluster {address}: there is no scheduler to be reached ({error})") from error
     with client:
-        futures = {
-            client.submit(perform_beside, module, task.work, task.run, key=f"meta-opt-{task.key}", pure=False): task
-            for task in tasks
-        }
-        by_key = {future.key: task for future, task in futures.items()}
-        for future in cluster_completed(futures, loop=client.loop):
+        by_key = {f"meta-opt-{task.key}": task for task in tasks}
+        ending = cluster_completed(
+            [client.submit(perform_beside, module, task.work, task.run, key=key) for key, task in by_key.items()],
+            loop=client.loop,
+        )
+        for future in ending:
             error = future.exception()
             lost = {"error": f"{type(error).__name__}: {error}", "seconds": {}}
-            yield by_key[future.key], future.result() if error is None else lost
+            made = future.result() if error is None else lost
+            future.release()  # or it would be made again if the worker that holds it were lost
+            yield by_key[future.key], made

@@ -124,10 +124,10 @@ def test_a_lost_worker_loses_no_run(cluster, begun):
     many = tasks(8, seconds=1.5)
     done = []
     for task, made in on_cluster(many, address, MODULE):
-        if not done:
-            wait_until(lambda: sum(begun().values()) >= 3)  # both are at work
-            workers[0].kill()
         done.append((task.run, made["results"]["double"]))
+        if len(done) == 2:
+            wait_until(lambda: sum(begun().values()) == 4)  # both are at work
+            workers[0].kill()
     assert sorted(done) == [(run, 2 * run) for run in range(8)]
     assert sum(begun().values()) == 9  # the one that was lost once more
 
