@@ -84,7 +84,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_results(study, capsys):
     assert results(study / "killed") == results(study / "whole")
     assert len(results(study / "whole")) == 7
     report = (study / "whole" / "report.md").read_text()
-    assert re.search(r"^[\d.e+]+ and [\d.e+]+, 2 of 2 failed$", report, re.MULTILINE)
+    assert re.search(r"^[\d.e+-]+ and [\d.e+-]+, 2 of 2 failed$", report, re.MULTILINE)
     assert "- none (0), none (1): model.lr must be at least 0, not -1.0" in report
     assert "| low | 2 of 2 |" in report
     # Nothing is left to do, and the report can be made again.
@@ -197,6 +197,7 @@ def test_what_is_done_is_said_after_every_run(study, monkeypatch, capsys):
         for task in tasks:
             yield task, {"results": {"tests": {"test": {"final": 2.5}}}, "seconds": {"total": 1.0}}
 
+    (study / "rates.yaml").write_text(STUDY.replace("figures: [{draw: training}]\n", ""))
     monkeypatch.setattr(studying, "here", here)
     monkeypatch.setattr(studying, "_check", lambda study: None)
     assert main(["study", "rates.yaml", "--workers", "3", "--runs", "1"]) == 0
