@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from meta_opt.cli import main
-from meta_opt.studies.running import Stopped, perform
+from meta_opt.studies.running import StoppedError, perform
 from meta_opt.studies.workers import serve
 
 
 def _perform(work: Mapping[str, Any], run: int) -> dict[str, Any]:
     try:
         return perform(work, run, main)
-    except Stopped:
+    except StoppedError:
         sys.exit(1)
 
 

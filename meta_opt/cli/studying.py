@@ -130,7 +130,9 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out")
     asked = parser.parse_args(options)
     if asked.study is None and not asked.list:
-        raise MetaOptError(f"say which study: {', '.join(library.paths())}, or a file (meta-opt study --help tells more)")
+        raise MetaOptError(
+            f"say which study: {', '.join(library.paths())}, or a file (meta-opt study --help tells more)"
+        )
     for name, most in (("runs", 1_000_000), ("workers", _MAX_WORKERS)):
         value = getattr(asked, name)
         if value is not None and not 1 <= value <= most:

@@ -40,7 +40,7 @@ _SETTINGS = {
 }
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A signal ended the run: it is neither done nor failed."""
 
 
@@ -57,7 +57,7 @@ def perform(work: Mapping[str, Any], run: int, main: Command) -> dict[str, Any]:
         ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line; and ``seconds``, which do not.
 
     Raises:
-        Stopped: If a signal ended it.
+        StoppedError: If a signal ended it.
     """
     started = time.perf_counter()
     seconds: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def perform(work: Mapping[str, Any], run: int, main: Command) -> dict[str, Any]:
             made = {"results": _refused(work["check"], main)}
         else:
             made = {"results": _baselines(work) if "baselines" in work else _trained(work, run, main, seconds)}
-    except (Stopped, KeyboardInterrupt):
+    except (StoppedError, KeyboardInterrupt):
         raise
     except MetaOptError as error:
         made = {"error": clipped(error, 400)}
@@ -112,7 +112,7 @@ def _fit(options: list[str], main: Command) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         status = main(["fit", *options])
     if status >= 128:
-        raise Stopped(f"a signal ended it ({status})")
+        raise StoppedError(f"a signal ended it ({status})")
     if status:
         lines = said.getvalue().strip().splitlines() or ["nothing was learned: no episode was finite"]
         raise MetaOptError(lines[-1].removeprefix("meta-opt: error: "))

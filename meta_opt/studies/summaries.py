@@ -74,9 +74,7 @@ class Summary:
         self.found = sum(map(len, by_point.values()))
         self.failed = sum("error" in line for found in by_point.values() for line in found)
         wanted = study.runs if runs is None else runs
-        self.points = [
-            Point(labels, options, by_point.get(labels, []), wanted) for labels, options in study.points()
-        ]
+        self.points = [Point(labels, options, by_point.get(labels, []), wanted) for labels, options in study.points()]
         self._lines = lines
 
     def point(self, labels: Sequence[str]) -> Point | None:
@@ -89,8 +87,7 @@ class Summary:
             return None
         line = self._lines.get(baselines_for(self.study, point.options, test).key, {})
         reached = {
-            name: _number(entry[of]["value"])
-            for name, entry in line.get("results", {}).get("baselines", {}).items()
+            name: _number(entry[of]["value"]) for name, entry in line.get("results", {}).get("baselines", {}).items()
         }
         return min(reached.items(), key=lambda item: item[1]) if reached else None
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -25,7 +25,7 @@ from meta_opt.studies.tasks import Task
 _IDLE = 600.0  # seconds without work after which a process ends; on a cluster nobody else ends it
 ATTEMPTS = 3  # how often a run is begun whose process ends in the middle
 Perform = Callable[[Mapping[str, Any], int], dict[str, Any]]
-Done = Iterator[tuple[Task, dict[str, Any]]]
+Done = Generator[tuple[Task, dict[str, Any]], None, None]
 
 
 class Worker:
@@ -183,8 +183,8 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
             loop=client.loop,
         )
         for future in ending:
-            error = future.exception()
-            lost = {"error": f"{type(error).__name__}: {error}", "seconds": {}}
-            made = future.result() if error is None else lost
+            failed = future.exception()
+            lost = {"error": f"{type(failed).__name__}: {failed}", "seconds": {}}
+            made = future.result() if failed is None else lost
             future.release()  # or it would be made again if the worker that holds it were lost
             yield by_key[future.key], made

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -205,3 +206,13 @@ def test_what_is_done_is_said_after_every_run(study, monkeypatch, capsys):
     assert lines[0] == "rates: 4 runs, 0 of them are there"
     assert lines[1].startswith("1/4  low run 0: final loss 2.5  (")
     assert lines[4] == "4/4  baselines test run 0: final loss 2.5  (0 s left)"
+
+
+def test_the_file_in_the_docs_is_a_study(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    file = tmp_path / "rates.yaml"
+    file.write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    study = studying._read("rates", file)
+    assert len(studying.tasks_of(study)) == 5 * 5 + 4  # points times runs, and baselines on four tests
+    assert next(labels for labels, _ in study.quickly().points()) == ("0.001", "relu")
+    assert len(library.paths()) == 13

@@ -56,9 +56,9 @@ def test_what_cannot_be_written_is_said(tmp_path):
     with pytest.raises(StorageError, match="cannot write .*file"), opened(tmp_path / "file"):
         pass
     with opened(tmp_path) as results:
-        with open("/dev/full", "ab", buffering=0) as results._file:
-            with pytest.raises(StorageError, match="cannot write .*: No space left on device"):
-                results.add({"key": "a"})
+        full = pytest.raises(StorageError, match="cannot write .*: No space left on device")
+        with open("/dev/full", "ab", buffering=0) as results._file, full:
+            results.add({"key": "a"})
         assert results.lines == {}
 
 

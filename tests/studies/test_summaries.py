@@ -44,7 +44,9 @@ def lines(study=STUDY):
         line = {"key": task.key, "point": list(task.point), "run": task.run, "seconds": {"total": 9.0}}
         if task.point[0] == "baselines":
             one = {"value": 0.5, "learning_rate": 0.1}
-            line["results"] = {"baselines": {"SGD": {"final": {**one, "value": 0.7}, "sum": one}, "Adam": {"final": one, "sum": one}}}
+            line["results"] = {
+                "baselines": {"SGD": {"final": {**one, "value": 0.7}, "sum": one}, "Adam": {"final": one, "sum": one}}
+            }
         elif task.point == ("2", "b"):
             continue
         elif task.point == ("2", "a") and task.run == 2:
@@ -53,7 +55,7 @@ def lines(study=STUDY):
             final = task.run + 1.0
             test = {"final": final, "sum": 10 * final, "not_finite": 0, "curve": [[0, 5.0], [2, final]]}
             line["results"] = {
-                "tests": {name: test for name in task.work["tests"]},
+                "tests": dict.fromkeys(task.work["tests"], test),
                 "training": {"updates": [4, 8], "final_loss": [3.0, final], "loss_sum": [3.0, final]},
                 "meta_gradient_norms": {"all": final},
             }
@@ -111,7 +113,7 @@ def test_figures_show_the_numbers(tmp_path):
     assert curves["on short"] == [[1.0, 2.0], [2.0, 2.0]]
     assert curves["on long"] == [[1.0, 2.0]]
     assert curves["ours on short"][0][1] == 2.0  # a horizontal line
-    assert [line.get_xydata().tolist() for line in right.get_lines()][0] == [[1.0, 2.0]]
+    assert next(line.get_xydata().tolist() for line in right.get_lines()) == [[1.0, 2.0]]
     assert [label.get_text() for label in bars.get_yticklabels()][:3] == ["1 a on short", "1 a on long", "1 b on short"]
     assert sum(patch.get_height() for patch in first.patches) == 15  # five times three runs
     assert [line.get_xydata().tolist()[-1] for line in short.get_lines()] == [[2, 2], [2, 2], [2, 1.5], [2, 2]]

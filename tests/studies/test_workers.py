@@ -45,9 +45,8 @@ def test_a_process_that_ends_in_the_middle_is_tried_three_times(begun):
 
 
 def test_processes_end_with_the_study(begun):
-    with closing(here(tasks(9, seconds=60.0), 2, MODULE)) as ending:
-        with pytest.raises(TimeoutError):
-            first_within(ending, 3.0, begun)
+    with closing(here(tasks(9, seconds=60.0), 2, MODULE)) as ending, pytest.raises(TimeoutError):
+        first_within(ending, 3.0, begun)
     assert sum(begun().values()) == 2
 
 

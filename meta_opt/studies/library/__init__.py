@@ -24,5 +24,7 @@ def path(name: str) -> Path:
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
-        raise MetaOptError(f"no study is called {clipped(name)!r}; {hint}There are {', '.join(known)}; or give a file .yaml")
+        raise MetaOptError(
+            f"no study is called {clipped(name)!r}; {hint}There are {', '.join(known)}; or give a file .yaml"
+        )
     return known[name]
