@@ -1,9 +1,9 @@
 """Sign-weighted pretraining: before meta-training the network learns to step against the gradient.
 
-It comes from a bachelor's thesis. Gradients ∇ are drawn from N(0, 0.001²), the update wanted is g* = -α ∇, and the
-loss is the mean of |g - g*| · exp(-ω sgn(g g*)) with ω = 2: an update of the wrong sign weighs e⁴ times as much as one of
-the right sign. The thesis says nothing of the state. Here every batch is an unroll of T steps from the first state on, with
-new gradients in every step, so that the network learns it whatever its state.
+It comes from a bachelor's thesis. Gradients ∇ are drawn from N(0, 0.001²), the update wanted is g* = -α ∇, and
+the loss is the mean of |g - g*| · exp(-ω sgn(g g*)) with ω = 2: an update of the wrong sign weighs e⁴ times as
+much as one of the right sign. The thesis says nothing of the state. Here every batch is an unroll of T steps
+from the first state on, with new gradients in every step, so that the network learns it whatever its state.
 """
 
 from __future__ import annotations
