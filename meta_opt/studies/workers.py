@@ -11,9 +11,11 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
@@ -22,6 +24,7 @@ from typing import Any
 from meta_opt.errors import MetaOptError
 from meta_opt.studies.tasks import Task
 
+_PATIENCE = 10.0  # seconds that a process gets to end by itself
 _IDLE = 600.0  # seconds without work after which a process ends; on a cluster nobody else ends it
 ATTEMPTS = 3  # how often a run is begun whose process ends in the middle
 Perform = Callable[[Mapping[str, Any], int], dict[str, Any]]
@@ -53,17 +56,22 @@ class Worker:
         answer = self._process.stdout.readline()
         return json.loads(answer) if answer.endswith(b"\n") else None
 
-    def kill(self) -> None:
-        """End the process, also in the middle of a run."""
-        self._process.kill()
+    def end(self) -> None:
+        """Let the process end, also in the middle of a run."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
 
     def stop(self) -> str:
-        """End the process and forget it; what it ended with."""
-        self._process.kill()
-        status = self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
+        """End the process and wait for that; what it ended with."""
+        assert self._process.stdout is not None
+        self.end()
+        try:
+            status = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._process.stdout.close()
         return signal.Signals(-status).name if status < 0 else f"status {status}"
 
 
@@ -99,14 +107,17 @@ def serve(perform: Perform) -> None:
     def read() -> None:
         for line in sys.stdin.buffer:
             requests.put(line)
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)  # in the middle of a run, too: nobody would hear of it
 
+    folder = tempfile.tempdir = tempfile.mkdtemp(prefix="meta-opt-study-")
     threading.Thread(target=read, daemon=True).start()
     with contextlib.suppress(queue.Empty):
         while True:
             request = json.loads(requests.get(timeout=_IDLE))
             answers.write(json.dumps(perform(request["work"], request["run"])).encode() + b"\n")
             answers.flush()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def here(tasks: Sequence[Task], workers: int, module: str) -> Done:
@@ -125,9 +136,8 @@ def here(tasks: Sequence[Task], workers: int, module: str) -> Done:
             yield futures[future], future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        crew.kill()
+        crew.stop()
         pool.shutdown()
-        crew.forget()
 
 
 class _Crew:
@@ -146,15 +156,12 @@ class _Crew:
             self._workers.append(Worker(module))
             return self._workers[-1]
 
-    def kill(self) -> None:
+    def stop(self) -> None:
         """End all; there will be no others."""
         with self._lock:
             self._stopped = True
-            for worker in self._workers:
-                worker.kill()
-
-    def forget(self) -> None:
-        """Wait for their end, once no thread uses them."""
+        for worker in self._workers:
+            worker.end()
         for worker in self._workers:
             worker.stop()
 

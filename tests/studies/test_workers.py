@@ -64,7 +64,8 @@ def first_within(ending, seconds, begun):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_process_ends_with_its_parent(begun):
+def test_a_process_ends_with_its_parent_and_leaves_nothing(begun, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     code = f"from meta_opt.studies.workers import Worker; w = Worker({MODULE!r}); print(w._process.pid, flush=True); "
     code += "w.perform({'name': 'task', 'seconds': 100.0}, 0)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
@@ -73,12 +74,13 @@ def test_a_process_ends_with_its_parent(begun):
         parent.kill()
     wait_until(lambda: not running(pid))
     assert not running(pid)
+    assert list(tmp_path.glob("meta-opt-study-*")) == []
 
 
 def test_stop_says_how_it_ended(begun):
     worker = Worker(MODULE)
     assert worker.perform({"name": "task", "seconds": 0.0}, 4) == {"results": {"double": 8}, "seconds": {"total": 0.0}}
-    assert worker.stop() == "SIGKILL"
+    assert worker.stop() == "status 0"
     assert worker.perform({"name": "task", "seconds": 0.0}, 4) is None
 
 
