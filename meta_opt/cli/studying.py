@@ -48,7 +48,7 @@ def run(options: list[str]) -> int:
             _do(study, results, asked)
             summary = Summary(study, results.lines, asked.runs)
     print(write_report(summary, folder))
-    print(f"{REPORT}{f' and {FIGURE}' if (folder / FIGURE).exists() else ''} are in {folder}")
+    print(f"{REPORT} and {FIGURE} are in {folder}" if (folder / FIGURE).exists() else f"{REPORT} is in {folder}")
     return 1 if summary.found and summary.failed == summary.found else 0
 
 

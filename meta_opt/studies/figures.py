@@ -18,6 +18,7 @@ _COLORS = ("#b00020", "#2f6fb0", "#2e8b57", "#bf7a00", "#7b1fa2", "#5b6770", "#0
 _LIGHT = "#8a8a8a"
 _WIDTH, _HEIGHT = 3.9, 3.1  # of a panel, in inches
 _BINS = 24
+_RANGE = 1e6  # of a histogram; what is lower is in the first bin
 Panel = tuple[str, list[tuple[Point, str]]]  # its title, and points with a test each
 
 
@@ -115,13 +116,14 @@ def _lines(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point
 
 def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
     """Medians with quartiles, and the best baseline of each."""
-    names, at = [], 0
+    names, at, least = [], 0, math.inf
     for point, test in shown:
         if (found := point.quartiles(test, wanted.of)) is None:
             continue
         low, middle, high = map(_drawable, found)
         color = _COLORS[list(summary.study.tests).index(test) % len(_COLORS)]
         finite = math.isfinite(middle)
+        least = min(least, low) if math.isfinite(low) else least
         axes.plot([low, high], [at, at], color=color, linewidth=5, alpha=0.25, solid_capstyle="round")
         if finite:
             axes.plot([middle], [at], color=color, marker="o", markersize=6)
@@ -132,7 +134,7 @@ def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point,
         at += 1
     axes.set_yticks(range(at), names, fontsize=8)
     axes.invert_yaxis()
-    if wanted.log and at and all(low > 0 for low in axes.get_xlim()):
+    if wanted.log and 0.0 < least < math.inf:
         axes.set_xscale("log")
     axes.set_xlabel(_LOSS[wanted.of] + (", | best baseline" if summary.study.baselines else ""), fontsize=8)
 
@@ -142,11 +144,12 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
     every = [value for _, pairs in _panels(summary, wanted) for point, test in pairs for value in point.reached(test)]
     finite = [value for value in every if math.isfinite(value) and value > 0] or [1.0]
     limits = [limit for share in summary.study.shares.values() for limit in (share.below, share.above) if limit]
-    low, high = min([*finite, *limits]) / 1.1, min(max([*finite, *limits]) * 1.1, 1e6)
+    high = min(max([*finite, *limits]) * 1.1, 1e6)
+    low = max(min([*finite, *limits]) / 1.1, high / _RANGE)
     edges = [low * (high / low) ** (index / _BINS) for index in range(_BINS + 1)]
     rest = edges[-1] * (high / low) ** (2 / _BINS)
     for color, (point, test) in zip(_cycle(len(shown)), shown, strict=True):
-        values = [value if value < high else rest for value in point.reached(test, wanted.of)]
+        values = [max(value, low) if value < high else rest for value in point.reached(test, wanted.of)]
         name = _name(summary, wanted, point, test)
         edges_and_rest = [*edges, edges[-1] * (high / low) ** (1 / _BINS), rest * (high / low) ** (1 / _BINS)]
         axes.hist(values, edges_and_rest, color=color, alpha=0.55, label=name or None)
@@ -155,6 +158,7 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
     axes.set_xscale("log")
     axes.set_xlabel(f"{_LOSS[wanted.of]} (far right: not finite)", fontsize=8)
     axes.set_ylabel("runs", fontsize=8)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     _legend(axes)
 
 
@@ -210,7 +214,7 @@ def _training(part: SubFigure, summary: Summary) -> None:
             seconds = [sorted(each[index] for each in timed)[len(timed) // 2] for index in range(count)]
             right.plot(seconds, middle, color=color)
     for axes, label in ((left, "meta-updates"), (right, "seconds of meta-training")):
-        axes.set(yscale="log")
+        axes.set(xscale="log", yscale="log")
         axes.set_xlabel(label, fontsize=8)
         _tidy(axes)
     left.set_ylabel("final loss, validation", fontsize=8)

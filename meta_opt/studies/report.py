@@ -44,8 +44,8 @@ def report(summary: Summary, *, figure: bool) -> str:
     if study.text and summary.found:
         parts.append(" ".join(summary.text().split()))
     parts.append("\n".join(_table(summary)))
-    if study.meta_gradient_norms:
-        parts += ["Norm of the meta-gradient of each network, after meta-training:", "\n".join(_norms(summary))]
+    if of_networks := _norms(summary):
+        parts += ["Norm of the meta-gradient of each network, after meta-training:", "\n".join(of_networks)]
     if errors := _errors(summary):
         parts += ["Failed:", "\n".join(errors)]
     return "\n\n".join(parts) + "\n"

@@ -208,6 +208,18 @@ def test_what_is_done_is_said_after_every_run(study, monkeypatch, capsys):
     assert lines[4] == "4/4  baselines test run 0: final loss 2.5  (0 s left)"
 
 
+def test_a_cluster_does_the_runs_instead(study, monkeypatch, capsys):
+    def on_cluster(tasks, address, module):
+        assert address == "tcp://there:1"
+        yield tasks[0], {"error": "it failed", "seconds": {"total": 1.0}}
+
+    (study / "rates.yaml").write_text(STUDY.replace("figures: [{draw: training}]\n", ""))
+    monkeypatch.setattr(studying, "on_cluster", on_cluster)
+    monkeypatch.setattr(studying, "_check", lambda study: None)
+    assert main(["study", "rates.yaml", "--cluster", "tcp://there:1"]) == 1
+    assert "1/7  low run 0: it failed  (1 s left)" in capsys.readouterr().out
+
+
 def test_the_file_in_the_docs_is_a_study(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
     file = tmp_path / "rates.yaml"
