@@ -20,9 +20,10 @@ from meta_opt.cli import configs
 from meta_opt.errors import MetaOptError
 from meta_opt.messages import clipped
 from meta_opt.studies import library
+from meta_opt.studies.reading import read_study
 from meta_opt.studies.report import FIGURE, REPORT, write_report
 from meta_opt.studies.results import Results, opened, read
-from meta_opt.studies.study import Study, merged, read_study
+from meta_opt.studies.study import Study, merged
 from meta_opt.studies.summaries import Summary, check_text, number
 from meta_opt.studies.tasks import Task, tasks_of
 from meta_opt.studies.workers import Worker, here, on_cluster

@@ -6,15 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from meta_opt.studies.axes import COLORS, LOSS, cycle, drawable, legend, loss_axis, or_infinite, places, tidy
 from meta_opt.studies.study import Figure as Wanted
 from meta_opt.studies.summaries import Point, Summary, norms, quartiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure, SubFigure
 
-_COLORS = ("#b00020", "#2f6fb0", "#2e8b57", "#bf7a00", "#7b1fa2", "#5b6770", "#0f9ba8", "#8c4a2f", "#c2185b", "#6b8e23")
 _LIGHT = "#8a8a8a"
 _WIDTH, _HEIGHT = 3.9, 3.1  # of a panel, in inches
 _BINS = 24
@@ -39,7 +38,7 @@ def draw(summary: Summary) -> Figure:
         for each, (title, shown) in zip(axes, panels, strict=True):
             each.set_title(title, fontsize=9)
             _DRAW[wanted.draw](each, summary, wanted, shown)
-            _tidy(each)
+            tidy(each)
     return figure
 
 
@@ -63,7 +62,7 @@ def _panels(summary: Summary, wanted: Wanted) -> list[Panel]:
     place = list(study.axes).index(wanted.panels)
 
     def belongs(point: Point, label: str) -> bool:
-        if len(point.labels) == len(study.axes) and point.labels[0] not in study.also:
+        if not point.beside:
             return point.labels[place] == label
         others = [each for each in study.axes[wanted.panels or ""] if point.name.startswith(f"{each}-")]
         return not others or label in others
@@ -75,7 +74,7 @@ def _name(summary: Summary, wanted: Wanted, point: Point, test: str, *, without:
     """What tells a point and test from others in its panel."""
     study = summary.study
     hidden = {wanted.panels, without}
-    if len(point.labels) == len(study.axes) and point.labels[0] not in study.also:
+    if not point.beside:
         labels = [label for axis, label in zip(study.axes, point.labels, strict=True) if axis not in hidden]
     else:
         labels = [*point.labels]
@@ -89,29 +88,29 @@ def _lines(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point
     study = summary.study
     assert wanted.x is not None
     place, labels = list(study.axes).index(wanted.x), list(study.axes[wanted.x])
-    places = _places(labels)
+    at = places(labels)
     series: dict[str, dict[float, tuple[float, float, float]]] = {}
     flat: dict[str, float] = {}
     for point, test in shown:
         if (found := point.quartiles(test, wanted.of)) is None:
             continue
         name = _name(summary, wanted, point, test, without=wanted.x)
-        if point.labels[0] not in study.also:
-            series.setdefault(name, {})[places[labels.index(point.labels[place])]] = found
+        if not point.beside:
+            series.setdefault(name, {})[at[labels.index(point.labels[place])]] = found
         else:
             flat[name] = found[1]
-    for color, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
+    for color, (name, values) in zip(cycle(len(series)), series.items(), strict=True):
         x = sorted(values)
-        low, middle, high = zip(*(map(_drawable, values[each]) for each in x), strict=True)
+        low, middle, high = zip(*(map(drawable, values[each]) for each in x), strict=True)
         axes.plot(x, middle, color=color, marker="o", markersize=3, label=name or None)
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     for index, (name, value) in enumerate(flat.items()):
-        axes.axhline(_drawable(value), color=_LIGHT, linestyle=(0, (3 + 3 * index, 2)), linewidth=1.2, label=name)
-    if places == list(range(len(labels))):
-        axes.set_xticks(places, labels, fontsize=8)
+        axes.axhline(drawable(value), color=_LIGHT, linestyle=(0, (3 + 3 * index, 2)), linewidth=1.2, label=name)
+    if at == list(range(len(labels))):
+        axes.set_xticks(at, labels, fontsize=8)
     axes.set_xlabel(wanted.x.replace("_", " "), fontsize=8)
-    _loss_axis(axes, wanted)
-    _legend(axes)
+    loss_axis(axes, LOSS[wanted.of], log=wanted.log)
+    legend(axes)
 
 
 def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
@@ -120,8 +119,8 @@ def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point,
     for point, test in shown:
         if (found := point.quartiles(test, wanted.of)) is None:
             continue
-        low, middle, high = map(_drawable, found)
-        color = _COLORS[list(summary.study.tests).index(test) % len(_COLORS)]
+        low, middle, high = map(drawable, found)
+        color = COLORS[list(summary.study.tests).index(test) % len(COLORS)]
         finite = math.isfinite(middle)
         least = min(least, low) if math.isfinite(low) else least
         axes.plot([low, high], [at, at], color=color, linewidth=5, alpha=0.25, solid_capstyle="round")
@@ -136,11 +135,13 @@ def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point,
     axes.invert_yaxis()
     if wanted.log and 0.0 < least < math.inf:
         axes.set_xscale("log")
-    axes.set_xlabel(_LOSS[wanted.of] + (", | best baseline" if summary.study.baselines else ""), fontsize=8)
+    axes.set_xlabel(LOSS[wanted.of] + (", | best baseline" if summary.study.baselines else ""), fontsize=8)
 
 
 def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
     """How many runs reached what; the last bin holds what failed."""
+    from matplotlib.ticker import MaxNLocator
+
     every = [value for _, pairs in _panels(summary, wanted) for point, test in pairs for value in point.reached(test)]
     finite = [value for value in every if math.isfinite(value) and value > 0] or [1.0]
     limits = [limit for share in summary.study.shares.values() for limit in (share.below, share.above) if limit]
@@ -148,7 +149,7 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
     low = max(min([*finite, *limits]) / 1.1, high / _RANGE)
     edges = [low * (high / low) ** (index / _BINS) for index in range(_BINS + 1)]
     rest = edges[-1] * (high / low) ** (2 / _BINS)
-    for color, (point, test) in zip(_cycle(len(shown)), shown, strict=True):
+    for color, (point, test) in zip(cycle(len(shown)), shown, strict=True):
         values = [max(value, low) if value < high else rest for value in point.reached(test, wanted.of)]
         name = _name(summary, wanted, point, test)
         edges_and_rest = [*edges, edges[-1] * (high / low) ** (1 / _BINS), rest * (high / low) ** (1 / _BINS)]
@@ -156,15 +157,15 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
     for limit in sorted(set(limits)):
         axes.axvline(limit, color="0.35", linestyle="--", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel(f"{_LOSS[wanted.of]} (far right: not finite)", fontsize=8)
+    axes.set_xlabel(f"{LOSS[wanted.of]} (far right: not finite)", fontsize=8)
     axes.set_ylabel("runs", fontsize=8)
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    _legend(axes)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(axes)
 
 
 def _curves(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
     """The median over runs of the mean loss on test problems."""
-    for color, (point, test) in zip(_cycle(len(shown)), shown, strict=True):
+    for color, (point, test) in zip(cycle(len(shown)), shown, strict=True):
         curves = [line["results"]["tests"][test]["curve"] for line in point.lines if "results" in line]
         if not curves:
             continue
@@ -173,11 +174,11 @@ def _curves(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Poin
             quartiles([math.inf if curve[index][1] is None else curve[index][1] for curve in curves])
             for index in range(len(steps))
         ]
-        middle = [_drawable(each[1]) if each else math.nan for each in values]
+        middle = [drawable(each[1]) if each else math.nan for each in values]
         axes.plot(steps, middle, color=color, linewidth=1.3, label=_name(summary, wanted, point, test) or None)
     axes.set_xlabel("step", fontsize=8)
-    _loss_axis(axes, wanted, "loss")
-    _legend(axes)
+    loss_axis(axes, "loss", log=wanted.log)
+    legend(axes)
 
 
 def _norms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
@@ -186,7 +187,7 @@ def _norms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point
     chosen = list(dict.fromkeys(id(point) for point, _ in shown))
     for point, found in norms([point for point in summary.points if id(point) in chosen]):
         for network, value in found.items():
-            axes.plot([max(value, 1e-30)], [at], color=_COLORS[1], marker="o")
+            axes.plot([max(value, 1e-30)], [at], color=COLORS[1], marker="o")
             names.append(f"{_name(summary, wanted, point, '', without='test')}: {network}")
             at += 1
     axes.set_yticks(range(at), names, fontsize=7)
@@ -198,16 +199,16 @@ def _norms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point
 def _training(part: SubFigure, summary: Summary) -> None:
     """Validation loss over meta-updates, and over seconds: the median over runs."""
     left, right = part.subplots(1, 2, sharey=True)
-    for color, point in zip(_cycle(len(summary.points)), summary.points, strict=True):
+    for color, point in zip(cycle(len(summary.points)), summary.points, strict=True):
         lines = [line for line in point.lines if "results" in line]
         if not lines:
             continue
         count = min(len(line["results"]["training"]["updates"]) for line in lines)
         losses = [
-            quartiles([_or_infinite(line["results"]["training"]["final_loss"][index]) for line in lines])
+            quartiles([or_infinite(line["results"]["training"]["final_loss"][index]) for line in lines])
             for index in range(count)
         ]
-        middle = [_drawable(each[1]) if each else math.nan for each in losses]
+        middle = [drawable(each[1]) if each else math.nan for each in losses]
         left.plot(lines[0]["results"]["training"]["updates"][:count], middle, color=color, label=point.name)
         timed = [line["seconds"]["training"] for line in lines if len(line["seconds"].get("training", [])) >= count]
         if timed:
@@ -216,12 +217,11 @@ def _training(part: SubFigure, summary: Summary) -> None:
     for axes, label in ((left, "meta-updates"), (right, "seconds of meta-training")):
         axes.set(xscale="log", yscale="log")
         axes.set_xlabel(label, fontsize=8)
-        _tidy(axes)
+        tidy(axes)
     left.set_ylabel("final loss, validation", fontsize=8)
-    _legend(left)
+    legend(left)
 
 
-_LOSS = {"final": "final loss", "sum": "sum of losses"}
 _DRAW: dict[str, Callable[[Axes, Summary, Wanted, list[tuple[Point, str]]], None]] = {
     "lines": _lines,
     "bars": _bars,
@@ -229,55 +229,3 @@ _DRAW: dict[str, Callable[[Axes, Summary, Wanted, list[tuple[Point, str]]], None
     "curves": _curves,
     "norms": _norms,
 }
-
-
-def _places(labels: Sequence[str]) -> list[float]:
-    """Where labels are on an axis: at their value if all are numbers, else one after the other."""
-    try:
-        return [float(label) for label in labels]
-    except ValueError:
-        return [float(index) for index in range(len(labels))]
-
-
-def _cycle(count: int) -> list[str]:
-    return [_COLORS[index % len(_COLORS)] for index in range(count)]
-
-
-def _drawable(value: float) -> float:
-    return value if math.isfinite(value) and abs(value) < 1e30 else math.nan
-
-
-def _or_infinite(value: float | None) -> float:
-    return math.inf if value is None else value
-
-
-def _loss_axis(axes: Axes, wanted: Wanted, label: str | None = None) -> None:
-    axes.set_yscale("log" if wanted.log else "linear")
-    axes.set_ylabel(label or _LOSS[wanted.of], fontsize=8)
-
-
-def _legend(axes: Any) -> None:
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=7, frameon=False)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            _plain_ticks(axis)
-
-
-def _plain_ticks(axis: Axis) -> None:
-    """Numbers as one writes them, and not too many."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = sorted(axis.get_view_interval())
-    decades = math.log10(high / low) if low > 0 else 9.0
-    subs = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
-    axis.set_major_locator(LogLocator(base=10.0, subs=subs, numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())

@@ -27,12 +27,14 @@ class Point:
         options: Of meta-training.
         lines: The results of its runs that are there, in their order.
         wanted: How many runs there should be.
+        beside: Whether it is one of ``also``, without labels of axes.
     """
 
     labels: tuple[str, ...]
     options: Mapping[str, object]
     lines: Sequence[Line]
     wanted: int
+    beside: bool
 
     @property
     def name(self) -> str:
@@ -74,7 +76,17 @@ class Summary:
         self.found = sum(map(len, by_point.values()))
         self.failed = sum("error" in line for found in by_point.values() for line in found)
         wanted = study.runs if runs is None else runs
-        self.points = [Point(labels, options, by_point.get(labels, []), wanted) for labels, options in study.points()]
+        one = len(study.axes) == 1
+        self.points = [
+            Point(
+                labels,
+                options,
+                by_point.get(labels, []),
+                wanted,
+                len(labels) != len(study.axes) or (one and labels[0] in study.also),
+            )
+            for labels, options in study.points()
+        ]
         self._lines = lines
 
     def point(self, labels: Sequence[str]) -> Point | None:

@@ -3,7 +3,8 @@
 import pytest
 
 from meta_opt.errors import MetaOptError
-from meta_opt.studies.study import merged, read_study
+from meta_opt.studies.reading import read_study
+from meta_opt.studies.study import merged
 
 SMALL = {"title": "Small", "base": {"optimizee": "quadratic", "optimizee.dimension": 3}}
 AXES = {

@@ -6,8 +6,8 @@ import pytest
 
 from meta_opt.errors import MetaOptError
 from meta_opt.studies.figures import draw
+from meta_opt.studies.reading import read_study
 from meta_opt.studies.report import report, write_report
-from meta_opt.studies.study import read_study
 from meta_opt.studies.summaries import Summary, check_text, number, quartiles
 from meta_opt.studies.tasks import tasks_of
 
@@ -146,3 +146,18 @@ def test_the_text_may_name_only_what_there_is(text, message):
     with pytest.raises(MetaOptError, match=message):
         check_text(read_study("rates", {**CONTENT, "text": text}))
     check_text(STUDY)
+
+
+def test_a_study_of_one_point():
+    figures = [{"draw": draw} for draw in ("bars", "histograms", "curves")]
+    study = read_study("one", {"title": "One", "base": CONTENT["base"], "figures": figures, "text": "{final: }"})
+    (task,) = tasks_of(study)
+    test = {"final": 0.0, "sum": 3.0, "not_finite": 0, "curve": [[0, 2.0], [1, None]]}
+    line = {"key": task.key, "run": 0, "results": {"tests": {"test": test}}, "seconds": {}}
+    summary = Summary(study, {task.key: line})
+    assert summary.text() == "0"
+    assert [point.name for point in summary.points] == ["all"]
+    bars, histogram, curves = draw(summary).get_axes()
+    assert bars.get_xscale() == "linear"  # there is no logarithm of 0
+    assert histogram.patches[0].get_height() == 1  # in the first bin, of what is that or lower
+    assert curves.get_lines()[0].get_ydata()[0] == 2.0

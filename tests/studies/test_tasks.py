@@ -3,7 +3,7 @@
 import pytest
 
 from meta_opt.errors import MetaOptError
-from meta_opt.studies.study import read_study
+from meta_opt.studies.reading import read_study
 from meta_opt.studies.tasks import baselines_for, tasks_of
 
 BASE = {"optimizee": "quadratic", "optimizee.dimension": 3, "model.num_steps": 7}
