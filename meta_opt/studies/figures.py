@@ -79,7 +79,7 @@ def _name(summary: Summary, wanted: Wanted, point: Point, test: str, *, without:
     else:
         labels = [*point.labels]
     if len(study.tests) > 1 and "test" not in hidden:
-        labels.append(f"on {test}")
+        labels.append(test if test.startswith("on-") else f"on {test}")
     return " ".join(labels)
 
 
@@ -209,11 +209,18 @@ def _training(part: SubFigure, summary: Summary) -> None:
             for index in range(count)
         ]
         middle = [drawable(each[1]) if each else math.nan for each in losses]
-        left.plot(lines[0]["results"]["training"]["updates"][:count], middle, color=color, label=point.name)
+        left.plot(
+            lines[0]["results"]["training"]["updates"][:count],
+            middle,
+            color=color,
+            marker="o",
+            markersize=2.5,
+            label=point.name,
+        )
         timed = [line["seconds"]["training"] for line in lines if len(line["seconds"].get("training", [])) >= count]
         if timed:
             seconds = [sorted(each[index] for each in timed)[len(timed) // 2] for index in range(count)]
-            right.plot(seconds, middle, color=color)
+            right.plot(seconds, middle, color=color, marker="o", markersize=2.5)
     for axes, label in ((left, "meta-updates"), (right, "seconds of meta-training")):
         axes.set(xscale="log", yscale="log")
         axes.set_xlabel(label, fontsize=8)
