@@ -103,7 +103,7 @@ class PaperUnroll:
 
     def _update(self, networks: dict[str, PaperNetwork], grad: Tensor) -> Tensor:
         options = self.optimizer
-        beta, p = 0.95, 10.0
+        beta, p = 0.95, options.p
         self.count += 1
         grad = grad.clamp(-1e15, 1e15)
         if "scales" in options.inputs:  # no tensor's gradient is more than 1,000 times as large as those before
@@ -126,6 +126,9 @@ class PaperUnroll:
                 torch.where(large, grad.abs().log() / p, -torch.ones_like(grad)),
                 torch.where(large, grad.sign(), math.exp(p) * grad),
             ]
+        if options.inputs == "log_times_sign":
+            large = grad.abs() >= math.exp(-p)
+            features = [torch.where(large, grad.abs().log() / p * grad.sign(), -math.exp(p) * grad)]
         if "moments" in options.inputs:
             features += [adam, grad / root]
         inputs = torch.stack(features, dim=-1)  # [B, N, F]

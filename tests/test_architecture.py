@@ -25,6 +25,7 @@ ORDER = [
     ["meta_training", "drop_in"],
     ["api"],
     ["evaluation"],
+    ["studies"],
     ["testing"],
     ["cli"],
 ]

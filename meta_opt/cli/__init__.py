@@ -25,6 +25,7 @@ commands:
   test        its losses on the test problems
   compare     learned optimizers against tuned SGD, Nesterov momentum, RMSprop and Adam
   landscape   the paths of optimizers over problems with two parameters, as a picture and an animation
+  study       many runs with different options, what they reached, and the figure of it
   list        the installed optimizees, optimizers and estimators, and what they recommend
 
 options:
@@ -41,7 +42,7 @@ examples:
 
 LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 
-COMMANDS = ("fit", "validate", "test", "compare", "landscape", "list")
+COMMANDS = ("fit", "validate", "test", "compare", "landscape", "study", "list")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -118,6 +119,8 @@ def _run(args: list[str]) -> int:
 
         print(LANDSCAPE_HELP, end="")
         return 0
+    if command == "study":
+        return _study(options)
     from meta_opt.cli.reading_first import check_names
 
     check_names(options)
@@ -132,3 +135,14 @@ def _run(args: list[str]) -> int:
     from meta_opt.cli.training import run
 
     return run(command, options)
+
+
+def _study(options: list[str]) -> int:
+    if {"-h", "--help"} & set(options):
+        from meta_opt.cli.study_help import HELP as STUDY_HELP
+
+        print(STUDY_HELP, end="")
+        return 0
+    from meta_opt.cli.studying import run as run_study
+
+    return run_study(options)

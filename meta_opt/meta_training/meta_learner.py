@@ -32,6 +32,7 @@ from meta_opt.meta_training.clipping import GradientClipper
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
+from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.optimizees.checking import LOGGED, check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
@@ -76,6 +77,8 @@ class MetaLearner(LightningModule):
         max_skipped: int = 10,
         monitor: Monitor = "objective",
         warm_start: str | None = None,
+        pretraining: int = 0,
+        pretraining_rate: float = 0.1,
         seed: int = 0,
     ) -> None:
         """Set up meta-training.
@@ -113,6 +116,9 @@ class MetaLearner(LightningModule):
                 the meta-loss the logarithm of their mean), final_loss, or loss_sum.
             warm_start: A checkpoint (a path that ends in .ckpt), or the name of a pretrained optimizer, whose weights φ
                 meta-training begins with. Only they are taken over: base_step and the like are this optimizer's.
+            pretraining: Before meta-training, let φ learn in so many batches to step against the gradient
+                (sign-weighted pretraining, see :mod:`meta_opt.meta_training.pretraining`).
+            pretraining_rate: α of the update -α ∇ that it learns.
             seed: All randomness comes from it.
 
         Raises:
@@ -149,6 +155,8 @@ class MetaLearner(LightningModule):
         self.seed = seed
         self.held_back = held_back
         self._warm_start = warm_start
+        self._pretraining = pretraining
+        self._pretraining_rate = pretraining_rate
         self._meta_loss = MetaLoss(meta_loss, step_weights)
         self._clip = GradientClipper(clip_norm, clip_relative, normalize_gradient)
 
@@ -211,6 +219,20 @@ class MetaLearner(LightningModule):
         self.optimizee.to(self.device)
         if self._warm_start is not None and self.episode == 0:
             start_warm(self._warm_start, [self.optimizer, self.trained])
+        if self._pretraining and self.episode == 0:
+            self._pretrain()
+
+    def _pretrain(self) -> None:
+        pretrain(
+            self.optimizer,
+            self._layout,
+            batches=self._pretraining,
+            rate=self._pretraining_rate,
+            lr=self.lr,
+            unroll_length=self.unroll_length,
+            generator=problem_generator(self.seed, "pretraining"),
+        )
+        self.trained.load_state_dict(self.optimizer.state_dict())
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One episode. If anything in it is not finite, it changes nothing but the counters."""

@@ -33,6 +33,8 @@ RANGES: dict[str, Range] = {
     "max_skipped": Range(0, _MANY),
     "lr": Range(0.0),
     "reference_lr": Range(0.0),
+    "pretraining": Range(0),
+    "pretraining_rate": Range(0.0),
     "average_decay": Range(0.0, 1.0),
 }
 

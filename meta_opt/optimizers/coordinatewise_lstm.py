@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from meta_opt.optimizers.lstm.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.lstm.inputs import READS, Inputs
 from meta_opt.optimizers.lstm.native_rollout import NativeRollout
 from meta_opt.optimizers.lstm.network import LSTMNetwork
-from meta_opt.optimizers.lstm.preprocessing import Moments, Scales
+from meta_opt.optimizers.lstm.preprocessing import LOG_SIGN_P, Moments, Scales
 from meta_opt.optimizers.lstm.replay import Recording, replay_by_graph, replay_fused, replay_natively
 from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
@@ -26,6 +27,7 @@ from meta_opt.optimizers.sharing import SharedNetworks
 
 Engine = Literal["auto", "native", "torch"]
 Output = Literal["linear", "tanh", "magnitude"]
+_LARGEST_P = 80.0  # e^-p is a number in float32
 
 
 class CoordinatewiseLSTM(SharedNetworks):
@@ -44,6 +46,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         num_layers: int = 2,
         hidden_size: int = 20,
         inputs: Inputs = "log_sign",
+        p: float = LOG_SIGN_P,
         output: Output = "linear",
         output_scale: float = 0.1,
         initial_output: float = 1.0,
@@ -59,12 +62,14 @@ class CoordinatewiseLSTM(SharedNetworks):
             num_layers: LSTM layers; 0 leaves the output layer alone, reading the inputs.
             hidden_size: Width H of every layer.
             inputs: What the network reads: the gradient itself (none), the paper's logarithm and sign (log_sign),
+                their product (log_times_sign),
                 gradient and its mean over the root of its second moment (moments), or both (log_sign+moments), or
                 also how large the gradients of the tensor are, gradient and mean relative to that, and the time
                 (log_sign+moments+scales; see ``relative`` in preprocessing), or also the direction d of the
                 base step, which then for matrices and filters is the orthogonalized one
                 (log_sign+moments+scales+orthogonal; see ``directions`` in orthogonal). With it coordinates
                 of a matrix are not on their own any more.
+            p: Of logarithm and sign: the smallest gradient that counts in full is e^-p. More than 0, at most 80.
             output: Whether the output is used as it is, or bounded by tanh, or, with the base step, multiplied by e to
                 the power of a second output (magnitude; after Metz et al. 2020, arXiv:2009.11243).
             output_scale: Factor of the output.
@@ -89,9 +94,12 @@ class CoordinatewiseLSTM(SharedNetworks):
             raise MetaOptError(f"optimizer.hidden_size must be 1 or more, not {hidden_size}")
         if anneal_after is not None and anneal_after < 1:
             raise MetaOptError(f"optimizer.anneal_after must be 1 or more, not {anneal_after}")
+        if not 0.0 < p <= _LARGEST_P:
+            raise MetaOptError(f"optimizer.p must be more than 0 and at most {_LARGEST_P:g}, not {p}")
         self.num_layers = num_layers
         self.hidden_size = hidden_size
         self.inputs = inputs
+        self.p = p
         self.output = output
         self.output_scale = output_scale
         self.initial_output = initial_output
@@ -101,7 +109,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         self.tensor_features = tensor_features
         self.engine: Engine = engine
         self.networks = nn.ModuleDict()
-        self._reads = READS[inputs]
+        self._reads = replace(READS[inputs], p=float(p))
         self._keeps_moments = self._reads.moments or base_step != 0.0
         self.rests = self._keeps_moments
         self.scope: Scope = "tensor" if self._reads.scales or tensor_features else "coordinate"
@@ -132,7 +140,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         Networks start from those of the same name, or all from the only one of ``other``, or, where it has one for each
         kind of tensor, from that of matrices, which most coordinates are in.
         """
-        if not isinstance(other, CoordinatewiseLSTM) or other.inputs != self.inputs:
+        if not isinstance(other, CoordinatewiseLSTM) or other._reads != self._reads:
             raise MetaOptError("the two learned optimizers do not read the same inputs")
         sources = dict(other.networks)
         if len(sources) == 1:

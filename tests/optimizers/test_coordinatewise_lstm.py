@@ -206,3 +206,12 @@ def test_sizes_out_of_range() -> None:
         CoordinatewiseLSTM(hidden_size=0)
     with pytest.raises(MetaOptError, match="optimizer.anneal_after must be 1 or more, not 0"):
         CoordinatewiseLSTM(anneal_after=0)
+    for p in (0.0, 80.5, float("nan")):
+        with pytest.raises(MetaOptError, match="optimizer.p must be more than 0 and at most 80, not"):
+            CoordinatewiseLSTM(p=p)
+
+
+def test_does_not_start_from_a_network_that_reads_another_p() -> None:
+    one, two = built(layout_of(2), p=10.0), built(layout_of(2), p=4.0)
+    with pytest.raises(MetaOptError, match="do not read the same inputs"):
+        one.start_from(two)

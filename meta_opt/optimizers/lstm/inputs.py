@@ -9,10 +9,23 @@ import torch
 from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
-from meta_opt.optimizers.lstm.preprocessing import NUM_SCALES, Moments, log_sign, relative
+from meta_opt.optimizers.lstm.preprocessing import (
+    LOG_SIGN_P,
+    NUM_SCALES,
+    Moments,
+    log_sign,
+    log_times_sign,
+    relative,
+)
 
 Inputs = Literal[
-    "none", "log_sign", "moments", "log_sign+moments", "log_sign+moments+scales", "log_sign+moments+scales+orthogonal"
+    "none",
+    "log_sign",
+    "log_times_sign",
+    "moments",
+    "log_sign+moments",
+    "log_sign+moments+scales",
+    "log_sign+moments+scales+orthogonal",
 ]
 
 
@@ -25,12 +38,16 @@ class Reads:
         moments: Mean and gradient over the root of the second moment.
         scales: Time and size of the tensor, and mean and gradient relative to that size; only with moments.
         directions: The direction of the base step; only with moments.
+        log_times_sign: Their product; without anything else.
+        p: Of the logarithm, how small a gradient still counts: the smallest is e^-p.
     """
 
     log_sign: bool = False
     moments: bool = False
     scales: bool = False
     directions: bool = False
+    log_times_sign: bool = False
+    p: float = LOG_SIGN_P
 
     @property
     def num_inputs(self) -> int:
@@ -41,6 +58,7 @@ class Reads:
 READS: dict[Inputs, Reads] = {
     "none": Reads(),
     "log_sign": Reads(log_sign=True),
+    "log_times_sign": Reads(log_times_sign=True),
     "moments": Reads(moments=True),
     "log_sign+moments": Reads(log_sign=True, moments=True),
     "log_sign+moments+scales": Reads(log_sign=True, moments=True, scales=True),
@@ -71,7 +89,9 @@ def read_inputs(
     """
     parts, direction = [], grad
     if reads.log_sign:
-        parts.append(log_sign(grad))
+        parts.append(log_sign(grad, reads.p))
+    if reads.log_times_sign:
+        parts.append(log_times_sign(grad, reads.p))
     if moments is not None:
         normalized = moments.normalized(grad)
         direction = normalized[0]

@@ -54,6 +54,24 @@ def log_sign(grad: Tensor, p: float = LOG_SIGN_P) -> Tensor:
     return torch.stack([grad.abs().clamp_min(smallest).log() / p, (grad / smallest).clamp(-1.0, 1.0)])
 
 
+def log_times_sign(grad: Tensor, p: float = LOG_SIGN_P) -> Tensor:
+    """The product of the two components of :func:`log_sign`: one number, as a bachelor's thesis tried it.
+
+        ln|∇|/p · sgn ∇   if |∇| ≥ e^-p
+        -e^p ∇            otherwise
+
+    It falls from 0 to -1 at ∇ = e^-p, and rises again to 0 at ∇ = 1: two gradients give the same number.
+
+    Args:
+        grad: ∇, any shape [...].
+        p: As in :func:`log_sign`.
+
+    Returns:
+        The input, [1, ...].
+    """
+    return log_sign(grad, p).prod(0, keepdim=True)
+
+
 @dataclass(frozen=True)
 class Moments:
     """Running moments of the gradient, both with decay β = 0.95 (Lv, Jiang and Li 2017, arXiv:1703.03633).

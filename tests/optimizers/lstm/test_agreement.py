@@ -50,6 +50,7 @@ def cases(draw: st.DrawFn) -> Case:
     layout = Layout.of({f"tensor{index}": torch.zeros(shape) for index, shape in enumerate(shapes)}, groups)
     options = {
         "inputs": draw(st.sampled_from([*READS])),
+        "p": draw(st.sampled_from([10.0, 1.0, 20.0])),
         "output": draw(st.sampled_from(["linear", "tanh", "magnitude"])),
         "base_step": draw(st.sampled_from([0.0, 0.03])),
         "num_layers": draw(st.sampled_from([0, 1, 2])),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded, log_sign, relative
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded, log_sign, log_times_sign, relative
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,30 @@ from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded, log
 def test_log_sign(grad: float, expected: tuple[float, float]) -> None:
     result = log_sign(torch.tensor(grad, dtype=torch.float64))
     torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("grad", "p", "expected"),
+    [
+        (1.0, 10.0, 0.0),
+        (-math.e, 10.0, -0.1),  # ln e / 10 · (-1)
+        (math.exp(-5.0), 10.0, -0.5),
+        (-math.exp(-5.0), 10.0, 0.5),
+        (math.exp(-5.0), 20.0, -0.25),
+        (0.5 * math.exp(-10.0), 10.0, -0.5),  # -e^10 ∇
+        (-0.25 * math.exp(-2.0), 2.0, 0.25),
+        (0.0, 10.0, 0.0),
+    ],
+)
+def test_log_times_sign(grad: float, p: float, expected: float) -> None:
+    result = log_times_sign(torch.tensor([grad], dtype=torch.float64), p)
+    torch.testing.assert_close(result, torch.tensor([[expected]], dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
+def test_a_larger_p_takes_in_smaller_gradients() -> None:
+    grad = torch.tensor(math.exp(-15.0), dtype=torch.float64)
+    assert log_sign(grad, 20.0).tolist() == pytest.approx([-0.75, 1.0])
+    assert log_sign(grad, 10.0).tolist() == pytest.approx([-1.0, math.exp(-5.0)])
 
 
 def test_log_sign_is_differentiable_at_zero() -> None:

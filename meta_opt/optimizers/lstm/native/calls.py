@@ -23,9 +23,9 @@ class Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("is_double", "num_layers", "hidden_size", "num_inputs")),
         *((name, ctypes.c_int64) for name in ("reads_log_sign", "reads_moments", "reads_scales")),
-        *((name, ctypes.c_int64) for name in ("reads_directions", "is_matrix")),
+        *((name, ctypes.c_int64) for name in ("reads_directions", "is_matrix", "reads_log_times_sign")),
         *((name, ctypes.c_int64) for name in ("bounds_output", "has_magnitude", "segment")),
-        *((name, ctypes.c_double) for name in ("output_scale", "base_step")),
+        *((name, ctypes.c_double) for name in ("p", "output_scale", "base_step")),
         *((name, ctypes.c_int64) for name in ("num_problems", "num_coordinates", "start", "stop")),
         *((name, ctypes.c_int64) for name in ("num_steps", "num_threads")),
         *((name, ctypes.c_void_p) for name in ("weights", "biases", "output_weight", "output_bias")),
@@ -81,6 +81,7 @@ class Calls:
             call.is_double, call.num_layers, call.hidden_size = dtype == torch.float64, layers, size
             call.num_inputs = reads.num_inputs
             call.reads_log_sign, call.reads_moments = reads.log_sign, reads.moments
+            call.reads_log_times_sign, call.p = reads.log_times_sign, reads.p
             call.reads_scales, call.segment = reads.scales, index
             call.reads_directions, call.is_matrix = reads.directions, segment.num_rows > 0
             call.bounds_output, call.has_magnitude = settings.bounded, settings.magnitude

@@ -75,6 +75,9 @@ CASES = [
     Case({"inputs": ORTHOGONAL, "output": "tanh", "hidden_size": 5, "share": "tensor"}, problems=2, coordinates=200),
     Case({"inputs": ORTHOGONAL, "base_step": 0.1, "num_layers": 0, "share": "tensor"}),
     Case({"output": "magnitude", "num_layers": 0, "base_step": 0.03}, problems=3),
+    Case({"inputs": "log_times_sign"}, problems=3),
+    Case({"inputs": "log_times_sign", "p": 4.0, "base_step": 0.03}, coordinates=200),
+    Case({"inputs": "log_sign+moments", "p": 1.0, "num_layers": 1}, coordinates=200),
     Case({"output": "magnitude", "num_layers": 1, "hidden_size": 5, "inputs": "none"}, coordinates=200),
 ]
 
@@ -91,7 +94,7 @@ class Run:
     @property
     def settings(self) -> NetworkSettings:
         return NetworkSettings(
-            reads=READS[self.optimizer.inputs],
+            reads=replace(READS[self.optimizer.inputs], p=self.optimizer.p),
             bounded=self.optimizer.output == "tanh",
             magnitude=self.optimizer.output == "magnitude",
             output_scale=self.optimizer.output_scale,

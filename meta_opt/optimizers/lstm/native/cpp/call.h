@@ -10,8 +10,9 @@
 struct Call {
   int64_t is_double, num_layers, hidden_size, num_inputs;
   int64_t reads_log_sign, reads_moments, reads_scales, reads_directions, is_matrix;
+  int64_t reads_log_times_sign;
   int64_t bounds_output, has_magnitude, segment;
-  double output_scale, base_step;
+  double p, output_scale, base_step;
   int64_t num_problems, num_coordinates, start, stop;
   int64_t num_steps, num_threads;
   // Weights φ: per layer [4H, width + H] and [4H], then [R, width] and [R].

@@ -41,17 +41,24 @@ void preprocess(const Call& call, const Network<T>& network, const Columns& colu
       columns.spread<T>(scales + number, kScales, range,
                         number == kScales - 1 ? scratch.factor : relative + (number + 1 - kScales) * kBlock<T>);
   }
-  const Vector<T> smallest = all<T>(std::exp(-kP)), one = all<T>(1.0), largest = all<T>(kLargestGradient);
+  const Vector<T> smallest = all<T>(std::exp(-network.p)), one = all<T>(1.0), largest = all<T>(kLargestGradient);
   moments.decay *= T(kBeta);
   const T correction = T(1) - moments.decay;
   for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
     const Vector<T> g = clamp<T>(load(grad + lane), -largest, largest);
     T* to = inputs + lane;
-    if (network.log_sign) {
+    if (network.log_sign || network.log_times_sign) {
       const Vector<T> size = absolute<T>(g);
-      store<T>(to, log<T>(size < smallest ? smallest : size) / T(kP));
-      store<T>(to + kBlock<T>, clamp<T>(g / smallest, -one, one));
-      to += 2 * kBlock<T>;
+      const Vector<T> logarithm = log<T>(size < smallest ? smallest : size) / T(network.p);
+      const Vector<T> sign = clamp<T>(g / smallest, -one, one);
+      if (network.log_sign) {
+        store<T>(to, logarithm);
+        store<T>(to + kBlock<T>, sign);
+        to += 2 * kBlock<T>;
+      } else {
+        store<T>(to, logarithm * sign);
+        to += kBlock<T>;
+      }
     }
     if (network.tracks_moments()) {
       Vector<T> m = load(moments.mean + lane), v = load(moments.square + lane);
@@ -75,7 +82,7 @@ void preprocess(const Call& call, const Network<T>& network, const Columns& colu
         store<T>(relative + kBlock<T> + lane, signed_log<T>(g * factor));
       }
     }
-    if (!network.log_sign && !network.moments) store<T>(to, g);
+    if (!network.log_sign && !network.log_times_sign && !network.moments) store<T>(to, g);
   }
 }
 

@@ -1,0 +1,26 @@
+"""``python -m meta_opt.cli.study_worker``: does the runs of a study, see :mod:`meta_opt.studies.workers`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from meta_opt.cli import main
+from meta_opt.studies.running import StoppedError, perform
+from meta_opt.studies.workers import serve
+
+
+def _perform(work: Mapping[str, Any], run: int) -> dict[str, Any]:
+    try:
+        return perform(work, run, main)
+    except StoppedError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    serve(_perform)

@@ -1,0 +1,161 @@
+"""``meta-opt study``: reads the options, has :mod:`meta_opt.studies` do the runs, and says how far they are.
+
+This module imports no torch; the processes that do the runs do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from meta_opt.cli import configs
+from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped
+from meta_opt.studies import library
+from meta_opt.studies.reading import read_study
+from meta_opt.studies.report import FIGURE, REPORT, write_report
+from meta_opt.studies.results import Results, opened, read
+from meta_opt.studies.study import Study, merged
+from meta_opt.studies.summaries import Summary, check_text, number
+from meta_opt.studies.tasks import Task, tasks_of
+from meta_opt.studies.workers import Worker, here, on_cluster
+
+WORKER = "meta_opt.cli.study_worker"
+_MAX_WORKERS = 1024
+
+
+def run(options: list[str]) -> int:
+    """Do a study; returns the exit status: 1 if every run failed."""
+    asked = _parse(options)
+    if asked.list:
+        for name, path in library.paths().items():
+            print(f"{name:18} {_read(name, path).title}")
+        return 0
+    study = _study(asked.study)
+    study = study.quickly() if asked.quick else study
+    folder = Path(asked.out or Path("studies") / (study.name + "_quick" * asked.quick))
+    if asked.report:
+        summary = Summary(study, read(folder), asked.runs)
+    else:
+        with opened(folder) as results:
+            _do(study, results, asked)
+            summary = Summary(study, results.lines, asked.runs)
+    print(write_report(summary, folder))
+    print(f"{REPORT} and {FIGURE} are in {folder}" if (folder / FIGURE).exists() else f"{REPORT} is in {folder}")
+    return 1 if summary.found and summary.failed == summary.found else 0
+
+
+def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
+    """Do the runs that are not there."""
+    tasks = tasks_of(study, asked.runs)
+    missing = [task for task in tasks if task.key not in results.lines]
+    print(f"{study.name}: {len(tasks)} runs, {len(tasks) - len(missing)} of them are there", flush=True)
+    if not missing:
+        return
+    _check(study)
+    started, workers = time.monotonic(), asked.workers or len(os.sched_getaffinity(0))
+    done = on_cluster(missing, asked.cluster, WORKER) if asked.cluster else here(missing, workers, WORKER)
+    with closing(done) as ending:
+        for count, (task, made) in enumerate(ending, start=1):
+            results.add({"key": task.key, "point": list(task.point), "run": task.run, **made})
+            left = (time.monotonic() - started) / count * (len(missing) - count)
+            number_done = len(tasks) - len(missing) + count
+            print(f"{number_done}/{len(tasks)}  {_said(task, made)}  ({_time(left)} left)", flush=True)
+
+
+def _check(study: Study) -> None:
+    """See that ``fit`` takes the options of every label, without which every run would fail.
+
+    Raises:
+        MetaOptError: If it does not.
+    """
+    base = next(study.points())[1]
+    checked = {"base": base}
+    for axis, labels in study.axes.items():
+        checked |= {f"axes.{axis}.{label}": merged(base, options) for label, options in labels.items()}
+    checked |= {f"also.{label}": merged(study.base, options) for label, options in study.also.items()}
+    worker = Worker(WORKER)
+    answer = worker.perform({"check": checked}, 0) or {}
+    worker.stop()
+    for where, error in answer.get("results", {}).items():
+        raise MetaOptError(f"study {study.name}: {where}: {error}")
+
+
+def _study(name: str) -> Study:
+    if name.endswith((".yaml", ".yml")):
+        return _read(Path(name).stem, Path(name))
+    return _read(name, library.path(name))
+
+
+def _read(name: str, path: Path) -> Study:
+    try:
+        text = configs.read_text(str(path))
+    except MetaOptError as error:
+        raise MetaOptError(str(error).removeprefix("--config ")) from error
+    try:
+        study = read_study(name, configs.parse(text))
+        check_text(study)
+    except yaml.YAMLError as error:
+        raise MetaOptError(f"{clipped(path)} is no YAML: {clipped(error, 240)}") from error
+    except MetaOptError as error:
+        raise MetaOptError(f"{clipped(path)}: {error}") from error
+    return study
+
+
+# ------------------------------------------------------------------------------------------------------------ options
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line."""
+        raise MetaOptError(f"{message} (meta-opt study --help tells more)")
+
+
+def _parse(options: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(prog="meta-opt study", add_help=False, allow_abbrev=False)
+    parser.add_argument("study", nargs="?")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--runs", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--cluster")
+    parser.add_argument("--out")
+    asked = parser.parse_args(options)
+    if asked.study is None and not asked.list:
+        raise MetaOptError(
+            f"say which study: {', '.join(library.paths())}, or a file (meta-opt study --help tells more)"
+        )
+    for name, most in (("runs", 1_000_000), ("workers", _MAX_WORKERS)):
+        value = getattr(asked, name)
+        if value is not None and not 1 <= value <= most:
+            raise MetaOptError(f"--{name} must be from 1 to {most}, not {value}")
+    if asked.cluster and asked.workers:
+        raise MetaOptError("--workers is for this machine; how many a cluster has, its scheduler knows")
+    return asked
+
+
+# ----------------------------------------------------------------------------------------------------------- progress
+
+
+def _said(task: Task, made: Mapping[str, Any]) -> str:
+    name = " ".join([*task.point, f"run {task.run}"])
+    if "error" in made:
+        return f"{name}: {made['error']}"
+    tests = made["results"].get("tests", {})
+    finals = ", ".join(number(test["final"]) for test in tests.values())
+    return f"{name}: final loss {finals}" if finals else name
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

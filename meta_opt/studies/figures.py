@@ -1,0 +1,238 @@
+"""Figures of studies, with matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from meta_opt.studies.axes import COLORS, LOSS, cycle, drawable, legend, loss_axis, or_infinite, places, tidy
+from meta_opt.studies.study import Figure as Wanted
+from meta_opt.studies.summaries import Point, Summary, norms, quartiles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_LIGHT = "#8a8a8a"
+_WIDTH, _HEIGHT = 3.9, 3.1  # of a panel, in inches
+_BINS = 24
+_RANGE = 1e6  # of a histogram; what is lower is in the first bin
+Panel = tuple[str, list[tuple[Point, str]]]  # its title, and points with a test each
+
+
+def draw(summary: Summary) -> Figure:
+    """All figures of a study, one below the other."""
+    from matplotlib.figure import Figure
+
+    rows = [(wanted, _panels(summary, wanted)) for wanted in summary.study.figures]
+    columns = max(2 if wanted.draw == "training" else len(panels) for wanted, panels in rows)
+    heights = [_height(wanted, panels) for wanted, panels in rows]
+    figure = Figure(figsize=(max(_WIDTH * columns, 6.0), sum(heights)), layout="constrained")
+    parts: Any = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)
+    for part, (wanted, panels) in zip(parts[:, 0], rows, strict=True):
+        if wanted.draw == "training":
+            _training(part, summary)
+            continue
+        axes = part.subplots(1, len(panels), squeeze=False, sharey=wanted.draw not in ("bars", "norms"))[0]
+        for each, (title, shown) in zip(axes, panels, strict=True):
+            each.set_title(title, fontsize=9)
+            _DRAW[wanted.draw](each, summary, wanted, shown)
+            tidy(each)
+    return figure
+
+
+def _height(wanted: Wanted, panels: Sequence[Panel]) -> float:
+    if wanted.draw in ("bars", "norms"):
+        most = max(len(shown) for _, shown in panels)
+        return max(1.6, 0.8 + (0.22 if wanted.draw == "bars" else 0.6) * most)
+    return _HEIGHT
+
+
+def _panels(summary: Summary, wanted: Wanted) -> list[Panel]:
+    """Points and tests of each panel."""
+    study = summary.study
+    everything = [
+        (point, name) for point in summary.points for name, test in study.tests.items() if test.of(point.labels)
+    ]
+    if wanted.panels is None:
+        return [("", everything)]
+    if wanted.panels == "test":
+        return [(test, [pair for pair in everything if pair[1] == test]) for test in study.tests]
+    place = list(study.axes).index(wanted.panels)
+
+    def belongs(point: Point, label: str) -> bool:
+        if not point.beside:
+            return point.labels[place] == label
+        others = [each for each in study.axes[wanted.panels or ""] if point.name.startswith(f"{each}-")]
+        return not others or label in others
+
+    return [(label, [pair for pair in everything if belongs(pair[0], label)]) for label in study.axes[wanted.panels]]
+
+
+def _name(summary: Summary, wanted: Wanted, point: Point, test: str, *, without: str | None = None) -> str:
+    """What tells a point and test from others in its panel."""
+    study = summary.study
+    hidden = {wanted.panels, without}
+    if not point.beside:
+        labels = [label for axis, label in zip(study.axes, point.labels, strict=True) if axis not in hidden]
+    else:
+        labels = [*point.labels]
+    if len(study.tests) > 1 and "test" not in hidden:
+        labels.append(test if test.startswith("on-") else f"on {test}")
+    return " ".join(labels)
+
+
+def _lines(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """Medians over an axis; points beside the axes as horizontal lines."""
+    study = summary.study
+    assert wanted.x is not None
+    place, labels = list(study.axes).index(wanted.x), list(study.axes[wanted.x])
+    at = places(labels)
+    series: dict[str, dict[float, tuple[float, float, float]]] = {}
+    flat: dict[str, float] = {}
+    for point, test in shown:
+        if (found := point.quartiles(test, wanted.of)) is None:
+            continue
+        name = _name(summary, wanted, point, test, without=wanted.x)
+        if not point.beside:
+            series.setdefault(name, {})[at[labels.index(point.labels[place])]] = found
+        else:
+            flat[name] = found[1]
+    for color, (name, values) in zip(cycle(len(series)), series.items(), strict=True):
+        x = sorted(values)
+        low, middle, high = zip(*(map(drawable, values[each]) for each in x), strict=True)
+        axes.plot(x, middle, color=color, marker="o", markersize=3, label=name or None)
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    for index, (name, value) in enumerate(flat.items()):
+        axes.axhline(drawable(value), color=_LIGHT, linestyle=(0, (3 + 3 * index, 2)), linewidth=1.2, label=name)
+    if at == list(range(len(labels))):
+        axes.set_xticks(at, labels, fontsize=8)
+    axes.set_xlabel(wanted.x.replace("_", " "), fontsize=8)
+    loss_axis(axes, LOSS[wanted.of], log=wanted.log)
+    legend(axes)
+
+
+def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """Medians with quartiles, and the best baseline of each."""
+    names, at, least = [], 0, math.inf
+    for point, test in shown:
+        if (found := point.quartiles(test, wanted.of)) is None:
+            continue
+        low, middle, high = map(drawable, found)
+        color = COLORS[list(summary.study.tests).index(test) % len(COLORS)]
+        finite = math.isfinite(middle)
+        least = min(least, low) if math.isfinite(low) else least
+        axes.plot([low, high], [at, at], color=color, linewidth=5, alpha=0.25, solid_capstyle="round")
+        if finite:
+            axes.plot([middle], [at], color=color, marker="o", markersize=6)
+        best = summary.best_baseline(point, test, wanted.of)
+        if best is not None:
+            axes.plot([best[1]], [at], color="black", marker="|", markersize=12, markeredgewidth=1.5)
+        names.append(_name(summary, wanted, point, test) + ("" if finite else " (not finite)"))
+        at += 1
+    axes.set_yticks(range(at), names, fontsize=8)
+    axes.invert_yaxis()
+    if wanted.log and 0.0 < least < math.inf:
+        axes.set_xscale("log")
+    axes.set_xlabel(LOSS[wanted.of] + (", | best baseline" if summary.study.baselines else ""), fontsize=8)
+
+
+def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """How many runs reached what; the last bin holds what failed."""
+    from matplotlib.ticker import MaxNLocator
+
+    every = [value for _, pairs in _panels(summary, wanted) for point, test in pairs for value in point.reached(test)]
+    finite = [value for value in every if math.isfinite(value) and value > 0] or [1.0]
+    limits = [limit for share in summary.study.shares.values() for limit in (share.below, share.above) if limit]
+    high = min(max([*finite, *limits]) * 1.1, 1e6)
+    low = max(min([*finite, *limits]) / 1.1, high / _RANGE)
+    edges = [low * (high / low) ** (index / _BINS) for index in range(_BINS + 1)]
+    rest = edges[-1] * (high / low) ** (2 / _BINS)
+    for color, (point, test) in zip(cycle(len(shown)), shown, strict=True):
+        values = [max(value, low) if value < high else rest for value in point.reached(test, wanted.of)]
+        name = _name(summary, wanted, point, test)
+        edges_and_rest = [*edges, edges[-1] * (high / low) ** (1 / _BINS), rest * (high / low) ** (1 / _BINS)]
+        axes.hist(values, edges_and_rest, color=color, alpha=0.55, label=name or None)
+    for limit in sorted(set(limits)):
+        axes.axvline(limit, color="0.35", linestyle="--", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"{LOSS[wanted.of]} (far right: not finite)", fontsize=8)
+    axes.set_ylabel("runs", fontsize=8)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(axes)
+
+
+def _curves(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """The median over runs of the mean loss on test problems."""
+    for color, (point, test) in zip(cycle(len(shown)), shown, strict=True):
+        curves = [line["results"]["tests"][test]["curve"] for line in point.lines if "results" in line]
+        if not curves:
+            continue
+        steps = [step for step, _ in curves[0]]
+        values = [
+            quartiles([math.inf if curve[index][1] is None else curve[index][1] for curve in curves])
+            for index in range(len(steps))
+        ]
+        middle = [drawable(each[1]) if each else math.nan for each in values]
+        axes.plot(steps, middle, color=color, linewidth=1.3, label=_name(summary, wanted, point, test) or None)
+    axes.set_xlabel("step", fontsize=8)
+    loss_axis(axes, "loss", log=wanted.log)
+    legend(axes)
+
+
+def _norms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
+    """The norm of the meta-gradient of each network."""
+    names, at = [], 0
+    chosen = list(dict.fromkeys(id(point) for point, _ in shown))
+    for point, found in norms([point for point in summary.points if id(point) in chosen]):
+        for network, value in found.items():
+            axes.plot([max(value, 1e-30)], [at], color=COLORS[1], marker="o")
+            names.append(f"{_name(summary, wanted, point, '', without='test')}: {network}")
+            at += 1
+    axes.set_yticks(range(at), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("norm of the meta-gradient", fontsize=8)
+
+
+def _training(part: SubFigure, summary: Summary) -> None:
+    """Validation loss over meta-updates, and over seconds: the median over runs."""
+    left, right = part.subplots(1, 2, sharey=True)
+    for color, point in zip(cycle(len(summary.points)), summary.points, strict=True):
+        lines = [line for line in point.lines if "results" in line]
+        if not lines:
+            continue
+        count = min(len(line["results"]["training"]["updates"]) for line in lines)
+        losses = [
+            quartiles([or_infinite(line["results"]["training"]["final_loss"][index]) for line in lines])
+            for index in range(count)
+        ]
+        middle = [drawable(each[1]) if each else math.nan for each in losses]
+        left.plot(
+            lines[0]["results"]["training"]["updates"][:count],
+            middle,
+            color=color,
+            marker="o",
+            markersize=2.5,
+            label=point.name,
+        )
+        timed = [line["seconds"]["training"] for line in lines if len(line["seconds"].get("training", [])) >= count]
+        if timed:
+            seconds = [sorted(each[index] for each in timed)[len(timed) // 2] for index in range(count)]
+            right.plot(seconds, middle, color=color, marker="o", markersize=2.5)
+    for axes, label in ((left, "meta-updates"), (right, "seconds of meta-training")):
+        axes.set(xscale="log", yscale="log")
+        axes.set_xlabel(label, fontsize=8)
+        tidy(axes)
+    left.set_ylabel("final loss, validation", fontsize=8)
+    legend(left)
+
+
+_DRAW: dict[str, Callable[[Axes, Summary, Wanted, list[tuple[Point, str]]], None]] = {
+    "lines": _lines,
+    "bars": _bars,
+    "histograms": _histograms,
+    "curves": _curves,
+    "norms": _norms,
+}

@@ -1,0 +1,102 @@
+"""The results of a study: a file of JSON lines, one a run, each whole or not there. This module imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from meta_opt.errors import MetaOptError, StorageError
+from meta_opt.locks import BusyError, locked
+
+FILE = "results.jsonl"
+Line = Mapping[str, Any]
+
+
+class Results:
+    """The lines of a file, to which more are added; :func:`opened` gives it."""
+
+    def __init__(self, path: Path, file: BinaryIO, lines: dict[str, Line]) -> None:
+        self.lines = lines
+        self._path = path
+        self._file = file
+
+    def add(self, line: Line) -> None:
+        """Write a line, and wait until it is on the disk. Of a key that is there already nothing is written.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        if line["key"] in self.lines:
+            return
+        try:
+            self._file.write(json.dumps(plain(line), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StorageError.of(error, self._path) from error
+        self.lines[line["key"]] = line
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Results]:
+    """The results in a folder, for one process at a time; of a line that was being written nothing is left.
+
+    Raises:
+        MetaOptError: If another process works on them, or the file holds something else.
+        StorageError: If the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder), (folder / FILE).open("a+b") as file:
+            _drop_torn_line(file)
+            yield Results(folder / FILE, file, read(folder))
+    except BusyError:
+        raise MetaOptError(f"another study is running in {folder}; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+
+
+def read(folder: Path) -> dict[str, Line]:
+    """The whole lines in a folder by their keys, of each the first; none where there is no file.
+
+    Raises:
+        MetaOptError: If a whole line is no result.
+        StorageError: If the file cannot be read.
+    """
+    path = folder / FILE
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    lines: dict[str, Line] = {}
+    for number, text in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            line = json.loads(text)
+            lines.setdefault(line["key"], line)
+        except (ValueError, KeyError, TypeError):
+            raise MetaOptError(f"{path}: line {number} is no result; delete it, and it is made again") from None
+    return lines
+
+
+def plain(value: Any) -> Any:
+    """``value`` with numbers of six digits, and None for those that are not finite, which JSON lacks."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)

@@ -1,0 +1,238 @@
+"""One run of a study: the ordinary ``meta-opt fit`` in a temporary folder, and what it reached on test problems."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from meta_opt import registry
+from meta_opt.errors import MetaOptError
+from meta_opt.evaluation.compare import Setting, compare
+from meta_opt.inner_loop.episodes import Curves, run_episodes
+from meta_opt.messages import clipped
+from meta_opt.meta_training.estimators.contract import Episode
+from meta_opt.meta_training.loading import load_learner
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.contract import Optimizee
+from meta_opt.optimizees.problems import Problems, problem_generator
+from meta_opt.optimizers.baselines import baseline
+from meta_opt.optimizers.contract import InnerOptimizer
+from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_recipe
+
+Command = Callable[[list[str]], int]
+TEST_SEED = 0  # the same test problems for all runs
+_POINTS = 40  # of a loss curve that is kept
+_SETTINGS = {
+    "trainer.accelerator": "cpu",
+    "trainer.devices": 1,
+    "trainer.enable_progress_bar": False,
+    "trainer.log_every_n_steps": 1,
+}
+
+
+class StoppedError(Exception):
+    """A signal ended the run: it is neither done nor failed."""
+
+
+def perform(work: Mapping[str, Any], run: int, main: Command) -> dict[str, Any]:
+    """Do one run.
+
+    Args:
+        work: Either options, tests, checkpoint, training_curves and meta_gradient_norms, or baselines and a test; or
+            options to check only, by name.
+        run: Its number; all randomness of meta-training comes from it.
+        main: The command line.
+
+    Returns:
+        ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line; and ``seconds``, which do not.
+
+    Raises:
+        StoppedError: If a signal ended it.
+    """
+    started = time.perf_counter()
+    seconds: dict[str, Any] = {}
+    try:
+        made: dict[str, Any]
+        if "check" in work:
+            made = {"results": _refused(work["check"], main)}
+        else:
+            made = {"results": _baselines(work) if "baselines" in work else _trained(work, run, main, seconds)}
+    except (StoppedError, KeyboardInterrupt):
+        raise
+    except MetaOptError as error:
+        made = {"error": clipped(error, 400)}
+    except Exception as error:  # whatever a plugin raises; the study goes on
+        made = {"error": clipped(f"{type(error).__name__}: {error}", 400)}
+    return {**made, "seconds": {"total": time.perf_counter() - started, **seconds}}
+
+
+def arguments(options: Mapping[str, Any]) -> list[str]:
+    """Options as the command line takes them."""
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    return [part for name, text in texts.items() for part in (f"--{name}", text)]
+
+
+def _trained(work: Mapping[str, Any], run: int, main: Command, seconds: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="meta-opt-study-") as name:
+        root = Path(name)
+        options = {**_SETTINGS, **work["options"], "seed_everything": run, "trainer.default_root_dir": name}
+        logged = ["--trainer.logger", "false"]
+        if work["training_curves"]:
+            logged = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", name]
+        started = time.perf_counter()
+        _fit([*arguments(options), *logged], main)
+        seconds["fit"] = time.perf_counter() - started
+        (path,) = root.glob(f"checkpoints/*/*/{work['checkpoint']}.ckpt")
+        asked = _class("optimizer", options["optimizer"]) if "optimizer" in options else None
+        optimizer = load_optimizer(path, asked)
+        num_steps = read_recipe(path).model["num_steps"]
+        results: dict[str, Any] = {
+            "tests": {name: _tested(test, optimizer, num_steps) for name, test in work["tests"].items()}
+        }
+        if work["training_curves"]:
+            (log,) = root.glob("lightning_logs/*/metrics.csv")
+            results["training"], seconds["training"] = _training(log, read_recipe(path))
+        if work["meta_gradient_norms"]:
+            results["meta_gradient_norms"] = _norms(path)
+        return results
+
+
+def _fit(options: list[str], main: Command) -> None:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        status = main(["fit", *options])
+    if status >= 128:
+        raise StoppedError(f"a signal ended it ({status})")
+    if status:
+        lines = said.getvalue().strip().splitlines() or ["nothing was learned: no episode was finite"]
+        raise MetaOptError(lines[-1].removeprefix("meta-opt: error: "))
+
+
+def _refused(options: Mapping[str, Mapping[str, Any]], main: Command) -> dict[str, str]:
+    """What ``fit`` has to say to options that it does not take."""
+    refused = {}
+    for name, each in options.items():
+        try:
+            _fit([*arguments({**_SETTINGS, **each}), "--print_config"], main)
+        except MetaOptError as error:
+            refused[name] = clipped(error, 400)
+    return refused
+
+
+def _optimizee(test: Mapping[str, Any]) -> Optimizee:
+    optimizee: Optimizee
+    name, options = test["optimizee"], test["options"]
+    if "." in name:
+        optimizee = _class("optimizee", name)(**options)
+    else:
+        optimizee = make("optimizee", Part(name, options), Path("the study"))
+    return optimizee
+
+
+def _class(kind: registry.Kind, name: str) -> type[Any]:
+    return registry.resolve(kind, registry.path_in_file(name) if ".py:" in name else name)
+
+
+def _tested(test: Mapping[str, Any], optimizer: InnerOptimizer, num_steps: int) -> dict[str, Any]:
+    curves = run_episodes(
+        _optimizee(test), optimizer, "test", test["num_problems"], test["num_steps"] or num_steps, seed=TEST_SEED
+    )
+    return {
+        "final": curves.final.mean().item(),
+        "sum": curves.sum.mean().item(),
+        "not_finite": curves.not_finite,
+        "curve": _curve(curves),
+        **{name: value.mean().item() for name, value in curves.metrics.items()},
+    }
+
+
+def _curve(curves: Curves) -> list[tuple[int, float]]:
+    """Steps, and the mean loss from the step after the one before to this one."""
+    losses = curves.losses.double().mean(1)
+    last = len(losses) - 1
+    ends = sorted({round(last * index / _POINTS) for index in range(_POINTS + 1)})
+    begins = [0, *(end + 1 for end in ends)]
+    return [(end, losses[begin : end + 1].mean().item()) for begin, end in zip(begins, ends, strict=False)]
+
+
+def _baselines(work: Mapping[str, Any]) -> dict[str, Any]:
+    test = work["test"]
+    setting = Setting(
+        _optimizee(test),
+        [test["num_steps"]],
+        test["num_problems"],
+        num_validation_problems=test["num_problems"],
+        seed=TEST_SEED,
+    )
+    (comparison,) = compare(setting, {}, {name: baseline(name) for name in work["baselines"]})
+    return {
+        "baselines": {
+            entry.name: {
+                merit: {"value": entry.merit(merit).value, "learning_rate": entry.runs[merit].learning_rate}
+                for merit in entry.runs
+            }
+            for entry in comparison.entries
+        }
+    }
+
+
+def _training(log: Path, recipe: Recipe) -> tuple[dict[str, list[float]], list[float]]:
+    """Validation losses after so many meta-updates, and after how many seconds of meta-training they were.
+
+    Seconds come from the speed that is logged, and so only where all episodes have the same length.
+    """
+    model = recipe.model
+    every = recipe.estimator.init_args.get("update_every") or model["unroll_length"]
+    updates = math.ceil(model["num_steps"] / every)  # in an episode
+    kept: dict[str, list[float]] = {"updates": [], "final_loss": [], "loss_sum": []}
+    seconds, spent, episodes = [], 0.0, 0
+    with log.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row.get("train/steps_per_s"):
+                spent += model["num_steps"] / float(row["train/steps_per_s"])
+                episodes += 1
+            if row.get("val/final_loss"):
+                kept["updates"].append(updates * episodes)
+                kept["final_loss"].append(float(row["val/final_loss"]))
+                kept["loss_sum"].append(float(row["val/loss_sum"]))
+                seconds.append(spent)
+    return kept, [] if model.get("max_num_steps") else seconds
+
+
+def _norms(path: Path) -> dict[str, float]:
+    """The root mean square over the unrolls of an episode of the norm of each network's meta-gradient, φ at rest."""
+    learner = load_learner(path)
+    model = read_recipe(path).model
+    problems = Problems(learner.optimizee, "train", range(model["num_problems"]), seed=model["seed"])
+    episode = Episode(
+        problems,
+        learner.optimizer,
+        MetaLoss(model["meta_loss"], model["step_weights"]),
+        model["num_steps"],
+        model["unroll_length"],
+        partial(problem_generator, model["seed"], "episode", 0, 0),
+    )
+    trained = {id(parameter) for parameter in learner.optimizer.trained_parameters()}
+    names = [name for name, parameter in learner.optimizer.named_parameters() if id(parameter) in trained]
+    squares: dict[str, list[float]] = defaultdict(list)
+    for estimate in learner.estimator.estimates(episode):
+        of_network: dict[str, float] = defaultdict(float)
+        for name, grad in zip(names, estimate.grads, strict=True):
+            of_network[_network(name.split("."))] += grad.double().square().sum().item()
+        for name, square in of_network.items():
+            squares[name].append(square)
+    return {name: math.sqrt(sum(values) / len(values)) for name, values in squares.items()}
+
+
+def _network(parts: Sequence[str]) -> str:
+    return parts[1] if parts[0] == "networks" and len(parts) > 1 else "all"

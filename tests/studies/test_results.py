@@ -1,0 +1,66 @@
+"""The file of results."""
+
+import json
+import math
+
+import pytest
+
+from meta_opt.errors import MetaOptError, StorageError
+from meta_opt.studies.results import FILE, opened, plain, read
+
+
+def test_lines_are_there_when_added(tmp_path):
+    with opened(tmp_path / "new" / "folder") as results:
+        results.add({"key": "a", "value": math.pi})
+        assert read(tmp_path / "new" / "folder") == {"a": {"key": "a", "value": 3.14159}}
+        results.add({"key": "a", "value": 2.0})  # never a second time
+        results.add({"key": "b", "value": math.nan, "more": [math.inf, (1, "x")]})
+    lines = (tmp_path / "new" / "folder" / FILE).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"key": "a", "value": 3.14159},
+        {"key": "b", "value": None, "more": [None, [1, "x"]]},
+    ]
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+    path = tmp_path / FILE
+    path.write_bytes(b'{"key": "a"}\n{"key": "b", "val')
+    assert list(read(tmp_path)) == ["a"]
+    assert path.read_bytes().endswith(b"val")  # to read changes nothing
+    with opened(tmp_path) as results:
+        assert list(results.lines) == ["a"]
+        results.add({"key": "c"})
+    assert path.read_bytes() == b'{"key": "a"}\n{"key": "c"}\n'
+
+
+@pytest.mark.parametrize("line", ["nothing", "[1]", "{}", "3", '{"key": [1]}'])
+def test_another_line_is_an_error(tmp_path, line):
+    (tmp_path / FILE).write_text(f'{{"key": "a"}}\n{line}\n{{"key": "b"}}\n')
+    with pytest.raises(MetaOptError, match="line 2 is no result; delete it, and it is made again"):
+        read(tmp_path)
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with (
+        opened(tmp_path),
+        pytest.raises(MetaOptError, match="another study is running in .*; wait for it, or choose another --out"),
+        opened(tmp_path),
+    ):
+        pass
+    with opened(tmp_path) as results:
+        assert results.lines == {}
+
+
+def test_what_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write .*file"), opened(tmp_path / "file"):
+        pass
+    with opened(tmp_path) as results:
+        full = pytest.raises(StorageError, match="cannot write .*: No space left on device")
+        with open("/dev/full", "ab", buffering=0) as results._file, full:
+            results.add({"key": "a"})
+        assert results.lines == {}
+
+
+def test_plain():
+    assert plain({"a": (1, 2.0000001, True, None)}) == {"a": [1, 2.0, True, None]}

@@ -1,0 +1,152 @@
+"""One run of a study."""
+
+import math
+
+import pytest
+import torch
+
+from meta_opt.cli import main
+from meta_opt.errors import MetaOptError
+from meta_opt.evaluation.compare import Setting, compare
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.loading import load_learner
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizers.baselines import baseline
+from meta_opt.saved.recipes import load_optimizer
+from meta_opt.studies import running
+from meta_opt.studies.running import StoppedError, arguments, perform
+from meta_opt_optimizees.digits_mlp import DigitsMlp
+from meta_opt_optimizees.quadratic import Quadratic
+
+OPTIONS = {
+    "optimizee": "quadratic",
+    "optimizee.dimension": 3,
+    "optimizer.hidden_size": 4,
+    "model.num_steps": 8,
+    "model.unroll_length": 4,
+    "model.num_problems": 2,
+    "model.num_validation_problems": 2,
+    "model.episodes_per_epoch": 2,
+    "trainer.max_epochs": 2,
+}
+QUADRATIC = {"optimizee": "quadratic", "options": {"dimension": 3}, "num_steps": None, "num_problems": 3}
+DIGITS = {"optimizee": "digits_mlp", "options": {"hidden_sizes": [2]}, "num_steps": 5, "num_problems": 2}
+WORK = {
+    "options": OPTIONS,
+    "tests": {"same": QUADRATIC, "digits": DIGITS},
+    "checkpoint": "last",
+    "training_curves": True,
+    "meta_gradient_norms": True,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The same meta-training by hand, and its checkpoint."""
+    folder = tmp_path_factory.mktemp("fit")
+    more = {"seed_everything": 5, "trainer.default_root_dir": str(folder), "trainer.enable_progress_bar": False}
+    assert main(["fit", *arguments({**OPTIONS, **more, "trainer.logger": False, "trainer.accelerator": "cpu"})]) == 0
+    return folder / "checkpoints" / "quadratic" / "run_0" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def made():
+    return perform(WORK, 5, main)
+
+
+def test_what_is_reached_is_what_the_checkpoint_reaches(trained, made):
+    optimizer = load_optimizer(trained)
+    same = run_episodes(Quadratic(3), optimizer, "test", 3, 8, seed=0)
+    found = made["results"]["tests"]["same"]
+    assert found["final"] == same.final.mean().item()
+    assert found["sum"] == same.sum.mean().item()
+    assert found["not_finite"] == 0
+    assert found["curve"] == [(step, same.losses[step].double().mean().item()) for step in range(9)]
+    digits = run_episodes(DigitsMlp([2]), optimizer, "test", 2, 5, seed=0)
+    assert made["results"]["tests"]["digits"]["final"] == digits.final.mean().item()
+    assert made["results"]["tests"]["digits"]["accuracy"] == digits.metrics["accuracy"].mean().item()
+
+
+def test_validation_losses_come_with_meta_updates_and_seconds(made):
+    training, seconds = made["results"]["training"], made["seconds"]["training"]
+    assert training["updates"] == [4, 8]  # two epochs of two episodes of two unrolls
+    assert len(training["final_loss"]) == len(training["loss_sum"]) == 2
+    assert 0.0 < seconds[0] < seconds[1] < made["seconds"]["fit"] < made["seconds"]["total"]
+
+
+def test_norms_are_of_the_meta_gradients_of_an_episode(trained, made):
+    learner = load_learner(trained)
+    problems = Problems(Quadratic(3), "train", range(2), seed=5)
+    position, norms = begin(problems, learner.optimizer, grads=True), []
+    for _ in range(2):
+        trajectory = unroll(problems, learner.optimizer, position, 4, grads=True)
+        grads = first_order(trajectory, learner.optimizer, MetaLoss("sum", "constant")).grads
+        norms.append(torch.cat([grad.flatten() for grad in grads]).norm().item())
+        position = trajectory.end.detach()
+    expected = math.sqrt(sum(norm**2 for norm in norms) / 2)
+    assert made["results"]["meta_gradient_norms"] == {"all": pytest.approx(expected, rel=1e-4)}
+
+
+def test_another_seed_is_another_run(made):
+    other = perform(WORK, 6, main)["results"]["tests"]
+    assert other["same"]["final"] != made["results"]["tests"]["same"]["final"]
+    assert other["same"]["curve"][0] == made["results"]["tests"]["same"]["curve"][0]  # the same test problems
+    assert perform(WORK, 5, main)["results"] == made["results"]  # whatever ran before
+
+
+def test_hand_made_optimizers_are_those_of_compare():
+    test = {**QUADRATIC, "num_steps": 6}
+    made = perform({"baselines": ["Adam"], "test": test}, 0, main)["results"]["baselines"]["Adam"]
+    (comparison,) = compare(Setting(Quadratic(3), [6], 3, 3), {}, {"Adam": baseline("Adam")})
+    (entry,) = comparison.entries
+    assert made["final"] == {
+        "value": entry.merit("final").value,
+        "learning_rate": entry.runs["final"].learning_rate,
+    }
+    assert made["sum"]["value"] == entry.merit("sum").value
+
+
+def test_what_fit_says_is_the_error():
+    made = perform({**WORK, "options": {**OPTIONS, "model.num_steps": 0}}, 0, main)
+    assert made["error"] == "model.num_steps must be at least 1, not 0"
+    assert made["seconds"]["total"] > 0.0
+    made = perform({**WORK, "tests": {"other": {**QUADRATIC, "options": {"dimension": 0}}}}, 0, main)
+    assert "optimizee.dimension must be at least 1, not 0" in made["error"]
+
+
+def test_any_exception_is_an_error():
+    def fails(options):
+        raise ZeroDivisionError("by\nnothing")
+
+    assert perform(WORK, 0, fails)["error"] == "ZeroDivisionError: by nothing"
+    assert perform(WORK, 0, lambda options: 1)["error"] == "nothing was learned: no episode was finite"
+
+
+@pytest.mark.parametrize("status", [130, 143])
+def test_a_signal_is_neither_a_result_nor_an_error(status):
+    with pytest.raises(StoppedError):
+        perform(WORK, 0, lambda options: status)
+
+
+def test_options_are_checked_without_a_run():
+    check = {"right": OPTIONS, "wrong": {**OPTIONS, "model.lrr": 3}}
+    refused = perform({"check": check}, 0, main)["results"]
+    assert list(refused) == ["wrong"]
+    assert "model.lrr" in refused["wrong"]
+
+
+def test_arguments():
+    options = {"a": "text", "b": 1, "c": 0.5, "d": None, "e": True, "f": [1, "x"]}
+    values = ["text", "1", "0.5", "null", "true", '[1, "x"]']
+    assert arguments(options) == [
+        part for pair in zip(map("--{}".format, options), values, strict=True) for part in pair
+    ]
+
+
+def test_names_of_networks():
+    assert [running._network(name.split(".")) for name in ("networks.conv.weights.0", "cell.weight")] == ["conv", "all"]
+    with pytest.raises(MetaOptError):
+        running._fit([], lambda options: 2)

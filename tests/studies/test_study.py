@@ -1,0 +1,91 @@
+"""The file of a study."""
+
+import pytest
+
+from meta_opt.errors import MetaOptError
+from meta_opt.studies.reading import read_study
+from meta_opt.studies.study import merged
+
+SMALL = {"title": "Small", "base": {"optimizee": "quadratic", "optimizee.dimension": 3}}
+AXES = {
+    "lr": {"0.1": {"model.lr": 0.1}, "0.2": {"model.lr": 0.2}},
+    "on": {"same": None, "digits": {"optimizee": "digits_mlp"}},
+}
+
+
+def test_points_are_all_combinations_and_those_beside_them():
+    study = read_study("small", {**SMALL, "axes": AXES, "also": {"ours": {"model.lr": 0.3}}})
+    assert dict(study.points()) == {
+        ("0.1", "same"): {**SMALL["base"], "model.lr": 0.1},
+        ("0.1", "digits"): {"optimizee": "digits_mlp", "model.lr": 0.1},
+        ("0.2", "same"): {**SMALL["base"], "model.lr": 0.2},
+        ("0.2", "digits"): {"optimizee": "digits_mlp", "model.lr": 0.2},
+        ("ours",): {**SMALL["base"], "model.lr": 0.3},
+    }
+
+
+def test_another_class_begins_without_the_options_of_the_first():
+    base = {"optimizee": "a", "optimizee.x": 1, "optimizer.y": 2}
+    assert merged(base, {"optimizee": "a", "optimizee.z": 3}) == {**base, "optimizee.z": 3}
+    assert merged(base, {"optimizee": "b", "optimizee.z": 3}) == {"optimizee": "b", "optimizer.y": 2, "optimizee.z": 3}
+    assert merged(base, {"optimizer": "c"}) == {"optimizee": "a", "optimizee.x": 1, "optimizer": "c"}
+
+
+def test_quickly_takes_what_the_file_says():
+    quick = {"runs": 1, "axes": {"lr": [0.1]}, "base": {"model.num_steps": 5}, "tests": {"num_problems": 3}, "also": []}
+    content = {**SMALL, "axes": AXES, "also": {"ours": {}}, "runs": 9, "quick": quick}
+    study = read_study("small", content).quickly()
+    assert [labels for labels, _ in study.points()] == [("0.1", "same"), ("0.1", "digits")]
+    assert (study.runs, study.base["model.num_steps"], study.tests["test"].num_problems) == (1, 5, 3)
+    with pytest.raises(MetaOptError, match="study small has no entry quick"):
+        read_study("small", SMALL).quickly()
+
+
+def test_numbers_may_be_labels():
+    assert list(read_study("small", {**SMALL, "axes": {"p": {1: None, 2.5: None}}}).axes["p"]) == ["1", "2.5"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": None}, "title must be text, not None"),
+        ({"titel": "x"}, "titel: there is no such entry, but also, axes"),
+        ({"base": {}}, "base.optimizee must be the name of an optimizee"),
+        ({"base": {**SMALL["base"], "seed_everything": 1}}, "base.seed_everything: a study says this itself"),
+        ({"base": {**SMALL["base"], "a-b": 1}}, "base must be options by name, and 'a-b' is none"),
+        ({"axes": {"lr": {}}}, "axes.lr must have a label at least"),
+        ({"axes": {"lr": [1]}}, "axes.lr must be entries by name, not a list of 1"),
+        ({"axes": {"lr": {"a b": {}}}}, "a label must be one word of letters, digits"),
+        ({"axes": {"test": {"a": {}}}}, "axes.test: an axis may not be called test"),
+        ({"axes": AXES, "also": {"a": 3}}, "also.a must be entries by name, not 3"),
+        ({"runs": 0}, "runs must be a whole number, at least 1, not 0"),
+        ({"runs": True}, "runs must be a whole number, at least 1, not True"),
+        ({"checkpoint": "first"}, "checkpoint must be one of best, last, not 'first'"),
+        ({"tests": {}}, "tests must have an entry at least"),
+        ({"tests": {"a": {"steps": 3}}}, "tests.a.steps: there is no such entry, but num_problems"),
+        ({"tests": {"a": {"num_problems": 1}}}, "tests.a.num_problems must be a whole number, at least 2, not 1"),
+        ({"tests": {"a": {"only": ["x"]}}}, "tests.a.only: there is no label x"),
+        ({"shares": {"a": {"below": 1, "above": 2}}}, "shares.a must have one entry, below or above"),
+        ({"shares": {"a": {"below": "x"}}}, "shares.a must be a number, not 'x'"),
+        ({"figures": [{"draw": "pies"}]}, "figures.0.draw must be one of lines, bars"),
+        ({"figures": [{"draw": "lines"}]}, "figures.0.x must be the axis that lines go along"),
+        ({"figures": [{"draw": "bars", "panels": "x"}]}, "figures.0.panels must be one of test, not 'x'"),
+        ({"figures": [{"draw": "training"}]}, "figures.0.draw training needs training_curves: true"),
+        ({"figures": [{"draw": "norms"}]}, "figures.0.draw norms needs meta_gradient_norms: true"),
+        ({"axes": AXES, "also": {"0.1": {}}, "figures": 1}, "figures must be a list, not 1"),
+        ({"quick": {"axes": {"x": []}}}, "quick.axes.'x': there is no such axis"),
+        ({"axes": AXES, "quick": {"axes": {"lr": ["1"]}}}, "quick.axes.lr: there is no label '1'"),
+        ({"quick": {"also": ["x"]}}, "quick.also: there is no label 'x'"),
+        ({"axes": {"a": {"one": {}}}, "also": {"one": {}}}, "two points are called one"),
+    ],
+)
+def test_errors_name_the_entry(change, message):
+    with pytest.raises(MetaOptError, match=message) as error:
+        read_study("small", {**SMALL, **change})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, [1], "text", 3])
+def test_a_file_that_is_no_study(content):
+    with pytest.raises(MetaOptError, match="the file must be entries by name"):
+        read_study("small", content)

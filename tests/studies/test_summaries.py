@@ -1,0 +1,163 @@
+"""Numbers from results, and the report of them."""
+
+import math
+
+import pytest
+
+from meta_opt.errors import MetaOptError
+from meta_opt.studies.figures import draw
+from meta_opt.studies.reading import read_study
+from meta_opt.studies.report import report, write_report
+from meta_opt.studies.summaries import Summary, check_text, number, quartiles
+from meta_opt.studies.tasks import tasks_of
+
+CONTENT = {
+    "title": "Rates",
+    "question": "Which?",
+    "base": {"optimizee": "quadratic", "model.num_steps": 2},
+    "axes": {"lr": {"1": {"model.lr": 1}, "2": {"model.lr": 2}}, "on": {"a": {}, "b": {"model.num_problems": 2}}},
+    "also": {"ours": {}},
+    "runs": 3,
+    "tests": {"short": {}, "long": {"num_steps": 4, "only": ["1"]}},
+    "shares": {"good": {"below": 2.5}, "bad": {"above": 2.5}},
+    "baselines": ["SGD", "Adam"],
+    "training_curves": True,
+    "meta_gradient_norms": True,
+    "figures": [
+        {"draw": "lines", "x": "lr", "panels": "on"},
+        {"draw": "bars"},
+        {"draw": "histograms", "panels": "lr"},
+        {"draw": "curves", "panels": "test"},
+        {"draw": "training"},
+        {"draw": "norms"},
+    ],
+    "text": "Final {final: 1 a}, sum {sum: 1 a @long}, good {good: 1 a}, bad {bad: 2 a}, {ratio: 1 a} of "
+    "{best_baseline: 1 a}; {failed: 2 a} of {runs: 2 a} failed; {final: 2 b}; {seconds: 1 a} s.",
+}
+STUDY = read_study("rates", CONTENT)
+
+
+def lines(study=STUDY):
+    """Results of all but of the point 2 b: of run r finals r + 1, and of 2 a an error in the last run."""
+    made = {}
+    for task in tasks_of(study):
+        line = {"key": task.key, "point": list(task.point), "run": task.run, "seconds": {"total": 9.0}}
+        if task.point[0] == "baselines":
+            one = {"value": 0.5, "learning_rate": 0.1}
+            line["results"] = {
+                "baselines": {"SGD": {"final": {**one, "value": 0.7}, "sum": one}, "Adam": {"final": one, "sum": one}}
+            }
+        elif task.point == ("2", "b"):
+            continue
+        elif task.point == ("2", "a") and task.run == 2:
+            line["error"] = "it failed"
+        else:
+            final = task.run + 1.0
+            test = {"final": final, "sum": 10 * final, "not_finite": 0, "curve": [[0, 5.0], [2, final]]}
+            line["results"] = {
+                "tests": dict.fromkeys(task.work["tests"], test),
+                "training": {"updates": [4, 8], "final_loss": [3.0, final], "loss_sum": [3.0, final]},
+                "meta_gradient_norms": {"all": final},
+            }
+            line["seconds"] = {"fit": 2.0 * final, "total": 9.0, "training": [1.0, 2.0]}
+        made[task.key] = line
+    return made
+
+
+def test_quartiles():
+    assert quartiles([]) is None
+    assert quartiles([3.0]) == (3.0, 3.0, 3.0)
+    assert quartiles([5.0, 1.0, 4.0, 2.0, 3.0]) == (2.0, 3.0, 4.0)
+    assert quartiles([1.0, 2.0]) == (1.0, 1.5, 2.0)
+    assert quartiles([1.0, math.inf]) == (1.0, 1.0, math.inf)
+    assert quartiles([1.0, math.inf, math.inf]) == (1.0, math.inf, math.inf)
+
+
+def test_number():
+    assert [number(value) for value in (0.0012345, 1234.5, math.inf)] == ["0.00123", "1.23e+03", "not finite"]
+
+
+def test_the_text_gets_its_numbers():
+    assert Summary(STUDY, lines()).text() == (
+        "Final 2, sum 20, good 67 %, bad 33 %, 4 of 0.5 (Adam); 1 of 3 failed; —; 4 s."
+    )
+
+
+def test_runs_that_failed_count_as_not_finite():
+    point = Summary(STUDY, lines()).point(("2", "a"))
+    assert point.reached("short") == [1.0, 2.0, math.inf]
+    assert point.quartiles("short") == (1.0, 2.0, math.inf)
+
+
+def test_the_report_says_what_is_there():
+    summary = Summary(STUDY, lines())
+    assert (summary.found, summary.wanted, summary.failed) == (14, 17, 1)
+    text = report(summary, figure=True)
+    assert "(14 of 17 runs, 1 of them failed)" in text
+    assert "| 1 a | long | 3 of 3 | 2 (1 – 3) | 20 | 67 % | 33 % | 0.5 (Adam) | 4 |" in text
+    assert "| 2 a | long" not in text
+    assert "| 2 b | short | 0 of 3 | — | — | — | — | 0.5 (Adam) | — |" in text
+    assert "- 1 a: all 2\n" in text
+    assert "- 2 a (2): it failed" in text
+    fewer = Summary(STUDY, lines(), 1)
+    assert (fewer.found, fewer.wanted) == (6, 7)
+
+
+def test_figures_show_the_numbers(tmp_path):
+    summary = Summary(STUDY, lines())
+    figure = draw(summary)
+    axes = figure.get_axes()
+    assert [each.get_title() for each in axes] == ["a", "b", "", "1", "2", "short", "long", "", "", ""]
+    left, right, bars, first, _, short, long, updates, seconds, norms = axes
+    curves = {line.get_label(): line.get_xydata().tolist() for line in left.get_lines()}
+    assert curves["on short"] == [[1.0, 2.0], [2.0, 2.0]]
+    assert curves["on long"] == [[1.0, 2.0]]
+    assert curves["ours on short"][0][1] == 2.0  # a horizontal line
+    assert next(line.get_xydata().tolist() for line in right.get_lines()) == [[1.0, 2.0]]
+    assert [label.get_text() for label in bars.get_yticklabels()][:3] == ["1 a on short", "1 a on long", "1 b on short"]
+    assert sum(patch.get_height() for patch in first.patches) == 15  # five times three runs
+    assert [line.get_xydata().tolist()[-1] for line in short.get_lines()] == [[2, 2], [2, 2], [2, 1.5], [2, 2]]
+    assert len(long.get_lines()) == 2
+    assert updates.get_lines()[0].get_xydata().tolist() == [[4.0, 3.0], [8.0, 2.0]]
+    assert seconds.get_lines()[0].get_xydata().tolist() == [[1.0, 3.0], [2.0, 2.0]]
+    assert norms.get_lines()[0].get_xdata().tolist() == [2.0]
+    text = write_report(summary, tmp_path)
+    assert (tmp_path / "report.md").read_text() == text
+    first_time = (tmp_path / "figure.svg").read_bytes()
+    write_report(summary, tmp_path)
+    assert (tmp_path / "figure.svg").read_bytes() == first_time
+
+
+def test_a_report_of_nothing_has_no_figure(tmp_path):
+    text = write_report(Summary(STUDY, {}), tmp_path)
+    assert "(0 of 17 runs)" in text
+    assert not (tmp_path / "figure.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{finale: 1 a}", "there is no finale, but final, sum"),
+        ("{final: 1}", "there is no point '1'"),
+        ("{final: 2 a @long}", "there is no test 'long' of it"),
+    ],
+)
+def test_the_text_may_name_only_what_there_is(text, message):
+    with pytest.raises(MetaOptError, match=message):
+        check_text(read_study("rates", {**CONTENT, "text": text}))
+    check_text(STUDY)
+
+
+def test_a_study_of_one_point():
+    figures = [{"draw": draw} for draw in ("bars", "histograms", "curves")]
+    study = read_study("one", {"title": "One", "base": CONTENT["base"], "figures": figures, "text": "{final: }"})
+    (task,) = tasks_of(study)
+    test = {"final": 0.0, "sum": 3.0, "not_finite": 0, "curve": [[0, 2.0], [1, None]]}
+    line = {"key": task.key, "run": 0, "results": {"tests": {"test": test}}, "seconds": {}}
+    summary = Summary(study, {task.key: line})
+    assert summary.text() == "0"
+    assert [point.name for point in summary.points] == ["all"]
+    bars, histogram, curves = draw(summary).get_axes()
+    assert bars.get_xscale() == "linear"  # there is no logarithm of 0
+    assert histogram.patches[0].get_height() == 1  # in the first bin, of what is that or lower
+    assert curves.get_lines()[0].get_ydata()[0] == 2.0

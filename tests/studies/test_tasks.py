@@ -1,0 +1,59 @@
+"""The runs of a study, and their keys."""
+
+import pytest
+
+from meta_opt.errors import MetaOptError
+from meta_opt.studies.reading import read_study
+from meta_opt.studies.tasks import baselines_for, tasks_of
+
+BASE = {"optimizee": "quadratic", "optimizee.dimension": 3, "model.num_steps": 7}
+CONTENT = {
+    "title": "Small",
+    "base": BASE,
+    "axes": {"lr": {"low": {"model.lr": 0.1}, "high": {"model.lr": 0.2}}},
+    "runs": 2,
+    "tests": {
+        "same": {"options": {"condition": 2.0}},
+        "digits": {"optimizee": "digits_mlp", "num_steps": 9, "only": ["high"]},
+    },
+    "baselines": ["SGD"],
+}
+
+
+def test_first_runs_of_all_points_come_first():
+    tasks = tasks_of(read_study("small", CONTENT))
+    assert [(task.point, task.run) for task in tasks] == [
+        (("low",), 0),
+        (("high",), 0),
+        (("low",), 1),
+        (("high",), 1),
+        (("baselines", "same"), 0),
+        (("baselines", "digits"), 0),
+    ]
+    assert len({task.key for task in tasks}) == 6
+    assert len(tasks_of(read_study("small", CONTENT), 5)) == 12
+
+
+def test_a_test_is_of_what_was_trained_on_or_of_another_optimizee():
+    low, high = (task.work["tests"] for task in tasks_of(read_study("small", CONTENT), 1)[:2])
+    same = {"optimizee": "quadratic", "options": {"dimension": 3, "condition": 2.0}, "num_steps": 7, "num_problems": 16}
+    assert low == {"same": same}
+    assert high["digits"] == {"optimizee": "digits_mlp", "options": {}, "num_steps": 9, "num_problems": 16}
+
+
+def test_keys_depend_on_what_is_done_not_on_names_or_order():
+    study = read_study("small", CONTENT)
+    renamed = {**CONTENT, "axes": {"rate": {"a": {"model.lr": 0.1}, "high": {"model.lr": 0.3}}}}
+    one, other = tasks_of(study), tasks_of(read_study("other", renamed))
+    assert one[0].key == other[0].key
+    assert one[1].key != other[1].key
+    assert one[0].key != one[2].key  # another seed
+    backwards = {**CONTENT, "base": dict(reversed(BASE.items()))}
+    assert [task.key for task in tasks_of(read_study("small", backwards))] == [task.key for task in one]
+
+
+def test_baselines_are_run_once_for_equal_tests():
+    study = read_study("small", CONTENT)
+    assert baselines_for(study, {**BASE, "model.lr": 0.1}, "same").key == tasks_of(study)[-2].key
+    with pytest.raises(MetaOptError, match="baselines need model.num_steps, or num_steps of test test"):
+        tasks_of(read_study("small", {"title": "", "base": {"optimizee": "quadratic"}, "baselines": ["SGD"]}))

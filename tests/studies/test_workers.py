@@ -1,0 +1,146 @@
+"""Processes that do runs: on this machine, and on a cluster of two workers, one of which is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from meta_opt.errors import MetaOptError
+from meta_opt.studies.tasks import Task
+from meta_opt.studies.workers import Worker, here, on_cluster
+
+MODULE = "slow_worker"
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """What runs have begun; the worker can be imported."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("BEGUN", str(tmp_path / "begun"))
+    return lambda: Counter((tmp_path / "begun").read_text().splitlines())
+
+
+def tasks(count, seconds=0.1, **work):
+    return [Task((), run, {"name": "task", "seconds": seconds, **work}) for run in range(count)]
+
+
+def test_runs_are_done_by_processes_that_stay(begun):
+    done = {task.run: made for task, made in here(tasks(5), 2, MODULE)}
+    assert done == {run: {"results": {"double": 2 * run}, "seconds": {"total": 0.1}} for run in range(5)}
+    assert set(begun().values()) == {1}
+
+
+def test_a_process_that_ends_in_the_middle_is_tried_three_times(begun):
+    (fatal,), others = tasks(1, kills=True), tasks(2)
+    made = {(task is fatal, task.run): made for task, made in here([fatal, *others], 1, MODULE)}
+    assert made[True, 0]["error"] == "the process ended in the middle, 3 times (SIGKILL)"
+    assert made[False, 1]["results"] == {"double": 2}
+    assert begun() == {"task 0": 4, "task 1": 1}
+
+
+def test_processes_end_with_the_study(begun):
+    with closing(here(tasks(9, seconds=60.0), 2, MODULE)) as ending, pytest.raises(TimeoutError):
+        first_within(ending, 3.0, begun)
+    assert sum(begun().values()) == 2
+
+
+def first_within(ending, seconds, begun):
+    """Ask for a result, and be interrupted."""
+
+    def interrupt(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        next(ending)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_process_ends_with_its_parent_and_leaves_nothing(begun, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = f"from meta_opt.studies.workers import Worker; w = Worker({MODULE!r}); print(w._process.pid, flush=True); "
+    code += "w.perform({'name': 'task', 'seconds': 100.0}, 0)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        wait_until(lambda: Path(os.environ["BEGUN"]).exists())
+        parent.kill()
+    wait_until(lambda: not running(pid))
+    assert not running(pid)
+    assert list(tmp_path.glob("meta-opt-study-*")) == []
+
+
+def test_stop_says_how_it_ended(begun):
+    worker = Worker(MODULE)
+    assert worker.perform({"name": "task", "seconds": 0.0}, 4) == {"results": {"double": 8}, "seconds": {"total": 0.0}}
+    assert worker.stop() == "status 0"
+    assert worker.perform({"name": "task", "seconds": 0.0}, 4) is None
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------------------------------------ cluster
+
+
+@pytest.fixture
+def cluster(tmp_path, begun):
+    """The address of a scheduler, and two workers with one thread each."""
+    pytest.importorskip("distributed")
+    file = tmp_path / "scheduler.json"
+    run = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
+    scheduler = subprocess.Popen([*run, "--scheduler-file", str(file)], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    run = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)]
+    run += ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0"]
+    workers = [subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(2)]
+    wait_until(lambda: file.exists() and '"address"' in file.read_text())
+    address = next(line.split('"')[3] for line in file.read_text().splitlines() if '"address"' in line)
+    yield address, workers
+    for process in (*workers, scheduler):
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_lost_worker_loses_no_run(cluster, begun):
+    address, workers = cluster
+    many = tasks(8, seconds=1.5)
+    done = []
+    for task, made in on_cluster(many, address, MODULE):
+        done.append((task.run, made["results"]["double"]))
+        if len(done) == 2:
+            wait_until(lambda: sum(begun().values()) == 4)  # both are at work
+            workers[0].kill()
+    assert sorted(done) == [(run, 2 * run) for run in range(8)]
+    assert sum(begun().values()) == 9  # the one that was lost once more
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_is_not_there():
+    pytest.importorskip("distributed")
+    with pytest.raises(MetaOptError, match="--cluster tcp://127.0.0.1:1: there is no scheduler to be reached"):
+        list(on_cluster(tasks(1), "tcp://127.0.0.1:1", MODULE))
+
+
+def test_without_distributed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MetaOptError, match="--cluster needs dask.distributed: pip install 'meta-opt\\[cluster\\]'"):
+        list(on_cluster(tasks(1), "tcp://127.0.0.1:1", MODULE))
