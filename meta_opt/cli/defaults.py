@@ -17,7 +17,6 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from meta_opt import registry
-from meta_opt.cli.elastic import checkpoint_of_launch
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
 from meta_opt.registry import Kind
@@ -85,6 +84,8 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         if (text := said.get(registry.OPTIONS[kind])) is not None
     }
     text = said.get("ckpt_path")
+    from meta_opt.cli.elastic import checkpoint_of_launch  # which imports Lightning
+
     if command == "fit" and (written := checkpoint_of_launch(defaults.root, text)) is not None:
         text = str(written)
     if text:

@@ -71,6 +71,7 @@ def panel_of(
     split: Split = "test",
     seed: int = 0,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Panel:
     """Run optimizers on one problem of an optimizee with two parameters, and evaluate it around their paths.
 
@@ -83,21 +84,22 @@ def panel_of(
         split: Which stream.
         seed: The seed of the streams.
         device: Where to compute.
+        dtype: Floating-point type of θ.
     """
     paths, losses = {}, {}
     for name, optimizer in optimizers.items():
-        problems = Problems(optimizee, split, [index], seed=seed, device=device)
+        problems = Problems(optimizee, split, [index], seed=seed, device=device, dtype=dtype)
         position = begin(problems, optimizer)
         path, along = [position.evaluation.params[0]], [position.evaluation.loss[0]]
         for _ in range(num_steps):
             position = unroll(problems, optimizer, position, 1).end.detach()
             path.append(position.evaluation.params[0])
             along.append(position.evaluation.loss[0])
-        paths[name], losses[name] = torch.stack(path).cpu(), torch.stack(along).cpu()
+        paths[name], losses[name] = torch.stack(path).cpu().float(), torch.stack(along).cpu().float()
     axes = _around(list(paths.values()))
     first, second = torch.meshgrid(*axes, indexing="xy")
     grid = torch.stack([first.flatten(), second.flatten()], dim=1)
-    values = problems.losses_around(0, grid.to(problems.initial_params)).cpu().view(_SIDE, _SIDE)
+    values = problems.losses_around(0, grid.to(problems.initial_params)).cpu().float().view(_SIDE, _SIDE)
     return Panel(title, paths, losses, axes, values)
 
 

@@ -100,6 +100,7 @@ def _panels(module: MetaLearner, optimizers: Mapping[str, InnerOptimizer]) -> li
             split="validation",
             seed=module.seed,
             device=module.device,
+            dtype=next(module.optimizer.parameters()).dtype,
         )
         for index, (title, kind) in enumerate(kinds)
     ]

@@ -199,7 +199,7 @@ def test_the_table(trained, meta_opt):
     assert "bowl, 5 steps, 3 test problems" in out
     assert "bowl, 9 steps, 3 test problems" in out
     entry = results()["optimizers"]["bowl/run_0"]
-    (line, _) = (line for line in out.splitlines() if line.startswith("bowl/run_0"))
+    (line, _, _) = (line for line in out.splitlines() if line.startswith("bowl/run_0"))
     assert f"{entry['sum']:.4g} ± {entry['sum_sem']:.2g} " in line
     assert f" {entry['final_ratio']:.3f} " in line
     assert "comparisons/bowl/0\n" in out

@@ -94,7 +94,7 @@ bool run(const Options& of) {
     Weights<T>&from = weights[index], &to = results[index];
     calls[index] = {
         sizeof(T) == 8, of.layers, of.layers ? of.size : 0, of.num_inputs(), of.log_sign, of.moments, of.scales,
-        of.directions, index == 1, of.bounded, of.magnitude, index, 0.1, of.base_step, of.problems, bounds[segments],
+        of.directions, index == 1, 0, of.bounded, of.magnitude, index, 10.0, 0.1, of.base_step, of.problems, bounds[segments],
         bounds[index], bounds[index + 1], 1, of.threads, from.of_weights.data(), from.of_biases.data(),
         from.output_weight.data(), from.output_bias.data(), of_states[2 * index].data(),
         of_states[2 * index + 1].data(), mean.data(), square.data(), &decay, of_grads.data(), of_scales.data(),
