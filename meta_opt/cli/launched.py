@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
-
-from lightning.pytorch import Trainer
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from typing import TYPE_CHECKING, Any
 
 from meta_opt.errors import MetaOptError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def check(trainer: Trainer) -> None:
     Raises:
         MetaOptError: If it does not.
     """
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher  # comparisons do without
+
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise MetaOptError("trainer.strategy must be ddp for several processes: those of spawn and fork return no run")
     launch = find_launch()
