@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -23,6 +24,12 @@ _FOLDERS_OF_MANY = ("site-packages", "dist-packages")
 def printable(text: str) -> str:
     """``text`` without control characters (escape codes, line ends), which a terminal would obey."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question for the nearest of the known names, and a space; nothing where none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {found[0]}? " if found else ""
 
 
 def clipped(value: object, limit: int = _VALUE) -> str:

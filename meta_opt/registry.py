@@ -11,7 +11,6 @@ import torch, so that the command line can list plugins at once.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import keyword
@@ -28,7 +27,7 @@ from meta_opt.configurable import API_VERSION
 from meta_opt.errors import RegistryError
 from meta_opt.importing import imported
 from meta_opt.installed import installed
-from meta_opt.messages import clipped
+from meta_opt.messages import clipped, nearest
 
 Kind = Literal["optimizee", "optimizer", "estimator"]
 
@@ -102,10 +101,8 @@ def find(kind: Kind, name: str) -> Plugin:
     claims = [plugin for plugin in plugins(kind) if plugin.name == name]
     if not claims:
         known = names(kind)
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         installed_ones = f"Installed: {', '.join(known) or 'none'}"
-        raise RegistryError(f"no {kind} is called {clipped(name)!r}; {hint}{installed_ones}")
+        raise RegistryError(f"no {kind} is called {clipped(name)!r}; {nearest(name, known)}{installed_ones}")
     for plugin in claims:
         if name_problem(plugin) is None:
             return plugin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import signal
 import sys
 
@@ -10,7 +9,7 @@ from meta_opt import __version__, registry
 from meta_opt.cli.output import discard, quiet_log_writers, safe_output
 from meta_opt.errors import MetaOptError
 from meta_opt.memory import shortage
-from meta_opt.messages import clipped, described, one_line, own_frames
+from meta_opt.messages import clipped, described, nearest, one_line, own_frames
 
 __all__ = ["main"]
 
@@ -102,8 +101,7 @@ def _run(args: list[str]) -> int:
         print(f"meta-opt {__version__}")
         return 0
     if command not in COMMANDS:
-        nearest = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        hint = nearest(command, COMMANDS)
         raise MetaOptError(f"no command is called {clipped(command)!r}; {hint}There are {', '.join(COMMANDS)}")
     if command == "list":
         from meta_opt.cli.listing import list_plugins

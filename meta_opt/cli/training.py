@@ -40,7 +40,6 @@ from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.saved.runs import Run, relative
 
 _MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
-_FORKING = ("fork", "spawn", "notebook")
 _MAX_DEVICES = 4096  # processes on one machine
 TRAINER_DEFAULTS = {
     "max_epochs": 20,
@@ -429,11 +428,6 @@ def _check_trainer(config: dict[str, Any]) -> None:
     """
     if isinstance(config.get("devices"), int) and config["devices"] > _MAX_DEVICES:
         raise MetaOptError(f"trainer.devices must be at most {_MAX_DEVICES}, not {shown(config['devices'])}")
-    if any(word in str(config.get("strategy")) for word in _FORKING):
-        raise MetaOptError(
-            f"trainer.strategy {config['strategy']} starts processes that the run's checkpoints cannot go through: "
-            "set trainer.strategy ddp"
-        )
     if config.get("barebones"):
         raise MetaOptError("trainer.barebones keeps neither checkpoints nor a log: set trainer.fast_dev_run for a try")
     for name in ("val_check_interval", "check_val_every_n_epoch"):

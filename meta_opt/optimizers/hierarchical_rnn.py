@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.lstm.preprocessing import bounded
+from meta_opt.optimizers.pooling import pooled, spread
 from meta_opt.optimizers.state import axis
 
 _LEAST_SQUARE = 1e-20  # a mean square that is no larger is as good as zero
@@ -170,15 +170,15 @@ class HierarchicalRNN(OptimizerNetwork):
         means, squares = self._averages(grad, state, torch.sigmoid(said).view(2, *shape))
         logs = (squares + _LEAST_SQUARE).log()  # [C, B, N]
         momenta = means * (-0.5 * logs).exp()
-        step_sizes = state.log_step - _spread(_means(state.log_step, sizes), sizes)
+        step_sizes = state.log_step - spread(pooled(state.log_step, sizes), sizes)
         inputs = torch.cat([momenta, 0.5 * (logs - logs.mean(0)), step_sizes.unsqueeze(0)]).flatten(1)
 
         of_problem = state.of_problem
         from_above = self.tensors.biases(of_problem)  # [3H', B]
         of_tensors = state.of_tensors.view(self.tensor_size, shape[0], len(sizes))
         biases = self.coordinates.biases(state.of_tensors).view(-1, *of_tensors.shape[1:])  # [3H, B, S]
-        of_coordinates = self.coordinates(inputs, state.of_coordinates, _spread(biases, sizes).flatten(1))
-        seen = _means(of_coordinates.view(-1, *shape), sizes)  # [H, B, S]
+        of_coordinates = self.coordinates(inputs, state.of_coordinates, spread(biases, sizes).flatten(1))
+        seen = pooled(of_coordinates.view(-1, *shape), sizes)  # [H, B, S]
         of_tensors = self.tensors(
             seen.flatten(1), state.of_tensors, from_above.repeat_interleave(len(sizes), dim=1)
         ).view_as(of_tensors)
@@ -214,15 +214,3 @@ class HierarchicalRNN(OptimizerNetwork):
 
 def _logit(probability: float) -> float:
     return math.log(probability / (1.0 - probability))
-
-
-def _means(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Means over the coordinates of each tensor, [..., N] to [..., S]; 0 of a tensor without any."""
-    parts = rows.split(list(sizes), dim=-1)
-    return torch.stack([part.sum(-1) / max(part.shape[-1], 1) for part in parts], dim=-1)
-
-
-def _spread(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """What tensors have, for each of their coordinates, [..., S] to [..., N]."""
-    parts = zip(rows.split(1, dim=-1), sizes, strict=True)
-    return torch.cat([part.expand(*part.shape[:-1], size) for part, size in parts], dim=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import warnings
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import torch
 
 from meta_opt import registry
 from meta_opt.errors import CheckpointError, MetaOptError, shown
-from meta_opt.messages import clipped
+from meta_opt.messages import clipped, nearest
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.archives import read_archive
@@ -236,9 +235,6 @@ def pretrained_path(name: str) -> Path:
     """
     paths = pretrained()
     if name not in paths:
-        nearest = difflib.get_close_matches(name, paths, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise CheckpointError(
-            f"no pretrained optimizer is called {name!r}; {hint}There are {', '.join(paths) or 'none'}"
-        )
+        there = f"There are {', '.join(paths) or 'none'}"
+        raise CheckpointError(f"no pretrained optimizer is called {clipped(name)!r}; {nearest(name, paths)}{there}")
     return paths[name]

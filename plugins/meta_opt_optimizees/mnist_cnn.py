@@ -13,7 +13,7 @@ from meta_opt.api import ModuleOptimizee, Split, TensorDict
 from meta_opt_optimizees.conv_net import conv_and_fc, conv_net
 from meta_opt_optimizees.data_folder import data_folder
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS
-from meta_opt_optimizees.mnist_mlp import NUM_HELD_BACK, read_mnist, unit
+from meta_opt_optimizees.mnist_mlp import mnist_examples, unit
 
 
 class MnistCnn(ModuleOptimizee):
@@ -44,14 +44,13 @@ class MnistCnn(ModuleOptimizee):
         Raises:
             OptimizeeError: If an argument is out of range, or the data cannot be had.
         """
-        images, labels, test_images, test_labels = read_mnist(data_folder(data_dir))
-        images, test_images = images.view(-1, 1, 28, 28), test_images.view(-1, 1, 28, 28)
+        train, validation, test = mnist_examples(data_folder(data_dir), (1, 28, 28))
         network = partial(conv_net, (1, 28, 28), channels, kernel_size, hidden_sizes, 10, normalize=normalize)
         super().__init__(
             network,
-            train=(images[:-NUM_HELD_BACK], labels[:-NUM_HELD_BACK]),
-            validation=(images[-NUM_HELD_BACK:], labels[-NUM_HELD_BACK:]),
-            test=(test_images, test_labels),
+            train=train,
+            validation=validation,
+            test=test,
             batch_size=batch_size,
             init_std=init_std,
         )

@@ -16,7 +16,7 @@ from meta_opt.api import ModuleOptimizee, Split, TensorDict
 from meta_opt_optimizees.data_folder import damaged, data_folder, download
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
 
-NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
+_NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
 
 
 class MnistMlp(ModuleOptimizee):
@@ -43,12 +43,12 @@ class MnistMlp(ModuleOptimizee):
             data_dir: Folder that holds MNIST/raw, or where to put it; by default that of the environment variable
                 META_OPT_DATA_DIR, or else data.
         """
-        images, labels, test_images, test_labels = read_mnist(data_folder(data_dir))
+        train, validation, test = mnist_examples(data_folder(data_dir))
         super().__init__(
             partial(mlp, 784, hidden_sizes, 10, activation),
-            train=(images[:-NUM_HELD_BACK], labels[:-NUM_HELD_BACK]),
-            validation=(images[-NUM_HELD_BACK:], labels[-NUM_HELD_BACK:]),
-            test=(test_images, test_labels),
+            train=train,
+            validation=validation,
+            test=test,
             batch_size=batch_size,
             init_std=init_std,
         )
@@ -72,6 +72,25 @@ class MnistMlp(ModuleOptimizee):
             "optimizer.tensor_features": True,
             "trainer.max_epochs": 36,
         }
+
+
+def mnist_examples(folder: Path, shape: tuple[int, ...] = (784,)) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Images [n, *shape] in 0..255 and labels [n], for training, validation (the last 10,000 training images) and test.
+
+    Args:
+        folder: See :func:`read_mnist`.
+        shape: That of an image.
+
+    Raises:
+        OptimizeeError: See :func:`read_mnist`.
+    """
+    images, labels, test_images, test_labels = read_mnist(folder)
+    images, test_images = images.view(-1, *shape), test_images.view(-1, *shape)
+    return (
+        (images[:-_NUM_HELD_BACK], labels[:-_NUM_HELD_BACK]),
+        (images[-_NUM_HELD_BACK:], labels[-_NUM_HELD_BACK:]),
+        (test_images, test_labels),
+    )
 
 
 def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:

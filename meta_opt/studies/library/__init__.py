@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from meta_opt.errors import MetaOptError
-from meta_opt.messages import clipped
+from meta_opt.messages import clipped, nearest
 
 
 def paths() -> dict[str, Path]:
@@ -22,9 +21,8 @@ def path(name: str) -> Path:
     """
     known = paths()
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
         raise MetaOptError(
-            f"no study is called {clipped(name)!r}; {hint}There are {', '.join(known)}; or give a file .yaml"
+            f"no study is called {clipped(name)!r}; {nearest(name, known)}There are {', '.join(known)}; or give a file "
+            ".yaml"
         )
     return known[name]
