@@ -29,7 +29,7 @@ def printable(text: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question for the nearest of the known names, and a space; nothing where none is near."""
     found = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {found[0]}? " if found else ""
+    return f"did you mean {found[0]!r}? " if found else ""
 
 
 def clipped(value: object, limit: int = _VALUE) -> str:

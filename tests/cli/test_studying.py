@@ -136,7 +136,7 @@ def test_a_folder_in_use_is_refused(study, capsys):
     [
         ([], "say which study: activations, architectures,"),
         (["nothing"], "no study is called 'nothing'; There are activations, "),
-        (["activation"], "no study is called 'activation'; did you mean activations? There are"),
+        (["activation"], "no study is called 'activation'; did you mean 'activations'? There are"),
         (["missing.yaml"], "missing.yaml: File does not exist"),
         (["rates.yaml", "--runs", "0"], "--runs must be from 1 to 1000000, not 0"),
         (["rates.yaml", "--runs", "many"], "argument --runs: invalid int value: 'many'"),
