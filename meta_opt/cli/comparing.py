@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Contestant, Progress, Setting, Validation, compare
 from meta_opt.evaluation.reports import Report, check_place
+from meta_opt.memory import bounded
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily
 from meta_opt.optimizees.layout import Layout, Sharing
 from meta_opt.optimizees.problems import layout_of
@@ -61,7 +63,8 @@ def run(options: list[str]) -> int:
         learned[label] = Contestant(optimizer.to(device, dtype), _validation(recipes[path], optimizee))
     if config.network_for:
         _check_network_for(config.network_for, optimizee, learned, [recipes[path] for path in paths.values()])
-    with Bar() as bar:
+    # What is asked for beyond the memory there is, is refused; a GPU's memory is mapped, and would be counted.
+    with bounded() if device.type == "cpu" else nullcontext(), Bar() as bar:
         setting = Setting(
             optimizee,
             config.num_steps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 import warnings
@@ -205,13 +206,15 @@ class RunFolder(Callback):
             self._write_config()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no empty folder behind where nothing came of it."""
+        """Leave no empty folder and no empty log behind where nothing came of it."""
         self.release()
         if self.run is not None and self._claimed and not self.started:
-            folder = self.run.checkpoints
-            with contextlib.suppress(OSError):  # up to the first that holds something else
-                for empty in (folder, folder.parent, folder.parent.parent):
-                    empty.rmdir()
+            shutil.rmtree(self.run.logs, ignore_errors=True)
+            for folder in (self.run.checkpoints, self.run.logs):
+                with contextlib.suppress(OSError):  # up to the first that holds something else
+                    for empty in (folder, *folder.parents[:2]):
+                        if empty.exists():
+                            empty.rmdir()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the settings that resuming needs; notice where the run's folder is gone, which saving makes anew."""

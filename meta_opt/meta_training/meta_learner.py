@@ -164,10 +164,10 @@ class MetaLearner(LightningModule):
         if held_back:
             check_held_back(optimizee, problem_generator(seed, "check"))
         self._layout = layout_of(optimizee)
-        check_memory(arguments, self._layout.num_coordinates)
         check_class(optimizer)
         optimizer.build(self._layout, problem_generator(seed, "phi"))
         check_step(optimizer, self._layout, problem_generator(seed, "check"))
+        check_memory(arguments, optimizee, optimizer)
         self.average = AveragedModel(optimizer, multi_avg_fn=get_ema_multi_avg_fn(average_decay)).requires_grad_(False)
         # Numbers, not buffers, which callbacks that average weights would average too.
         self.episode = 0  # index of the next training episode

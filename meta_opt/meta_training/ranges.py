@@ -6,8 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from meta_opt import memory
 from meta_opt.errors import MetaOptError, shown
+from meta_opt.optimizees.contract import Optimizee
+from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.state import named_tensors
 
 _FLOAT = 4  # bytes of a number, at least
 _GENERATOR = 2500  # bytes of a generator
@@ -54,21 +60,30 @@ def check_ranges(options: Mapping[str, Any]) -> None:
         raise MetaOptError(f"model.{name} must be {wanted}, not {shown(value)}")
 
 
-def check_memory(options: Mapping[str, Any], num_coordinates: int) -> None:
+def check_memory(options: Mapping[str, Any], optimizee: Optimizee, optimizer: OptimizerNetwork) -> None:
     """See that the problems of an episode, and the losses of all steps, can be held at all.
 
     Args:
         options: Those of meta-training.
-        num_coordinates: N, parameters of a problem.
+        optimizee: Where the problems come from.
+        optimizer: A network that has been built for it.
 
     Raises:
         MetaOptError: If they need more memory than there is.
     """
     steps = options["max_num_steps"] or options["num_steps"]
+    problem = Problems(optimizee, "train", [0], seed=options["seed"], held_back=options["held_back"])
+    count = problem.layout.num_coordinates
+    state = sum(_bytes(each.tensor) for each in named_tensors(optimizer.init_state(problem.layout, 1)))
+    recorded = _FLOAT * count * min(steps, options["unroll_length"]) if "grad" in optimizer.reads else 0
     memory.check(
-        options["num_problems"] * (2 * _FLOAT * num_coordinates + _GENERATOR + _FLOAT * steps),
-        f"model.num_problems {options['num_problems']} of {num_coordinates} parameters, over model.num_steps {steps}",
+        options["num_problems"] * (problem.size + state + recorded + _GENERATOR + _FLOAT * steps),
+        f"model.num_problems {options['num_problems']} of {count} parameters, over model.num_steps {steps}",
     )
     steps = options["num_validation_steps"] or options["num_steps"]
     for name in ("num_validation_problems", "num_test_problems"):
         memory.check(_FLOAT * options[name] * steps, f"the losses of model.{name} {options[name]} over {steps} steps")
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -123,6 +123,11 @@ class Problems:
         """B, the number of problems."""
         return len(self._generators)
 
+    @property
+    def size(self) -> int:
+        """Bytes of what the problems are made of and of θ_0, while they are drawn: one by one, then side by side."""
+        return 2 * sum(each.numel() * each.element_size() for each in (*self._problem.values(), self.initial_params))
+
     def evaluate(self, params: Tensor, *, grad: bool = True, graph: Literal["none", "second"] = "none") -> Evaluation:
         """Draw the next mini-batch of each problem; loss and gradient of every problem on it.
 

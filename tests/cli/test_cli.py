@@ -598,6 +598,7 @@ def test_trainer_options_keep_the_work(meta_opt, plugins, options, episodes):
         (("--optimizer.hidden_size", "1000000"), "1000000 units, see optimizer.hidden_size"),
         (("--optimizer.num_layers", "900000000000"), "900000000000 layers of 5 units"),
         (("--optimizee.dimension", "1" + "0" * 14), "there is not enough memory"),
+        (("--model.num_problems", "2" + "0" * 9), "there is not enough memory"),
     ],
 )
 def test_trainer_options_that_cannot_work(meta_opt, plugins, options, message, monkeypatch):
@@ -609,6 +610,8 @@ def test_what_the_trainer_notices_when_it_starts(meta_opt, plugins):
     status, _, err = meta_opt("fit", *BOWL, "--trainer.val_check_interval", "100")
     assert status == 2
     assert re.fullmatch(r"meta-opt: error: the trainer cannot work with these options: `val_check_int.*\n", err)
+    assert not Path("logs").exists()
+    assert not Path("checkpoints").exists()
     status, _, err = meta_opt("fit", *BOWL, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x")
     assert status == 2
     assert "Early stopping conditioned on metric `x`" in err
