@@ -19,7 +19,7 @@ from meta_opt import registry
 from meta_opt.evaluation.compare import Contestant, Setting, compare
 from meta_opt.evaluation.reports import Report
 from meta_opt.optimizees.problems import layout_of, problem_generator
-from meta_opt.optimizers.baselines import BASELINES, baseline
+from meta_opt.optimizers.baseline_names import HandMade, baseline
 from meta_opt.optimizers.contract import LearnedOptimizer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.saved.recipes import load_optimizer, pretrained_path
@@ -49,7 +49,10 @@ def main() -> None:
     comparisons = compare(
         Setting(optimizee, [100, 200], arguments.num_problems, arguments.num_validation_problems),
         {"general_mlp": Contestant(load_optimizer(pretrained_path("general_mlp")))},
-        {"base step": base_step, "Muon": baseline("Muon"), **{name: BASELINES[name] for name in ("Adam", "Nesterov")}},
+        {
+            "base step": HandMade(base_step),
+            **{name: baseline(name) for name in ("Muon", "Adam", "Nesterov")},
+        },
     )
     print(Report("mnist_mlp", arguments.num_problems, comparisons, {}, {}, "").table())
 

@@ -17,7 +17,7 @@ from checkpoints_for_tests import save_untrained
 from meta_opt import LearnedOptimizer
 from meta_opt.api import Optimizee
 from meta_opt.inner_loop.episodes import run_episodes
-from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.baseline_names import adam
 from meta_opt.saved import recipes
 from meta_opt.testing import check_estimator, check_optimizer
 from meta_opt_optimizees.digits_mlp import DigitsMlp

@@ -24,10 +24,14 @@ what is compared:
   --network_for.GROUP NETWORK     where the optimizee has a group of parameters (or a kind of tensor, or a tensor, its
                                   name with / for .) that learned optimizers have no network for: which of their
                                   networks works on it
-  --baselines NAME [NAME ...]     hand-made optimizers: SGD, Nesterov (SGD with momentum 0.9), RMSprop, Adam (default:
-                                  these four), or any class of torch.optim by its name, with PyTorch's defaults, that
-                                  works coordinate by coordinate on gradients: AdamW, Adagrad, ...; or Muon (for
-                                  matrices and filters, with Adam for the rest)
+  --baselines NAME [NAME ...]     hand-made optimizers: SGD, Nesterov (SGD with momentum 0.9), RMSprop, Adam, Muon (for
+                                  matrices and filters, with AdamW for the rest), SpectralMuon, LBFGS, BFGS, Newton, any
+                                  class of torch.optim, or of an installed package as MODULE.CLASS. Then, each after a
+                                  colon: cosine or linear, a schedule of the learning rate; warmup, or warmup=0.1 of
+                                  the steps; lr=0.001, which is not tuned; options such as weight_decay=0.1
+                                  (default: SGD Nesterov RMSprop Adam up to 200 steps, for more Adam AdamW:cosine
+                                  Nesterov:cosine Muon:cosine; and AdamW:cosine:lr=0.001 SpectralMuon:cosine:lr=0.06,
+                                  what one has without any tuning)
 
 on what:
   --optimizee NAME                default: what the checkpoint was trained on, with the options it had; also
@@ -56,5 +60,5 @@ what comes of it:
 examples:
   meta-opt compare --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt
   meta-opt compare --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --optimizee.hidden_sizes [40] --num_steps 100 200
-  meta-opt compare --ckpt_path checkpoints/*/run_0/best.ckpt --optimizee digits_mlp --baselines Adam AdamW Adagrad
+  meta-opt compare --ckpt_path checkpoints/*/run_0/best.ckpt --optimizee digits_mlp --baselines Adam AdamW:cosine
 """

@@ -26,7 +26,7 @@ from meta_opt.memory import bounded
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily
 from meta_opt.optimizees.layout import Layout, Sharing
 from meta_opt.optimizees.problems import layout_of
-from meta_opt.optimizers.baselines import BASELINES, baseline
+from meta_opt.optimizers.baseline_names import KNOWN, baseline, default_baselines
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.recipes import Recipe, load_optimizer, pretrained, pretrained_path, read_recipe
 from meta_opt.saved.runs import Run, relative
@@ -119,7 +119,7 @@ def checkpoints_asked(options: list[str]) -> dict[str, Path]:
     paths = {path: _name(path) for path in trained}
     paths |= {pretrained_path(text): text for text in said["pretrained"]}
     unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
-    taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *BASELINES])
+    taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *KNOWN])
     return {name if taken[name] == 1 else relative(resolved): path for resolved, (path, name) in unique.items()}
 
 
@@ -179,6 +179,7 @@ def _parse(options: list[str], recipes: dict[Path, Recipe]) -> tuple[Any, Optimi
         raise MetaOptError("say what to compare, with --ckpt_path or --pretrained (meta-opt compare --help tells more)")
     with errors_of_plugins(parser):
         optimizee: Optimizee = parser.instantiate_classes(config).optimizee
+    config.baselines = config.baselines or default_baselines(max(config.num_steps))
     for name in ("num_steps", "baselines"):
         config[name] = list(dict.fromkeys(config[name]))
     for name, values, least in (
@@ -198,7 +199,7 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--config", action="config")
     parser.add_argument("--ckpt_path", type=str, nargs="+")
     parser.add_argument("--pretrained", type=str, nargs="+")
-    parser.add_argument("--baselines", type=str, nargs="+", default=list(BASELINES))
+    parser.add_argument("--baselines", type=str, nargs="+", default=None)  # by the number of steps
     parser.add_argument("--num_steps", type=int, nargs="+", default=[100])
     parser.add_argument("--num_problems", type=int, default=100)
     parser.add_argument("--num_validation_problems", type=int, default=32)

@@ -18,7 +18,7 @@ from meta_opt.evaluation.compare import Setting, tuned_rates
 from meta_opt.evaluation.landscapes import Panel, check_two_parameters, landscape_figure, panel_of, save_animation
 from meta_opt.evaluation.reports import check_place, new_folder
 from meta_opt.optimizees.contract import Optimizee
-from meta_opt.optimizers.baselines import baseline
+from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.saved.recipes import load_optimizer
 from meta_opt.saved.runs import relative
@@ -87,7 +87,7 @@ def _panels(optimizee: Optimizee, learned: dict[str, InnerOptimizer], config: An
             seed, steps = config.seed_everything, config.num_steps
             setting = Setting(kind, [steps], 1, config.num_validation_problems, seed, device, progress=bar)
             for name, make in makers.items():
-                optimizers[name] = make(tuned_rates(setting, f"{title}: {name}", make)["final", steps])
+                optimizers[name] = make(tuned_rates(setting, f"{title}: {name}", make)["final", steps], steps)
             index = config.problem * len(optimizee.panels()) + number  # or all would start from the same θ_0
             panels.append(panel_of(title, kind, optimizers, steps, index=index, seed=seed, device=device))
     return panels

@@ -23,7 +23,7 @@ from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import problem_generator
-from meta_opt.optimizers.baselines import MakeBaseline
+from meta_opt.optimizers.baseline_names import HandMade
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 
 Merit = Literal["sum", "final"]  # figure of merit: Σ_{t=1..num_steps} f_t(θ_t), or the final loss
@@ -77,9 +77,10 @@ class Setting:
     held_back: bool = False
     progress: Progress = field(default_factory=Progress)
 
-    def curves(self, optimizer: InnerOptimizer, split: Split) -> Curves:
-        """Curves of the longest horizon: what is known after fewer steps is their beginning."""
-        return self.run(optimizer, split, self.count(split), max(self.horizons), self.seed, held_back=self.held_back)
+    def curves(self, optimizer: InnerOptimizer, split: Split, num_steps: int | None = None) -> Curves:
+        """Curves over so many steps, by default those of the longest horizon."""
+        steps = num_steps or max(self.horizons)
+        return self.run(optimizer, split, self.count(split), steps, self.seed, held_back=self.held_back)
 
     def run(
         self,
@@ -110,9 +111,15 @@ class Setting:
         """How many problems of ``split`` there are."""
         return self.num_problems if split == "test" else self.num_validation_problems
 
-    def expect(self, runs: int, split: Split) -> None:
+    def expect(self, runs: int, split: Split, num_steps: int | None = None) -> None:
         """Tell how many runs on ``split`` are to come."""
-        self.progress.expect(runs * self.count(split) * max(self.horizons))
+        self.progress.expect(runs * self.count(split) * (num_steps or max(self.horizons)))
+
+    def spans(self, make: HandMade) -> dict[int, Sequence[int]]:
+        """By how many steps a baseline runs: the horizons that this run serves. One with a schedule runs for each."""
+        if make.schedule.is_constant:
+            return {max(self.horizons): self.horizons}
+        return {horizon: [horizon] for horizon in self.horizons}
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,7 @@ class Entry:
         Merit, Outcome
     ]  # with the learning rate tuned for that figure; of a learned optimizer the same run twice
     validation: Mapping[Merit, float] | None = None  # what meta-training logs of a learned optimizer
+    tuned: bool = True  # whether the learning rate of a baseline was
 
     def merit(self, merit: Merit) -> Mean:
         """A figure of merit, with the learning rate that was tuned for it."""
@@ -177,23 +185,27 @@ class Comparison:
     num_steps: int
     entries: Sequence[Entry]
 
+    @property
+    def tuned(self) -> list[Entry]:
+        """The baselines that others are measured by: those whose learning rates are tuned, or all if none is."""
+        baselines = [entry for entry in self.entries if entry.kind == "baseline"]
+        return [entry for entry in baselines if entry.tuned] or baselines
+
     def ratio(self, entry: Entry, merit: Merit) -> float:
-        """A figure of merit divided by that of the best baseline; nan if that is not positive."""
-        values = [other.merit(merit).value for other in self.entries if other.kind == "baseline"]
+        """A figure of merit divided by that of the best tuned baseline; nan if that is not positive."""
+        values = [other.merit(merit).value for other in self.tuned]
         best = min((value for value in values if math.isfinite(value)), default=math.nan)
         return entry.merit(merit).value / best if best > 0 else math.nan
 
     def steps_to_best_baseline_final(self, entry: Entry) -> int | None:
         """After how many steps the final loss would first have been as low as the best baseline's is in the end."""
-        finals = [float(other.runs["final"].finals[-1]) for other in self.entries if other.kind == "baseline"]
+        finals = [float(other.runs["final"].finals[-1]) for other in self.tuned]
         best = min((value for value in finals if math.isfinite(value)), default=-math.inf)
         reached = (entry.runs["final"].finals <= best).nonzero()
         return int(reached[0]) if len(reached) else None
 
 
-def compare(
-    setting: Setting, learned: Mapping[str, Contestant], baselines: Mapping[str, MakeBaseline]
-) -> list[Comparison]:
+def compare(setting: Setting, learned: Mapping[str, Contestant], baselines: Mapping[str, HandMade]) -> list[Comparison]:
     """Learned optimizers and tuned baselines on the same test problems; one comparison per horizon.
 
     Raises:
@@ -204,8 +216,10 @@ def compare(
     _check_memory(setting)
     if setting.held_back:
         check_held_back(setting.optimizee, problem_generator(setting.seed, "check"))
-    setting.expect(len(learned) + len(baselines), "test")
-    setting.expect(len(baselines) * _FEWEST_RUNS, "validation")
+    setting.expect(len(learned), "test")
+    for make in baselines.values():
+        for span in setting.spans(make):
+            setting.expect(0 if make.lr else _FEWEST_RUNS, "validation", span)
     for contestant in learned.values():
         if known := contestant.validation:
             setting.progress.expect(known.num_problems * known.num_steps)
@@ -241,56 +255,70 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
     return {horizon: Entry(name, "learned", dict.fromkeys(MERITS, run), validation) for horizon, run in runs.items()}
 
 
-def _baseline(setting: Setting, name: str, make: MakeBaseline) -> dict[int, Entry]:
+def _baseline(setting: Setting, name: str, make: HandMade) -> dict[int, Entry]:
     """The entry of a baseline for each horizon."""
     rates = tuned_rates(setting, name, make)
-
-    @cache
-    def tested(rate: float) -> tuple[Curves, float]:
-        setting.progress.begin(f"{name}, learning rate {rate:.3g}: test problems")
-        return _tested(setting, make(rate))
-
-    setting.expect(len(set(rates.values())) - 1, "test")
     entries = {}
-    for horizon in setting.horizons:
-        runs: dict[Merit, Outcome] = {}
-        for merit in MERITS:
-            rate = rates[merit, horizon]
-            curves, seconds = tested(rate)
-            runs[merit] = _run(curves.until(horizon), rate, seconds)
-        entries[horizon] = Entry(name, "baseline", runs)
+    for span, horizons in setting.spans(make).items():
+
+        @cache
+        def tested(rate: float, span: int = span) -> tuple[Curves, float]:
+            setting.progress.begin(f"{name}, learning rate {rate:.3g}: test problems")
+            return _tested(setting, make(rate, span), span)
+
+        setting.expect(len({rates[merit, horizon] for merit in MERITS for horizon in horizons}), "test", span)
+        for horizon in horizons:
+            runs: dict[Merit, Outcome] = {}
+            for merit in MERITS:
+                rate = rates[merit, horizon]
+                curves, seconds = tested(rate)
+                runs[merit] = _run(curves.until(horizon), rate, seconds)
+            entries[horizon] = Entry(name, "baseline", runs, tuned=make.lr is None)
     return entries
 
 
-def tuned_rates(setting: Setting, name: str, make: MakeBaseline) -> dict[tuple[Merit, int], float]:
-    """The best learning rates on validation problems; one run of each serves all figures and horizons."""
-    runs = 0
+def tuned_rates(setting: Setting, name: str, make: HandMade) -> dict[tuple[Merit, int], float]:
+    """The best learning rates on validation problems; one run of each serves all figures, and horizons if it can."""
+    if make.lr is not None:
+        return {(merit, horizon): make.lr for merit in MERITS for horizon in setting.horizons}
+    rates = {}
+    for span, horizons in setting.spans(make).items():
+        scores = _Scores(setting, name, make, span, horizons)
+        for merit in MERITS:
+            for horizon in horizons:
+                what = "sum of losses" if merit == "sum" else "final loss"
+                try:
+                    rates[merit, horizon] = tune(lambda rate, key=(merit, horizon): scores[rate][key], _START)  # type: ignore[misc]  # noqa: B023 called at once
+                except ValueError as error:
+                    raise MetaOptError(
+                        f"{name} cannot be tuned for its {what} over {horizon} steps: {error}; choose other --baselines"
+                    ) from error
+    return rates
 
-    @cache
-    def scores(rate: float) -> dict[tuple[Merit, int], float]:
-        nonlocal runs
-        runs += 1
-        if runs > _FEWEST_RUNS:
-            setting.expect(1, "validation")
-        setting.progress.begin(f"{name}, learning rate {rate:.3g}: validation problems")
-        curves = setting.curves(make(rate), "validation")
-        return {
+
+class _Scores(dict[float, dict[tuple[Merit, int], float]]):
+    """Means over validation problems by learning rate, for each figure and horizon; run when they are asked for."""
+
+    def __init__(self, setting: Setting, name: str, make: HandMade, span: int, horizons: Sequence[int]) -> None:
+        super().__init__()
+        self._setting = setting
+        self._name = name
+        self._make = make
+        self._span = span
+        self._horizons = horizons
+
+    def __missing__(self, rate: float) -> dict[tuple[Merit, int], float]:
+        setting = self._setting
+        if len(self) >= _FEWEST_RUNS:
+            setting.expect(1, "validation", self._span)
+        setting.progress.begin(f"{self._name}, learning rate {rate:.3g}: validation problems")
+        curves = setting.curves(self._make(rate, self._span), "validation", self._span)
+        self[rate] = {
             (merit, horizon): _of_problems(curves.until(horizon), merit).mean().item()
             for merit in MERITS
-            for horizon in setting.horizons
+            for horizon in self._horizons
         }
-
-    rates = {}
-    for merit in MERITS:
-        for horizon in setting.horizons:
-            what = "sum of losses" if merit == "sum" else "final loss"
-            try:
-                rates[merit, horizon] = tune(lambda rate, key=(merit, horizon): scores(rate)[key], _START)  # type: ignore[misc]
-            except ValueError as error:
-                raise MetaOptError(
-                    f"{name} cannot be tuned for its {what} over {horizon} steps: {error}; choose other --baselines"
-                ) from error
-    return rates
+        return self[rate]
 
 
 def tune(score: Callable[[float], float], start: float) -> float:
@@ -323,14 +351,15 @@ def tune(score: Callable[[float], float], start: float) -> float:
     return start * 10 ** (best / _FINE)
 
 
-def _tested(setting: Setting, optimizer: InnerOptimizer) -> tuple[Curves, float]:
-    """Curves on the test problems, and seconds per step and problem."""
+def _tested(setting: Setting, optimizer: InnerOptimizer, span: int | None = None) -> tuple[Curves, float]:
+    """Curves on the test problems over so many steps, and seconds per step and problem."""
+    steps = span or max(setting.horizons)
     replace(setting, progress=Progress()).run(
         optimizer, "test", 1, 1, setting.seed, held_back=setting.held_back
     )  # warm up
     started = time.perf_counter()
-    curves = setting.curves(optimizer, "test").cpu()
-    return curves, (time.perf_counter() - started) / (setting.num_problems * max(setting.horizons))
+    curves = setting.curves(optimizer, "test", steps).cpu()
+    return curves, (time.perf_counter() - started) / (setting.num_problems * steps)
 
 
 def _run(curves: Curves, learning_rate: float | None, seconds_per_step: float) -> Outcome:

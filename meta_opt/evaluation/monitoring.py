@@ -19,7 +19,7 @@ from meta_opt.evaluation.landscapes import Panel, landscape_figure, panel_of
 from meta_opt.inner_loop.episodes import Curves
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.problems import layout_of
-from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.contract import InnerOptimizer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

@@ -81,6 +81,7 @@ class Report:
             known = entry.validation
             plain["validation"] = known and {merit: _finite(value) for merit, value in known.items()}
         else:
+            plain["tuned"] = entry.tuned
             plain["tuned_for"] = {merit: _merits(entry.runs[merit]) for merit in MERITS}
         plain["loss_mean"] = [_finite(value) for value in run.loss_mean.tolist()]
         plain["loss_sem"] = [_finite(value) for value in run.loss_sem.tolist()]
@@ -101,7 +102,7 @@ class Report:
             "-" * (width + 83),
         ]
         for entry in comparison.entries:
-            name = entry.name if len(entry.name) <= width else f"…{entry.name[1 - width :]}"
+            name = _short(entry, width)
             groups = []
             for merit in MERITS:
                 rate = entry.runs[merit].learning_rate
@@ -119,7 +120,7 @@ class Report:
         width = min(17, max(len("optimizer"), *(len(entry.name) for entry in entries)))
         lines = [f"{'optimizer':{width}}  {'µs per step':>12}  {'meta-training: optimizee steps':>31}  {'seconds':>9}"]
         for entry in entries:
-            name = entry.name if len(entry.name) <= width else f"…{entry.name[1 - width :]}"
+            name = _short(entry, width)
             line = f"{name:{width}}  {1e6 * entry.runs['final'].seconds_per_step:>12.1f}"
             if cost := self.costs.get(entry.name):
                 line += f"  {cost.optimizee_steps:>31,}  {cost.seconds:>9,.0f}"
@@ -250,6 +251,13 @@ def _merits(run: Outcome) -> dict[str, Any]:
         value, sem = run.merits[merit]
         plain |= {merit: _finite(value), f"{merit}_sem": _finite(sem)}
     return plain
+
+
+def _short(entry: Entry, width: int) -> str:
+    """Of a path the end, of a baseline the beginning: its learning rate has a column."""
+    if len(entry.name) <= width:
+        return entry.name
+    return f"…{entry.name[1 - width :]}" if entry.kind == "learned" else f"{entry.name[: width - 1]}…"
 
 
 def _finite(value: float) -> float | None:

@@ -38,7 +38,7 @@ from meta_opt.optimizees.checking import LOGGED, check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
-from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.checking import check_class, check_step
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 from meta_opt.saved.costs import Cost, read_cost

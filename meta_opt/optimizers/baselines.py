@@ -1,185 +1,173 @@
 """Hand-made inner optimizers: ``torch.optim`` itself, applied to θ of B problems.
 
-SGD, momentum, RMSprop and Adam work coordinate by coordinate, so the tensor [B, N] is one parameter to them. Muon works
-on the matrices of each problem.
+Most work coordinate by coordinate, so that the tensor [B, N] is one parameter to them. The others get the tensors of
+each problem in their shapes.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import InnerOptimizer, Scope, Step
-from meta_opt.optimizers.quasi_newton import BFGS, LBFGS, Newton
+from meta_opt.optimizers.schedules import Factor
 
 
-class Baseline(InnerOptimizer):
-    """A ``torch.optim`` optimizer with fixed hyperparameters. Its state is the optimizer object itself."""
+@dataclass
+class Running:
+    """``torch.optim`` optimizers at work, a state that changes in place.
 
-    reads = frozenset({"grad", "params"})
-    scope: Scope = "coordinate"
-
-    def __init__(self, optimizer_class: type[torch.optim.Optimizer], lr: float, **options: Any) -> None:
-        """Choose ``optimizer_class(params, lr=lr, **options)``."""
-        self.optimizer_class = optimizer_class
-        self.options = {"lr": lr, **options}
-
-    def init_state(self, layout: Layout, num_problems: int) -> None:
-        """Nothing yet: ``torch.optim`` wants the parameters first."""
-        return
-
-    def step(self, evaluation: Evaluation, state: torch.optim.Optimizer | None, noise: Generator | None = None) -> Step:
-        """One step of the ``torch.optim`` optimizer; unlike a learned optimizer's, the state changes in place."""
-        if state is None:
-            state = self.optimizer_class([torch.empty_like(evaluation.params)], **self.options)
-        param = state.param_groups[0]["params"][0]
-        param.copy_(evaluation.params)
-        param.grad = evaluation.grad
-        state.step()
-        return Step(param - evaluation.params, state)
-
-
-class Muon(InnerOptimizer):
-    """``torch.optim.Muon`` for matrices and filters (a row for each output channel), ``torch.optim.Adam`` for the rest.
-
-    One learning rate for both, as steps of Muon are scaled to the size of Adam's (``adjust_lr_fn="match_rms_adamw"``).
-    No weight decay. The state is the layout, then θ [B, N] with the optimizers that work on views of it.
+    Attributes:
+        params: θ, [B, N], on views of which they work.
+        grads: [B, N], views of which are the ``.grad`` of these.
+        optimizers: They.
+        rates: The learning rate of each before the schedule.
+        time: How many steps they have taken.
     """
 
+    params: Tensor
+    grads: Tensor
+    optimizers: Sequence[torch.optim.Optimizer]
+    rates: Sequence[float]
+    time: int = 0
+
+
+class TorchOptimizer(InnerOptimizer):
+    """Optimizers of ``torch.optim`` on θ. Their state is the layout, and after the first step :class:`Running`."""
+
     reads = frozenset({"grad", "params"})
-    scope: Scope = "tensor"
 
-    def __init__(self, lr: float) -> None:
-        """Choose the learning rate."""
-        self.lr = lr
+    def __init__(self, factor: Factor | None = None) -> None:
+        """Choose the schedule.
 
-    def init_state(self, layout: Layout, num_problems: int) -> Layout | _MuonState:
+        Args:
+            factor: What learning rates are multiplied by in step t; None for constant ones.
+        """
+        self.factor = factor
+
+    def init_state(self, layout: Layout, num_problems: int) -> Layout | Running:
         """The layout: ``torch.optim`` wants the parameters before there is more."""
         return layout
 
-    def step(self, evaluation: Evaluation, state: Layout | _MuonState, noise: Generator | None = None) -> Step:
-        """One step of both; the state changes in place."""
+    def step(self, evaluation: Evaluation, state: Layout | Running, noise: Generator | None = None) -> Step:
+        """One step; unlike a learned optimizer's, the state changes in place."""
         if isinstance(state, Layout):
-            state = _MuonState.of(state, evaluation.params, self.lr)
+            params, grads = (torch.empty_like(evaluation.params) for _ in range(2))
+            optimizers = self.make(state, params, grads)
+            state = Running(params, grads, optimizers, [each.param_groups[0]["lr"] for each in optimizers])
         state.params.copy_(evaluation.params)
         state.grads.copy_(evaluation.grad)
-        for optimizer in state.optimizers:
+        for optimizer, rate in zip(state.optimizers, state.rates, strict=True):
+            if self.factor is not None:
+                optimizer.param_groups[0]["lr"] = rate * self.factor(state.time)
             optimizer.step()
+        state.time += 1
         return Step(state.params - evaluation.params, state)
 
+    @abstractmethod
+    def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:
+        """Optimizers, with one group of parameters each, of views of ``params`` whose gradients are of ``grads``.
 
-@dataclass(frozen=True)
-class _MuonState:
-    params: Tensor  # [B, N]
-    grads: Tensor  # [B, N], views of which are the .grad of views of params
-    optimizers: tuple[torch.optim.Optimizer, ...]
+        Args:
+            layout: The layout of the N coordinates.
+            params: [B, N].
+            grads: [B, N].
+        """
 
-    @classmethod
-    def of(cls, layout: Layout, like: Tensor, lr: float) -> _MuonState:
-        params, grads = torch.empty_like(like), torch.empty_like(like)
+
+class Baseline(TorchOptimizer):
+    """An optimizer that works coordinate by coordinate: all of θ is one parameter."""
+
+    scope: Scope = "coordinate"
+
+    def __init__(
+        self,
+        optimizer_class: type[torch.optim.Optimizer],
+        lr: float,
+        *,
+        factor: Factor | None = None,
+        **options: Any,
+    ) -> None:
+        """Choose ``optimizer_class(params, lr=lr, **options)``, and the factor of ``lr``."""
+        super().__init__(factor)
+        self.optimizer_class = optimizer_class
+        self.options = {"lr": lr, **options}
+
+    def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:
+        """See :meth:`TorchOptimizer.make`."""
+        params.grad = grads
+        return [self.optimizer_class([params], **self.options)]
+
+
+class BaselineOfTensors(Baseline):
+    """An optimizer that looks at whole tensors, or at all of them: one for each problem."""
+
+    scope: Scope = "problem"
+
+    def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:
+        """See :meth:`TorchOptimizer.make`."""
+        made = []
+        for row, grad_row in zip(params, grads, strict=True):
+            tensors = layout.unflatten(row)
+            for tensor, grad in zip(tensors.values(), layout.unflatten(grad_row).values(), strict=True):
+                tensor.grad = grad
+            made.append(self.optimizer_class([*tensors.values()], **self.options))
+        return made
+
+
+class Muon(TorchOptimizer):
+    """``torch.optim.Muon`` for matrices and filters (rows are output channels), ``torch.optim.AdamW`` for the rest.
+
+    One learning rate for both, as steps of Muon are scaled to the size of Adam's (``adjust_lr_fn="match_rms_adamw"``).
+    """
+
+    scope: Scope = "tensor"
+    adjust = "match_rms_adamw"
+    rate_of_others = 1.0
+    filters = True
+
+    def __init__(self, lr: float, *, factor: Factor | None = None, weight_decay: float = 0.0) -> None:
+        """Choose the learning rate, its factor, and the decay that it is multiplied by."""
+        super().__init__(factor)
+        self.lr = lr
+        self.weight_decay = weight_decay
+
+    def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:
+        """See :meth:`TorchOptimizer.make`."""
         matrices: list[Tensor] = []
         others: list[Tensor] = []
-        for segment in layout.segments("tensor", tensors=True):
+        segments = layout.segments("tensor", tensors=True)
+        for segment, shape in zip(segments, layout.shapes, strict=True):
+            is_matrix = bool(segment.num_rows) and (self.filters or len(shape) == 2)
             columns = slice(segment.start, segment.stop)
             for tensor, grad in zip(params[:, columns], grads[:, columns], strict=True):
-                if segment.num_rows:
+                if is_matrix:
                     tensor, grad = (each.view(segment.num_rows, -1) for each in (tensor, grad))
                 tensor.grad = grad
-                (matrices if segment.num_rows else others).append(tensor)
-        optimizers: list[torch.optim.Optimizer] = []
+                (matrices if is_matrix else others).append(tensor)
+        decay = self.weight_decay
+        made: list[torch.optim.Optimizer] = []
         if matrices:
-            optimizers.append(torch.optim.Muon(matrices, lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+            made.append(torch.optim.Muon(matrices, self.lr, weight_decay=decay, adjust_lr_fn=self.adjust))
         if others:
-            optimizers.append(torch.optim.Adam(others, lr))
-        return cls(params, grads, tuple(optimizers))
+            made.append(torch.optim.AdamW(others, self.rate_of_others * self.lr, weight_decay=decay))
+        return made
 
 
-def sgd(lr: float) -> Baseline:
-    """Plain gradient descent."""
-    return Baseline(torch.optim.SGD, lr)
+class SpectralMuon(Muon):
+    """``torch.optim.Muon`` for matrices only, ``torch.optim.AdamW`` at 0.15 of its learning rate for the rest.
 
-
-def nesterov(lr: float) -> Baseline:
-    """Gradient descent with Nesterov momentum 0.9."""
-    return Baseline(torch.optim.SGD, lr, momentum=0.9, nesterov=True)
-
-
-def rmsprop(lr: float) -> Baseline:
-    """RMSprop with PyTorch's defaults."""
-    return Baseline(torch.optim.RMSprop, lr)
-
-
-def adam(lr: float) -> Baseline:
-    """Adam with PyTorch's defaults."""
-    return Baseline(torch.optim.Adam, lr)
-
-
-MakeBaseline = Callable[[float], InnerOptimizer]  # from its learning rate
-BASELINES: dict[str, MakeBaseline] = {"SGD": sgd, "Nesterov": nesterov, "RMSprop": rmsprop, "Adam": adam}
-OF_WHOLE_TENSORS: dict[str, MakeBaseline] = {"Muon": Muon, "LBFGS": LBFGS, "BFGS": BFGS, "Newton": Newton}
-
-
-def baseline(name: str) -> MakeBaseline:
-    """One of :data:`BASELINES` or :data:`OF_WHOLE_TENSORS`, or the class of ``torch.optim`` of that name.
-
-    Classes of ``torch.optim`` have PyTorch's defaults.
-
-    Raises:
-        MetaOptError: If there is none, or a class of ``torch.optim`` does not work coordinate by coordinate, on
-            gradients alone.
+    Steps of a matrix [r, c] have the spectral norm lr · √max(1, r/c) (``adjust_lr_fn="original"``), which means the
+    same at any width. So one learning rate, 0.06 under a cosine, does for many networks without any tuning.
     """
-    if name in BASELINES:
-        return BASELINES[name]
-    if name in OF_WHOLE_TENSORS:
-        return OF_WHOLE_TENSORS[name]
-    classes = {
-        key: value
-        for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
-    }
-    if name not in classes:
-        near = {key.lower(): key for key in [*classes, *BASELINES, *OF_WHOLE_TENSORS]}
-        nearest = difflib.get_close_matches(name.lower(), near, n=1)
-        hint = f"did you mean {near[nearest[0]]!r}? " if nearest else ""
-        raise MetaOptError(
-            f"no baseline is called {name!r}; {hint}There are {', '.join(BASELINES)}, BFGS, Newton and the classes of "
-            "torch.optim"
-        )
-    optimizer_class = classes[name]
-    if problem := _problem(optimizer_class):
-        raise MetaOptError(f"{name} cannot be a baseline: {problem}")
-    return lambda lr: Baseline(optimizer_class, lr)
 
-
-def _problem(optimizer_class: type[torch.optim.Optimizer]) -> str | None:
-    """Why a class can't be applied to θ of B problems as it is, if it can't: found by trying."""
-    grads = [torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([[0.3, 1.0], [-2.0, 0.1]])]
-
-    def run(rows: slice, columns: slice) -> Tensor:
-        param = torch.zeros_like(grads[0][rows, columns])
-        optimizer = optimizer_class([param], lr=0.1)  # type: ignore[call-arg]
-        for grad in grads:
-            param.grad = grad[rows, columns].clone()
-            optimizer.step()
-        return param
-
-    try:
-        together = run(slice(None), slice(None))
-        alone = [[run(slice(i, i + 1), slice(j, j + 1)).item() for j in range(2)] for i in range(2)]
-    except (TypeError, RuntimeError) as error:
-        if "closure" in str(error):
-            return "it evaluates the loss itself, through a closure"
-        if "dense gradients" in str(error):
-            return "it is for sparse gradients"
-        return " ".join(str(error).split())
-    if not torch.allclose(together, torch.tensor(alone)):
-        return "it does not work coordinate by coordinate, so that problems side by side would mix"
-    return None
+    adjust = "original"
+    rate_of_others = 0.15
+    filters = False

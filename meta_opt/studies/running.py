@@ -25,7 +25,7 @@ from meta_opt.meta_training.loading import load_learner
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems, problem_generator
-from meta_opt.optimizers.baselines import baseline
+from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_recipe
 

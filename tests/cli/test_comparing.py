@@ -26,6 +26,7 @@ from meta_opt.evaluation import compare, reports
 from meta_opt.evaluation.compare import Contestant, Mean
 from meta_opt.locks import locked
 from meta_opt.optimizees.problems import layout_of
+from meta_opt.optimizers.baseline_names import UNTUNED
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 
@@ -132,7 +133,7 @@ def test_what_results_json_holds(trained, meta_opt):
     assert found["optimizee_options"] == {"dimension": 2, "steepness": 1.0}
     assert (found["seed"], found["num_validation_problems"], found["other_horizons"]) == (0, 3, [])
     assert found["command"] == f"meta-opt compare --ckpt_path {BOWL} {' '.join(FEW)} --num_steps 4"
-    assert list(found["optimizers"]) == ["bowl/run_0", "SGD", "Nesterov", "RMSprop", "Adam"]
+    assert list(found["optimizers"]) == ["bowl/run_0", "SGD", "Nesterov", "RMSprop", "Adam", *UNTUNED]
     for name, entry in found["optimizers"].items():
         learned = name == "bowl/run_0"
         assert entry["kind"] == ("learned" if learned else "baseline")
@@ -150,7 +151,7 @@ def test_what_results_json_holds(trained, meta_opt):
             assert (entry["sum"], entry["final"]) == (tuned["sum"]["sum"], tuned["final"]["final"])
             assert tuned["final"]["sum"] == pytest.approx(sum(entry["loss_mean"][1:]))
             assert (entry["sum_sem"], entry["final_sem"]) == (tuned["sum"]["sum_sem"], tuned["final"]["final_sem"])
-    baselines = [entry for entry in found["optimizers"].values() if entry["kind"] == "baseline"]
+    baselines = [entry for entry in found["optimizers"].values() if entry.get("tuned")]
     best = min(entry["final"] for entry in baselines)
     assert found["optimizers"]["bowl/run_0"]["final_ratio"] == found["optimizers"]["bowl/run_0"]["final"] / best
     assert min(entry["steps_to_best_baseline_final"] or 99 for entry in baselines) <= 4

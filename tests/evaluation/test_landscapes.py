@@ -9,7 +9,7 @@ from PIL import Image
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.landscapes import check_two_parameters, landscape_figure, panel_of, save_animation
 from meta_opt.inner_loop.episodes import run_episodes
-from meta_opt.optimizers.baselines import adam, baseline
+from meta_opt.optimizers.baseline_names import adam, baseline
 from meta_opt_optimizees.landscape import Landscape
 from meta_opt_optimizees.quadratic import Quadratic
 

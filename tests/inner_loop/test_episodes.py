@@ -7,7 +7,7 @@ from problems_for_tests import Regression, Square
 from meta_opt.inner_loop import episodes
 from meta_opt.inner_loop.episodes import final_loss, run_episodes, unroll_lengths
 from meta_opt.optimizees.problems import Problems
-from meta_opt.optimizers.baselines import BASELINES, adam, sgd
+from meta_opt.optimizers.baseline_names import BASELINES, adam, sgd
 
 
 def test_unroll_lengths() -> None:

@@ -23,7 +23,7 @@ from meta_opt.optimizees.contract import Split, TensorDict
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.alpha_opt import AlphaOpt
-from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 

@@ -9,7 +9,7 @@ from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.problems import Problems
-from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 

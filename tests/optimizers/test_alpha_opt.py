@@ -13,7 +13,7 @@ from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.alpha_opt import AlphaOpt
-from meta_opt.optimizers.baselines import adam
+from meta_opt.optimizers.baseline_names import adam
 from meta_opt.testing import check_meta_gradient, optimizer_checks
 
 LAYOUT = Layout.of({"weight": torch.zeros(3, 2), "bias": torch.zeros(2), "empty": torch.zeros(0)})

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from meta_opt.optimizers.baselines import BASELINES, OF_WHOLE_TENSORS, baseline
+from meta_opt.optimizers.baseline_names import BASELINES, OF_CURVATURE, OF_MATRICES, baseline
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.testing.optimizers import inner_optimizer_checks
 
 # What each does not fulfil.
 EXCEPTIONS: dict[str, frozenset[str]] = {
-    **{name: frozenset() for name in [*BASELINES, *OF_WHOLE_TENSORS, "AdamW", "Adagrad", "NAdam"]},
+    **{name: frozenset() for name in [*BASELINES, *OF_MATRICES, *OF_CURVATURE, "AdamW", "Adagrad", "NAdam"]},
     "Newton": frozenset({"permuted_coordinates"}),  # it steps along one coordinate after the other
 }
 

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.baselines import BASELINES, OF_WHOLE_TENSORS, baseline
+from meta_opt.optimizers.baseline_names import BASELINES, OF_CURVATURE, OF_MATRICES, baseline
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.hierarchical_rnn import HierarchicalRNN
@@ -41,7 +41,7 @@ NETWORKS: dict[str, Callable[[], OptimizerNetwork]] = {
 }
 MAKES: dict[str, Callable[[], InnerOptimizer]] = {
     **NETWORKS,
-    **{name: partial(baseline(name), 0.01) for name in [*BASELINES, *OF_WHOLE_TENSORS]},
+    **{name: partial(baseline(name), 0.01) for name in [*BASELINES, *OF_MATRICES, *OF_CURVATURE]},
 }
 PROPERTIES = settings(derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 

@@ -9,7 +9,7 @@ from meta_opt.evaluation.compare import Setting, compare
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems
-from meta_opt.optimizers.baselines import baseline
+from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.optimizers.quasi_newton import BFGS, LBFGS, Newton
 from meta_opt_optimizees.quadratic import Quadratic

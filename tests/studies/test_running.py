@@ -14,7 +14,7 @@ from meta_opt.meta_training.estimators.first_order import first_order
 from meta_opt.meta_training.loading import load_learner
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Problems
-from meta_opt.optimizers.baselines import baseline
+from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.saved.recipes import load_optimizer
 from meta_opt.studies import running
 from meta_opt.studies.running import StoppedError, arguments, perform

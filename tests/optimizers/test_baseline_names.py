@@ -1,0 +1,196 @@
+"""Baselines by name: schedules, rates that are not tuned, options, and classes of other packages."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from problems_for_tests import Regression
+from torch import Tensor
+
+from meta_opt.errors import MetaOptError
+from meta_opt.evaluation.compare import Setting, compare
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizers.baseline_names import BASELINES, LONG, UNTUNED, HandMade, baseline, default_baselines
+from meta_opt.optimizers.baselines import Baseline, BaselineOfTensors, SpectralMuon
+from meta_opt.optimizers.contract import InnerOptimizer
+from meta_opt.optimizers.schedules import Schedule
+
+
+class Whole(torch.optim.Optimizer):
+    """Steps of the length lr along the gradient of everything."""
+
+    def __init__(self, params: list[Tensor], lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            norm = torch.stack([each.grad.norm() for each in group["params"]]).norm()
+            for each in group["params"]:
+                each -= group["lr"] * each.grad / norm
+
+
+def after(optimizer: InnerOptimizer, problems: Problems, steps: int) -> Tensor:
+    """θ after so many steps, [B, N]."""
+    params = problems.initial_params
+    state = optimizer.init_state(problems.layout, len(problems))
+    for _ in range(steps):
+        update, state, *_ = optimizer.step(problems.evaluate(params), state)
+        params = params + update
+    return params
+
+
+def problems(count: int = 2) -> Problems:
+    return Problems(Regression(), "test", range(count), seed=3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "warmup", "expected"),
+    [
+        ("constant", 0.0, [1.0, 1.0, 1.0, 1.0]),
+        ("cosine", 0.0, [1.0, 0.5 * (1 + math.cos(math.pi / 4)), 0.5, 0.5 * (1 - math.cos(math.pi / 4))]),
+        ("linear", 0.0, [1.0, 0.75, 0.5, 0.25]),
+        ("linear", 0.5, [0.5, 1.0, 1.0, 0.5]),
+        ("constant", 0.5, [0.5, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_schedules(shape: str, warmup: float, expected: list[float]) -> None:
+    factor = Schedule(shape, warmup).over(4)
+    assert [factor(t) for t in range(4)] == pytest.approx(expected)
+    assert factor(7) == factor(3)  # going on for longer does no harm
+
+
+def test_a_schedule_is_that_of_torch() -> None:
+    """torch.optim with CosineAnnealingLR on each problem alone."""
+    given, steps = problems(), 6
+    found = after(baseline("AdamW:cosine:weight_decay=0.1")(0.05, steps), given, steps)
+    for row in range(2):
+        alone = Problems(Regression(), "test", [row], seed=3)
+        theta = alone.initial_params.clone().requires_grad_()
+        optimizer = torch.optim.AdamW([theta], lr=0.05, weight_decay=0.1)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            theta.grad = alone.evaluate(theta.detach()).grad
+            optimizer.step()
+            scheduler.step()
+        torch.testing.assert_close(found[row], theta.detach()[0])
+
+
+def test_a_step_of_spectral_muon() -> None:
+    given = problems()
+    made = baseline("SpectralMuon")(0.06)
+    assert isinstance(made, SpectralMuon)
+    moved = after(made, given, 1) - given.initial_params
+    for name, change in given.layout.unflatten(moved).items():
+        for each in change:
+            if each.dim() == 2:
+                rows, columns = each.shape
+                assert torch.linalg.matrix_norm(each, 2).item() == pytest.approx(
+                    0.06 * math.sqrt(max(1.0, rows / columns)),
+                    rel=0.4,  # Newton-Schulz is rough
+                ), name
+            else:
+                torch.testing.assert_close(each.abs(), torch.full_like(each, 0.009), rtol=1e-3, atol=0.0)
+
+
+def test_optimizers_of_whole_problems_know_their_shapes() -> None:
+    made = baseline("Adafactor")(0.1)
+    assert isinstance(made, BaselineOfTensors)
+    given, steps = problems(), 3
+    found = after(made, given, steps)
+    for row in range(2):
+        alone = Problems(Regression(), "test", [row], seed=3)
+        tensors = {name: each[0].clone() for name, each in alone.layout.unflatten(alone.initial_params).items()}
+        optimizer = torch.optim.Adafactor([*tensors.values()], lr=0.1)
+        for _ in range(steps):
+            grad = alone.evaluate(alone.layout.flatten({name: each[None] for name, each in tensors.items()})).grad
+            for name, each in alone.layout.unflatten(grad).items():
+                tensors[name].grad = each[0]
+            optimizer.step()
+        torch.testing.assert_close(found[row], alone.layout.flatten(tensors))
+
+
+def test_a_class_of_another_package() -> None:
+    made = baseline(f"{__name__}.Whole:linear")(0.5, 4)
+    given = problems()
+    moved = after(made, given, 1) - given.initial_params
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((2,), 0.5))  # of each problem on its own
+
+
+def test_a_scheduled_baseline_runs_for_each_horizon() -> None:
+    setting = Setting(Regression(), [6, 12], num_problems=3, num_validation_problems=2, seed=3)
+    make = baseline("Adam:cosine")
+    comparisons = compare(setting, {}, {"Adam:cosine": make})
+    for comparison in comparisons:
+        (entry,) = comparison.entries
+        rate = entry.runs["final"].learning_rate
+        assert rate is not None
+        steps = comparison.num_steps
+        alone = run_episodes(Regression(), make(rate, steps), "test", 3, steps, seed=3)
+        assert entry.merit("final").value == alone.final.mean().item()
+        scores = [
+            run_episodes(
+                Regression(), baseline("Adam:cosine")(each, steps), "validation", 2, steps, seed=3
+            ).final.mean()
+            for each in (rate, rate * 10**0.25, rate * 10**-0.25)
+        ]
+        assert scores[0] == min(scores)
+
+
+def test_what_is_not_tuned_is_no_measure() -> None:
+    setting = Setting(Regression(), [6], num_problems=3, num_validation_problems=2, seed=3)
+    names = ["SGD", "SGD:lr=1e-9"]
+    (comparison,) = compare(setting, {}, {name: baseline(name) for name in names})
+    tuned, fixed = comparison.entries
+    assert (tuned.tuned, fixed.tuned) == (True, False)
+    assert fixed.runs["sum"].learning_rate == fixed.runs["final"].learning_rate == 1e-9
+    assert comparison.ratio(tuned, "final") == 1.0
+    assert comparison.ratio(fixed, "final") > 1.0
+    (alone,) = compare(setting, {}, {"SGD:lr=1e-9": baseline("SGD:lr=1e-9")})
+    assert alone.ratio(alone.entries[0], "final") == 1.0  # there is nothing else
+
+
+def test_defaults() -> None:
+    assert default_baselines(LONG) == ["SGD", "Nesterov", "RMSprop", "Adam", *UNTUNED]
+    assert default_baselines(LONG + 1) == ["Adam", "AdamW:cosine", "Nesterov:cosine", "Muon:cosine", *UNTUNED]
+    assert all(isinstance(baseline(name), HandMade) for name in default_baselines(LONG + 1))
+    assert [baseline(name).lr for name in UNTUNED] == [0.001, 0.06]
+
+
+def test_options() -> None:
+    made = baseline("Nesterov:weight_decay=0.1:momentum=0.5")(0.2)
+    assert isinstance(made, Baseline)
+    assert made.options == {"lr": 0.2, "momentum": 0.5, "nesterov": True, "weight_decay": 0.1}
+    assert baseline("Adam:warmup").schedule == Schedule("constant", 0.05)
+    assert baseline("Adam:cosine:warmup=0.2").schedule == Schedule("cosine", 0.2)
+    assert BASELINES["Adam"].lr is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Adam:cosin", "'cosin' is no schedule; did you mean 'cosine'?"),
+        ("Adam:", "'' is no schedule"),
+        ("Adam:lr=fast", "lr must be a number, not 'fast'"),
+        ("Adam:lr=-1", "lr must be more than 0, not -1"),
+        ("Adam:lr=nan", "lr must be more than 0, not nan"),
+        ("Adam:warmup=1", "warmup is a part of the steps, from 0 to less than 1, not 1"),
+        ("Adam:momentum=0.9", "unexpected keyword argument 'momentum'"),
+        ("Adam:weight_decay=-1", "Invalid weight_decay value"),
+        ("Muon:momentum=0.9", "unexpected keyword argument 'momentum'"),
+        ("LBFGS:cosine", "LBFGS takes no schedule and no options"),
+        ("Adm:cosine", "no baseline is called 'Adm'; did you mean 'Adam'?"),
+        ("no_such_package.SOAP", "cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
+        ("torch.nothing", "cannot be imported"),
+        ("os.system", "it is no class of torch.optim.Optimizer"),
+        (".Adam", "cannot be imported"),
+        ("SparseAdam:cosine", "it is for sparse gradients"),
+    ],
+)
+def test_what_is_no_baseline(name: str, message: str) -> None:
+    with pytest.raises(MetaOptError) as error:
+        baseline(name)
+    assert message in str(error.value)
