@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from meta_opt import __version__, registry
+from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.defaults import NEWEST, PRECISIONS, checkpoint_path, find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.launched import find_launch
@@ -36,7 +37,7 @@ def run(options: list[str]) -> int:
     """Compare; returns the exit status."""
     if (launch := find_launch()) is not None and launch.processes > 1:
         raise MetaOptError(f"compare runs in one process, and {launch.by} has started {launch.processes}")
-    torch.set_flush_denormal(True)  # as in training, or the same problems would not give the very same losses
+    flush_denormals()  # as in training, or the same problems would not give the very same losses
     said, options = options, with_dotted_paths(options, "compare")
     paths = checkpoints_asked(options)
     command = f"meta-opt compare {shlex.join(again(said, class_asked(options, 'optimizee')))}"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from meta_opt import registry
+from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.comparing import Bar, again, checkpoints_asked, class_asked, device_of
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
@@ -28,7 +29,7 @@ _DEFAULT_OPTIMIZEE = "landscape"
 
 def run(options: list[str]) -> int:
     """Draw; returns the exit status."""
-    torch.set_flush_denormal(True)
+    flush_denormals()
     said, options = options, with_dotted_paths(options, "landscape")
     paths = checkpoints_asked(options)
     chosen = class_asked(options, "optimizee") or registry.load("optimizee", _DEFAULT_OPTIMIZEE)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from meta_opt.cli import main
+from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.studies.running import StoppedError, perform
 from meta_opt.studies.workers import serve
 
@@ -22,5 +23,5 @@ def _perform(work: Mapping[str, Any], run: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    flush_denormals()
     serve(_perform)

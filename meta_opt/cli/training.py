@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from meta_opt import __version__, registry
 from meta_opt.cli import HELP, LESS_MEMORY, launched
+from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
 from meta_opt.cli.files import with_dotted_paths
@@ -52,7 +53,7 @@ TRAINER_DEFAULTS = {
 
 def run(command: str, options: list[str]) -> int:
     """Run ``fit``, ``validate`` or ``test``; returns the exit status."""
-    torch.set_flush_denormal(True)  # squares of tiny gradients are slow; before there are threads, which inherit it
+    flush_denormals()
     _quiet()
     argv = sys.argv
     sys.argv = [argv[0], command, *options]  # what DDP starts the other processes with

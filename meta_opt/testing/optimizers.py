@@ -222,7 +222,7 @@ def recommended_settings(optimizer: OptimizerNetwork) -> None:
     known: dict[str, type] = {"model": MetaLearner, "model.estimator": FirstOrder, "optimizer": type(optimizer)}
     for option in optimizer.recommended_settings():
         part, _, argument = option.rpartition(".")
-        there = part in known and argument in inspect.signature(known[part]).parameters
+        there = part in known and argument in inspect.signature(known[part].__init__).parameters  # type: ignore[misc]
         assert there, f"{name} recommends a setting {option}, but there is no such option"
 
 

@@ -76,7 +76,7 @@ BROKEN = {
     "a bug": ("def f():\n    return 1 / 0\nf()", "ZeroDivisionError: division by zero (bad.py:3, bad.py:2 in f)"),
     "recursion": ("def f(): f()\nf()", "does not import: RecursionError"),
     "syntax": ("def f(:", "does not import: SyntaxError: invalid syntax (bad.py, line 1)"),
-    "null bytes": ("x = 1\0", "does not import: SyntaxError"),
+    "null bytes": ("x = 1\0", "null bytes"),
     "escape codes": ("raise ValueError('\\x1b[31mred\\x07')", "does not import: ValueError: [31mred"),
     "a long text": ("raise ValueError('x' * 9999)", "does not import: ValueError: xxx"),
     "an empty file": ("", "does not import: AttributeError: module 'bad' has no attribute 'A'"),

@@ -24,7 +24,7 @@ RUBBISH: dict[str, tuple[bytes, str]] = {
     "as a path": ((LAUGHS + "ckpt_path: *i\n").encode(), "stands for more than 100000 values"),
     "goes round": (b"model: &a [*a]\n", "stands for more than 100000 values"),
     "deep": (b"model: " + b"[" * 500 + b"]" * 500, "nested more than 32 deep"),
-    "deeper": (b"model: " + b"[" * 50_000, "Problems parsing config"),
+    "deeper": (b"model: " + b"[" * 50_000, "config"),
     "deep optimizee": (b"optimizee: " + b"{a: " * 5000 + b"}" * 5000, "nested more than 32 deep"),
     "long": (b"optimizee: " + b"x" * 300_000, "has 300011 characters"),
     "very long": (b"#" * 1_000_000, "has 1000000 bytes"),
