@@ -34,10 +34,12 @@ from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_pl
 from meta_opt.cli.processes import Companions, Processes, starts_processes
 from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
 from meta_opt.evaluation.monitoring import ValidationCurves
+from meta_opt.evaluation.reference import Reference
 from meta_opt.memory import bounded, shortage
 from meta_opt.messages import clipped, own_frames
-from meta_opt.meta_training.callbacks import Interruption, Progress, RunCheckpoint, RunFolder, StopWhenStale
+from meta_opt.meta_training.callbacks import Interruption, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.meta_training.progress import Progress
 from meta_opt.saved.runs import Run, relative
 
 _MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
@@ -93,6 +95,7 @@ class MetaOptCLI(LightningCLI):
         self._processes = Processes()
         self._companions = Companions(self._processes, self._how_to_start_again)
         self._folder: RunFolder | None = None
+        self._reference = Reference()
         arguments = with_dotted_paths(options, command)
         self._defaults = find_defaults(command, arguments)
         about = {
@@ -224,7 +227,7 @@ class MetaOptCLI(LightningCLI):
             run=Run.containing(defaults.checkpoint) if defaults.checkpoint else None,
             logger=config.get("logger") in (None, True),
         )
-        return [self._folder, ValidationCurves()]
+        return [self._folder, self._reference, ValidationCurves(self._reference)]
 
     def _config_text(self) -> str:
         """The settings of this run, as --config reads them; without the checkpoint, so that it starts anew."""
@@ -340,6 +343,8 @@ class MetaOptCLI(LightningCLI):
         if self.model.skipped == self.model.episode and not interrupted:
             print("nothing was learned")
             self.status = 1
+        elif (best_ratio := self._reference.best) is not None:
+            print(_how_good(best_ratio, self.model, self.trainer.max_epochs))
         best, last = (run.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
         shown = [("best checkpoint", best), ("last checkpoint", last), ("config", run.checkpoints / "config.yaml")]
         for title, path in [*shown, ("TensorBoard log", run.logs)]:
@@ -438,6 +443,15 @@ def _check_trainer(config: dict[str, Any]) -> None:
         raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
     if (config.get("accumulate_grad_batches") or 1) > 1:
         raise MetaOptError("trainer.accumulate_grad_batches accumulates no meta-gradient: set model.num_problems")
+
+
+def _how_good(ratio: float, model: MetaLearner, max_epochs: int | None) -> str:
+    """The best validation against Adam, and what to try where that is no better."""
+    text = f"at its best {ratio:.2g} times the loss of tuned Adam on the validation problems"
+    if ratio < 1.0:
+        return text
+    longer = f"--trainer.max_epochs {2 * max_epochs}" if max_epochs and max_epochs > 0 else "more epochs"
+    return f"{text}: no better; try {longer} or --model.lr {model.lr / 3:.2g}"
 
 
 def _listed(value: Any) -> list[Any]:

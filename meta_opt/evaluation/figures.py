@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from meta_opt.evaluation.compare import Comparison
 from meta_opt.inner_loop.episodes import Curves
@@ -35,36 +36,67 @@ _MARKERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def loss_figure(learned: Curves, reference: Curves, *, title: str, reference_label: str) -> Figure:
-    """Loss over optimizee steps of the learned optimizer and a reference; on a log scale where all are positive.
+def loss_figure(
+    means: Mapping[int, Tensor], reference: Curves | None, title: str, reference_label: str, *, shown: int = 12
+) -> Figure:
+    """Mean loss over optimizee steps at each validation, from pale to dark, and of a reference.
 
-    Lines are means over problems, bands reach from the 10th to the 90th percentile.
+    Args:
+        means: By the number of episodes of meta-training, [steps + 1]; the last one is drawn thick.
+        reference: Dashed, with a band from the 10th to the 90th percentile of problems.
+        title: Of the figure.
+        reference_label: In the legend.
+        shown: At most so many validations are drawn, evenly spread.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for curves, label, color, style, order in (
-        (learned, "learned optimizer", _LEARNED, "-", 3),
-        (reference, reference_label, _REFERENCE, "--", 2),
-    ):
-        losses = curves.losses.detach().cpu().double()
-        steps = range(len(losses))
+    episodes = sorted(means)
+    every = -(-len(episodes) // shown)
+    drawn = episodes[::-1][::every][::-1]
+    lowest = [float(means[episode].nan_to_num(1.0).min()) for episode in drawn]
+    for index, episode in enumerate(drawn):
+        last = episode == drawn[-1]
+        axes.plot(
+            means[episode].double().numpy(),
+            color=_LEARNED if last else colormaps["Reds"](0.2 + 0.5 * index / len(drawn)),
+            linewidth=2.2 if last else 1.0,
+            label=f"learned, {episode} episodes" if last or index == 0 else None,
+            zorder=4 if last else 3,
+        )
+    if reference is not None:
+        losses = reference.losses.detach().cpu().double()
         low, high = torch.quantile(losses, torch.tensor([0.1, 0.9], dtype=torch.float64), dim=1)
-        axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0, zorder=order)
-        axes.plot(steps, losses.mean(1), color=color, linestyle=style, linewidth=2, label=label, zorder=order)
-    if all(float(curves.losses.nan_to_num(1.0).min()) > 0.0 for curves in (learned, reference)):
+        mean = losses.mean(1)
+        lowest.append(float(mean.nan_to_num(1.0).min()))
+        floor = low.clamp_min(1e-3 * mean.abs().min())  # a band that reaches zero has no end on a log scale
+        axes.fill_between(range(len(losses)), floor, high, color=_REFERENCE, alpha=0.15, linewidth=0, zorder=1)
+        axes.plot(mean, color=_REFERENCE, linestyle="--", linewidth=2, label=reference_label, zorder=2)
+    if min(lowest) > 0.0:
         axes.set_yscale("log")
-    axes.set_xlim(0, len(learned.losses) - 1)
+        _plain_ticks(axes)
+    axes.set_xlim(0, max(len(means[episodes[-1]]) - 1, 1))
     axes.set_xlabel("optimizee step")
-    axes.set_ylabel("loss")
-    num_problems = learned.losses.shape[1]
-    axes.set_title(f"{title} (mean of {num_problems} problems, 10 % to 90 %)", fontsize="medium", loc="left")
+    axes.set_ylabel("mean loss on validation problems")
+    axes.set_title(title, fontsize="medium", loc="left")
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize="small")
     return figure
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Ticks such as 0.3 on a logarithmic axis, as powers only where there would be many zeros."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    low, high = axes.get_ylim()
+    many = math.log10(high / low) > 2.5
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if many else (1.0, 2.0, 3.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter("")
 
 
 def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_problems: int, command: str) -> Figure:
@@ -82,6 +114,7 @@ def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_prob
         axes.set_title(f"{title}, {comparison.num_steps} steps", loc="left", fontweight="bold")
     low, high = _limits(comparisons)
     panels[0].set_ylim(low, high)
+    _plain_ticks(panels[0])
     panels[0].set_ylabel("mean loss on test problems")
     caption = (
         f"Bands: 95 % confidence of the mean over {num_problems} problems. "
@@ -120,8 +153,10 @@ def _draw(axes: Axes, comparison: Comparison) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     ends = [float(entry.runs["final"].finals[-1].nan_to_num(math.inf)) for entry in comparison.entries]
-    order_of_ends = sorted(range(len(ends)), key=ends.__getitem__, reverse=True)
-    handles = [axes.lines[index] for index in order_of_ends]  # in the order in which the lines arrive
+    learned = [entry.kind == "learned" for entry in comparison.entries]
+    # Learned ones first, each kind in the order in which its lines arrive.
+    indices = sorted(range(len(ends)), key=lambda index: (not learned[index], -ends[index]))
+    handles = [axes.lines[index] for index in indices]
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.2)
 
 

@@ -1,42 +1,58 @@
-"""What TensorBoard shows beside the scalars: a figure and a loss curve at every validation, and the hyperparameters."""
+"""What TensorBoard shows beside the scalars: figures of every validation, and the hyperparameters, over episodes."""
 
 from __future__ import annotations
 
 import errno
+import inspect
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from meta_opt import registry
 from meta_opt.evaluation.figures import loss_figure
 from meta_opt.evaluation.landscapes import Panel, landscape_figure, panel_of
+from meta_opt.evaluation.reference import Reference
 from meta_opt.inner_loop.episodes import Curves
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.problems import layout_of
 from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.contract import InnerOptimizer
 
+_VARIED = ("lr", "num_steps", "unroll_length", "num_problems", "meta_loss", "seed")  # of meta-training
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class ValidationCurves(Callback):
-    """Draws the validation curves of a :class:`MetaLearner` beside Adam's.
+    """Draws the curves of all validations of a :class:`MetaLearner`, beside Adam's, at each of them.
 
-    Every validation adds a figure, and a run of its own (``curves/episode_NNNNN``) with the mean loss over optimizee
-    steps, so that TensorBoard lays the curves of all validations over each other.
+    Beside it a histogram of the final losses of the problems, paths where θ can be drawn, and the hyperparameters.
     """
 
-    def __init__(self) -> None:
-        """The reference is run once, when it is first needed."""
-        self._reference: Curves | None = None
+    def __init__(self, reference: Reference) -> None:
+        """Remember whose curves to draw beside.
+
+        Args:
+            reference: A callback of the same trainer.
+        """
+        self._reference = reference
+        self._means: dict[int, Tensor] = {}  # mean losses of the validation after so many episodes
         self._hyperparameters_logged = False
         self._failed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves so far."""
+        return {"means": {episode: means.tolist() for episode, means in self._means.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from them."""
+        self._means = {episode: torch.tensor(means) for episode, means in state_dict["means"].items()}
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -44,10 +60,13 @@ class ValidationCurves(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not isinstance(pl_module, MetaLearner):
             return
         curves = pl_module.validation_curves
-        if curves is None or not isinstance(trainer.logger, TensorBoardLogger):
+        if curves is None:
+            return
+        self._means[pl_module.episode] = curves.losses.mean(1).cpu()
+        if not isinstance(trainer.logger, TensorBoardLogger):
             return
         try:
-            self._draw(trainer, pl_module, curves)
+            self._draw(trainer.logger, pl_module, curves)
         except Exception as error:  # whatever a drawing library raises: a figure never ends training
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise  # the log is not the figure's, and checkpoints will not be written, either
@@ -55,35 +74,25 @@ class ValidationCurves(Callback):
                 warnings.warn(f"the validation figure cannot be drawn: {type(error).__name__}: {error}", stacklevel=1)
             self._failed = True
 
-    def _draw(self, trainer: Trainer, pl_module: MetaLearner, curves: Curves) -> None:
-        assert isinstance(trainer.logger, TensorBoardLogger)
-        writer: SummaryWriter = trainer.logger.experiment
-        folder = Path(trainer.logger.log_dir) / "curves"
-        name = registry.name_of(type(pl_module.optimizee)).rpartition(".")[2]
-        episode = pl_module.episode
-        reference_label = f"Adam, learning rate {pl_module.reference_lr:g}"
-        if self._reference is None:
-            self._reference = pl_module.reference_curves()
-            _write_curve(folder / "adam", self._reference)
-        title = f"{name} after {episode} episodes"
-        writer.add_figure(
-            "validation",
-            loss_figure(curves, self._reference, title=title, reference_label=reference_label),
-            trainer.global_step,
-        )
-        _write_curve(folder / f"episode_{episode:05d}", curves)
-        if layout_of(pl_module.optimizee).num_coordinates == 2:
-            optimizers = {"learned optimizer": pl_module.trained, reference_label: adam(pl_module.reference_lr)}
-            figure = landscape_figure(_panels(pl_module, optimizers), caption=title)
-            writer.add_figure("paths", figure, trainer.global_step)
-        self._log_hyperparameters(trainer.logger, pl_module, curves, trainer.global_step)
-
-    def _log_hyperparameters(self, logger: TensorBoardLogger, module: MetaLearner, curves: Curves, step: int) -> None:
+    def _draw(self, logger: TensorBoardLogger, module: MetaLearner, curves: Curves) -> None:
+        writer: SummaryWriter = logger.experiment
+        episode = module.episode
+        name = registry.name_of(type(module.optimizee)).rpartition(".")[2]
+        title, reference = f"{name} after {episode} episodes", self._reference
+        label = "" if reference.lr is None else f"Adam, learning rate {reference.lr:.2g}"
+        writer.add_figure("validation", loss_figure(self._means, reference.curves, title, label), episode)
+        if (finals := curves.final[curves.final.isfinite()]).numel():
+            writer.add_histogram("validation/final_loss", finals.cpu(), episode)
+        if layout_of(module.optimizee).num_coordinates == 2:
+            optimizers: dict[str, InnerOptimizer] = {"learned optimizer": module.trained}
+            if reference.lr is not None:
+                optimizers[label] = adam(reference.lr)
+            writer.add_figure("paths", landscape_figure(_panels(module, optimizers), caption=title), episode)
         final = {"hp/final_loss": float(curves.final.mean())}
         if self._hyperparameters_logged:
-            logger.log_metrics(final, step)
+            logger.log_metrics(final, episode)
         else:
-            logger.log_hyperparams(_flat(module.recipe()), final, step)
+            logger.log_hyperparams(_varied(module), final, episode)
             self._hyperparameters_logged = True
 
 
@@ -106,17 +115,18 @@ def _panels(module: MetaLearner, optimizers: Mapping[str, InnerOptimizer]) -> li
     ]
 
 
-def _write_curve(folder: Path, curves: Curves) -> None:
-    with SummaryWriter(str(folder)) as writer:
-        for step, loss in enumerate(curves.losses.mean(1).tolist()):
-            writer.add_scalar("validation/loss", loss, step)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves
+def _varied(module: MetaLearner) -> dict[str, Any]:
+    """What people vary: what is trained on what, options of these that are not the defaults, a few of meta-training."""
+    recipe = module.recipe()
+    varied: dict[str, Any] = {}
+    for kind, made in (
+        ("optimizee", module.optimizee),
+        ("optimizer", module.optimizer),
+        ("estimator", module.estimator),
+    ):
+        varied[kind] = registry.name_of(type(made)).rpartition(".")[2]
+        parameters = inspect.signature(type(made).__init__).parameters
+        for name, value in recipe[kind]["init_args"].items():
+            if name not in parameters or value != parameters[name].default:
+                varied[f"{kind}.{name}"] = value
+    return varied | {f"model.{name}": recipe["model"][name] for name in _VARIED}

@@ -155,15 +155,21 @@ class Report:
                             rows.writerow((*head, run.learning_rate, step, mean, sem))
 
     def _write_tensorboard(self, folder: Path) -> None:
-        """One run per optimizer, whose curves have the same tag, so that TensorBoard lays them over each other."""
+        """One run per optimizer, whose curves have the same tag, so that TensorBoard lays them over each other.
+
+        Logarithms, where all losses have one: on TensorBoard's linear axis those of the best would lie on zero.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
+        curves = [entry.runs["final"].loss_mean for each in self.comparisons for entry in each.entries]
+        has_logs = all(bool((curve[curve.isfinite()] > 0).all()) for curve in curves)
+        tag = "log10 of the loss" if has_logs else "loss"
         for index, entry in enumerate(self.comparisons[0].entries):
             with SummaryWriter(str(folder / entry.name.lstrip("/"))) as writer:
                 for comparison in self.comparisons:
                     curve = comparison.entries[index].runs["final"].loss_mean
-                    for step, loss in enumerate(curve.tolist()):
-                        writer.add_scalar(f"loss/{comparison.num_steps}_steps", loss, step)
+                    for step, loss in enumerate((curve.log10() if has_logs else curve).tolist()):
+                        writer.add_scalar(f"{tag}/{comparison.num_steps}_steps", loss, step)
 
 
 def _remove_leftovers(parent: Path) -> None:

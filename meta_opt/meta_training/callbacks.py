@@ -8,13 +8,13 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from meta_opt.errors import MetaOptError, StorageError
@@ -24,13 +24,12 @@ from meta_opt.saved.recipes import RUN_SETTINGS
 from meta_opt.saved.runs import Run, relative
 
 
-class Progress(TQDMProgressBar):
-    """A progress bar of one line, in a terminal and in a log file alike."""
+class RunLogger(TensorBoardLogger):
+    """TensorBoard's log of a run: over episodes, without the number of the epoch."""
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The metrics, by short names and without the name of the run."""
-        metrics = super().get_metrics(trainer, pl_module)
-        return {name.removeprefix("train/"): value for name, value in metrics.items() if name != "v_num"}
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log, but for ``epoch``, which Lightning adds to everything."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 class StopWhenStale(EarlyStopping):
@@ -173,9 +172,7 @@ class RunFolder(Callback):
             if isinstance(callback, RunCheckpoint):
                 callback.dirpath = str(run.checkpoints.resolve())
         if self._logger:
-            trainer.logger = TensorBoardLogger(
-                run.logs.parent.parent, run.logs.parent.name, run.name, default_hp_metric=False
-            )
+            trainer.logger = RunLogger(run.logs.parent.parent, run.logs.parent.name, run.name, default_hp_metric=False)
 
     def _lock_run(self) -> bool:
         """Hold the lock of the run until :meth:`release` or the end of the process; False if another does."""

@@ -109,7 +109,7 @@ class MetaLearner(LightningModule):
             episodes_per_epoch: Episodes between two validations.
             num_validation_problems: How many problems, always the same, the learned optimizer is validated on.
             num_test_problems: How many problems it is tested on.
-            reference_lr: Learning rate of the Adam that validation figures show beside the learned optimizer.
+            reference_lr: Where the search for the learning rate of Adam begins, which validation is measured by.
             max_skipped: How many non-finite episodes in a row are skipped before training gives up.
             monitor: What of the validation problems chooses the best checkpoint and stops a stale training, the lowest
                 being the best: the meta-loss over whole episodes (objective: the sum of losses, or with a logarithm in
@@ -388,13 +388,20 @@ class MetaLearner(LightningModule):
                 held_back=self.held_back,
             )
 
-    def reference_curves(self) -> Curves:
-        """Loss curves of Adam with ``reference_lr`` on the validation problems."""
-        return self.curves(adam(self.reference_lr), "validation", self.num_validation_problems)
+    def reference_curves(self, lr: float) -> Curves:
+        """Loss curves of Adam with this learning rate on the validation problems."""
+        return self.curves(adam(lr), "validation", self.num_validation_problems)
+
+    def objective(self, curves: Curves) -> Tensor:
+        """What meta-training wants to be low, [], mean over problems."""
+        return self._meta_loss.of_episodes(curves.losses[1:]).mean()
+
+    def times(self, curves: Curves, reference: Curves) -> float:
+        """How many times as high as those of a reference; see :meth:`MetaLoss.ratio`."""
+        return float(self._meta_loss.ratio(curves.losses[1:], reference.losses[1:]))
 
     def _log_curves(self, stage: str, curves: Curves) -> None:
-        objective = self._meta_loss.of_episodes(curves.losses[1:])
-        values = (curves.final.mean(), curves.sum.mean(), objective.mean(), float(curves.not_finite))
+        values = (curves.final.mean(), curves.sum.mean(), self.objective(curves), float(curves.not_finite))
         figures: dict[str, Tensor | float] = dict(zip(LOGGED, values, strict=True))
         figures |= {name: value.mean() for name, value in curves.metrics.items()}
         for name, value in figures.items():

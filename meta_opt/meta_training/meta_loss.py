@@ -65,6 +65,21 @@ class MetaLoss:
             return losses.sum(0)
         return torch.where(losses < 0, torch.nan, losses).mean(0).clamp_min(_LEAST).log()
 
+    def ratio(self, losses: Tensor, reference: Tensor) -> Tensor:
+        """How many times as high as a reference, [], what meta-training wants to be low: sums, or geometric means.
+
+        Args:
+            losses: f_t(θ_t), [steps, V].
+            reference: The same of another optimizer.
+
+        Returns:
+            nan where the sum of the reference is not positive.
+        """
+        mine, other = self.of_episodes(losses).mean(), self.of_episodes(reference).mean()
+        if self._name != "sum":
+            return (mine - other).exp()
+        return torch.where(other > 0, mine / other, torch.nan)
+
     def slopes(self, losses: Tensor) -> Tensor:
         """∂L/∂f_t of every problem, [T, B]."""
         weights = (self._weights(len(losses)).to(losses) / losses.shape[1]).unsqueeze(1)

@@ -20,6 +20,7 @@ from meta_opt.signatures import signature_problem
 
 _NUM_DRAWS = 4  # problems, which must be alike in shape
 _NUM_VARIANTS = 3  # of a family
+TIMES = "times_adam"  # also logged: how good the learned optimizer is in validation
 LOGGED = ("final_loss", "loss_sum", "objective", "not_finite")  # of curves, beside the metrics of an optimizee
 
 
@@ -195,7 +196,7 @@ def _check_metrics(watched: Watched, *problems: _Arguments) -> None:
                     f"{watched.name}.metrics must return named floating-point scalars (shape []), but "
                     f"{clipped(key)!r} is {value.dtype} with shape {list(value.shape)}"
                 )
-            if key in LOGGED:
+            if key in (*LOGGED, TIMES):
                 raise OptimizeeError(f"{watched.name}.metrics must not use the name {key!r}, which is logged anyway")
         names.append(list(metrics))
     if names[0] != names[1]:

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch import Callback
 from PIL import Image
 from problems_for_tests import Regression
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from trainers_for_tests import trainer
 
 from meta_opt.evaluation.figures import loss_figure
 from meta_opt.evaluation.monitoring import ValidationCurves
+from meta_opt.evaluation.reference import Reference
 from meta_opt.inner_loop.episodes import Curves
+from meta_opt.meta_training.callbacks import RunLogger
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt_optimizees.landscape import Landscape
 
 
 def events(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0})
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "histograms": 0})
     accumulator.Reload()
     return accumulator
 
 
+def shown() -> list[Callback]:
+    reference = Reference()
+    return [reference, ValidationCurves(reference)]
+
+
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    logger = TensorBoardLogger(tmp_path_factory.mktemp("logs"), name="regression", default_hp_metric=False)
+    logger = RunLogger(tmp_path_factory.mktemp("logs"), name="regression", default_hp_metric=False)
     module = MetaLearner(
         Regression(),
         CoordinatewiseLSTM(hidden_size=4),
@@ -39,7 +48,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_validation_problems=2,
         reference_lr=0.05,
     )
-    quiet = trainer(logger=logger, callbacks=[ValidationCurves()], log_every_n_steps=1)
+    quiet = trainer(logger=logger, callbacks=shown(), log_every_n_steps=1)
     quiet.fit(module)
     return Path(logger.log_dir)
 
@@ -65,37 +74,55 @@ def test_a_figure_at_every_validation(log_dir: Path) -> None:
     assert len(colors) > 20
 
 
-def test_validation_curves_over_optimizee_steps_lie_over_each_other(log_dir: Path) -> None:
-    assert sorted(path.name for path in (log_dir / "curves").iterdir()) == ["adam", "episode_00003", "episode_00006"]
-    for run in (log_dir / "curves").iterdir():
-        curve = events(run).Scalars("validation/loss")
-        assert [event.step for event in curve] == list(range(11))
-    first = {run.name: events(run).Scalars("validation/loss")[0].value for run in (log_dir / "curves").iterdir()}
-    assert len(set(first.values())) == 1  # the same problems from the same θ_0
+def test_one_run_and_one_axis(log_dir: Path) -> None:
+    """All of a fit is one run for TensorBoard, over episodes."""
+    assert len([*log_dir.rglob("events.out.tfevents.*")]) == 1
+    scalars = events(log_dir)
+    for tag in ("hp/final_loss", "val/times_adam"):
+        assert len(scalars.Scalars(tag)) == 2, tag
+    assert [event.step for event in scalars.Scalars("hp/final_loss")] == [3, 6]
+    assert [event.step for event in scalars.Images("validation")] == [3, 6]
+    assert [event.step for event in scalars.Histograms("validation/final_loss")] == [3, 6]
+    assert "epoch" not in scalars.Tags()["scalars"]
 
 
 def test_hyperparameters(log_dir: Path) -> None:
-    text = (log_dir / "hparams.yaml").read_text()
-    assert "optimizer.hidden_size: 4" in text or "unroll_length: 5" in text
-    assert "_hparams_/experiment" in events(log_dir).PluginTagToContent("hparams")
+    """What people vary, not all there is."""
+    assert "reference_lr: 0.05" in (log_dir / "hparams.yaml").read_text()
+    shown = HParamsPluginData.FromString(
+        events(log_dir).PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    ).session_start_info.hparams
+    assert shown["optimizee"].string_value == "Regression"
+    assert shown["optimizer.hidden_size"].number_value == 4
+    assert shown["model.unroll_length"].number_value == 5
+    assert "optimizer.num_layers" not in shown  # the default
+    assert "model.reference_lr" not in shown
 
 
-def test_figure_shows_both_curves() -> None:
+def test_the_figure_shows_validations_and_the_reference() -> None:
     losses = torch.logspace(0, -2, 11).unsqueeze(1) * torch.tensor([1.0, 2.0, 3.0])
-    figure = loss_figure(
-        Curves(losses, {}, False), Curves(2 * losses, {}, False), title="Title", reference_label="Adam, lr 0.1"
-    )
+    means = {episode: losses.mean(1) / episode for episode in range(1, 31)}
+    figure = loss_figure(means, Curves(2 * losses, {}, False), "Title", "Adam, lr 0.1", shown=10)
     (axes,) = figure.axes
     assert axes.get_yscale() == "log"
     assert axes.get_xlabel() == "optimizee step"
-    assert axes.get_ylabel() == "loss"
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
-    assert list(lines["learned optimizer"]) == pytest.approx(losses.double().mean(1).tolist())
+    assert list(lines["learned, 30 episodes"]) == pytest.approx(means[30].tolist())
+    assert list(lines["learned, 3 episodes"]) == pytest.approx(means[3].tolist())  # the first of those drawn
     assert list(lines["Adam, lr 0.1"]) == pytest.approx((2 * losses).double().mean(1).tolist())
+    assert len(axes.lines) == 11
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "learned, 3 episodes", "learned, 30 episodes", "Adam, lr 0.1"
+    ]  # fmt: skip
+
+
+def test_the_figure_of_losses_that_are_not_positive() -> None:
+    figure = loss_figure({5: torch.tensor([1.0, -1.0, math.nan])}, None, "Title", "")
+    assert figure.axes[0].get_yscale() == "linear"
 
 
 def test_paths_where_there_are_two_parameters(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path, name="landscape", default_hp_metric=False)
+    logger = RunLogger(tmp_path, name="landscape", default_hp_metric=False)
     module = MetaLearner(
         Landscape("beale"),
         CoordinatewiseLSTM(hidden_size=4),
@@ -104,6 +131,6 @@ def test_paths_where_there_are_two_parameters(tmp_path: Path) -> None:
         episodes_per_epoch=1,
         num_validation_problems=2,
     )
-    quiet = trainer(logger=logger, callbacks=[ValidationCurves()], log_every_n_steps=1)
+    quiet = trainer(logger=logger, callbacks=shown(), log_every_n_steps=1)
     quiet.fit(module)
     assert [event.step for event in events(Path(logger.log_dir)).Images("paths")] == [1, 2]

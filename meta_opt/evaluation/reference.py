@@ -1,0 +1,112 @@
+"""How good is it, while it trains? What the learned optimizer is measured by at every validation: a tuned Adam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from meta_opt.inner_loop.episodes import Curves
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.optimizees.checking import TIMES
+
+_FACTOR = 10**0.5  # between learning rates that are tried
+_MOST_MOVES = 8  # in one direction
+
+
+class Reference(Callback):
+    """Tunes Adam's learning rate on the validation problems when training starts, and logs ``val/times_adam``.
+
+    That is the sum of losses divided by Adam's; with a logarithm in the meta-loss, the geometric mean over problems of
+    the ratio. The search begins at ``model.reference_lr`` and goes up or down as long as that helps: a few runs, less
+    than the tuning of ``meta-opt compare``, which tries wide grids.
+
+    Attributes:
+        lr: The learning rate that was found; None before training, and where none works.
+        curves: Adam's with it.
+        ratio: At the last validation; None before.
+        best: The lowest ratio of all validations.
+    """
+
+    def __init__(self) -> None:
+        """Do nothing until training starts."""
+        self.lr: float | None = None
+        self.curves: Curves | None = None
+        self.ratio: float | None = None
+        self.best: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What need not be found again."""
+        return {"lr": self.lr, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it over."""
+        self.lr, self.best = state_dict["lr"], state_dict["best"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tune, unless there is no validation."""
+        validates = trainer.enable_validation and bool(trainer.limit_val_batches)
+        if not validates or getattr(trainer, "fast_dev_run", False) or not isinstance(pl_module, MetaLearner):
+            return
+        runs: dict[float, Curves] = {}
+
+        def score(lr: float) -> float:
+            runs[lr] = pl_module.reference_curves(lr)
+            return float(pl_module.objective(runs[lr]))
+
+        lr = self.lr if self.lr is not None else climb(score, pl_module.reference_lr)
+        if lr is None:
+            return
+        if self.lr is None:
+            _say(f"Adam on the validation problems is best with a learning rate of {lr:.2g} ({len(runs)} runs)")
+        else:
+            score(lr)
+        self.lr, self.curves = lr, runs[lr]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the ratio."""
+        if self.curves is None or not isinstance(pl_module, MetaLearner) or pl_module.validation_curves is None:
+            return
+        ratio = pl_module.times(pl_module.validation_curves, self.curves)
+        self.ratio = ratio
+        if not math.isnan(ratio):
+            self.best = ratio if self.best is None else min(self.best, ratio)
+            pl_module.log(f"val/{TIMES}", ratio, batch_size=1)
+
+
+def climb(score: Callable[[float], float], start: float) -> float | None:
+    """The learning rate from which neither a step up nor a step down lowers the score, each by √10.
+
+    Args:
+        score: Score of a learning rate; not finite where it diverges.
+        start: Where to begin.
+
+    Returns:
+        None if no finite score was met.
+    """
+
+    def at(rate: float) -> float:
+        value = score(rate)
+        return value if math.isfinite(value) else math.inf
+
+    best, lowest = start, at(start)
+    for factor in (1.0 / _FACTOR, _FACTOR):
+        moved = False
+        for _ in range(_MOST_MOVES):
+            value = at(best * factor)
+            if value >= lowest and math.isfinite(lowest):
+                break
+            best, lowest, moved = best * factor, value, True
+        if moved and math.isfinite(lowest):
+            return best
+        if not math.isfinite(lowest):
+            best = start
+    return best if math.isfinite(lowest) else None
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,93 @@
+"""What the learned optimizer is measured by while it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from problems_for_tests import Regression
+from trainers_for_tests import trainer
+
+from meta_opt.evaluation.reference import Reference, climb
+from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizers.baseline_names import adam
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+
+
+@pytest.mark.parametrize("best", [1e-3, 0.03, 0.1, 3.0])
+def test_climbs_to_the_best(best: float) -> None:
+    asked = []
+
+    def score(rate: float) -> float:
+        asked.append(rate)
+        return math.inf if rate > 30 * best else abs(math.log(rate / best))
+
+    found = climb(score, 0.1)
+    assert found is not None
+    assert abs(math.log10(found / best)) <= 0.25 + 1e-9
+    assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("score", [lambda rate: math.nan, lambda rate: math.inf])
+def test_nothing_to_climb(score: Callable[[float], float]) -> None:
+    assert climb(score, 0.1) is None
+
+
+def learner(**options: object) -> MetaLearner:
+    return MetaLearner(
+        Regression(),
+        CoordinatewiseLSTM(hidden_size=4),
+        num_steps=8,
+        unroll_length=4,
+        episodes_per_epoch=2,
+        num_validation_problems=3,
+        reference_lr=0.001,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_the_ratio_is_to_the_best_adam(capsys: pytest.CaptureFixture[str]) -> None:
+    reference, module = Reference(), learner()
+    quiet = trainer(callbacks=[reference])
+    quiet.fit(module)
+    assert reference.lr is not None
+    curves = {
+        rate: run_episodes(Regression(), adam(rate), "validation", 3, 8, seed=0).sum.mean().item()
+        for rate in (reference.lr, reference.lr * 10**0.5, reference.lr / 10**0.5)
+    }
+    assert curves[reference.lr] == min(curves.values())
+    mine = run_episodes(Regression(), module.trained, "validation", 3, 8, seed=0).sum.mean().item()
+    assert reference.ratio == pytest.approx(mine / curves[reference.lr], rel=1e-6)
+    assert float(quiet.callback_metrics["val/times_adam"]) == pytest.approx(reference.ratio)
+    assert reference.best is not None
+    assert reference.best <= reference.ratio
+    assert f"learning rate of {reference.lr:.2g}" in capsys.readouterr().out
+
+
+def test_what_was_found_is_not_sought_again(capsys: pytest.CaptureFixture[str]) -> None:
+    reference = Reference()
+    reference.load_state_dict({"lr": 0.5, "best": 0.25})
+    trainer(callbacks=[reference], max_epochs=1).fit(learner())
+    assert reference.lr == 0.5
+    expected = run_episodes(Regression(), adam(0.5), "validation", 3, 8, seed=0)
+    assert reference.curves is not None
+    assert torch.equal(reference.curves.losses, expected.losses)
+    assert capsys.readouterr().out == ""
+    assert reference.state_dict() == {"lr": 0.5, "best": min(0.25, reference.ratio or math.inf)}
+
+
+def test_without_validation_there_is_none() -> None:
+    reference = Reference()
+    trainer(callbacks=[reference], max_epochs=1, limit_val_batches=0).fit(learner())
+    assert (reference.lr, reference.curves, reference.ratio) == (None, None, None)
+
+
+def test_ratios() -> None:
+    mine, other = torch.tensor([[1.0, 8.0], [3.0, 8.0]]), torch.tensor([[4.0, 2.0], [4.0, 2.0]])
+    assert float(MetaLoss("sum", "constant").ratio(mine, other)) == pytest.approx(20 / 12)
+    assert float(MetaLoss("log_mean", "constant").ratio(mine, other)) == pytest.approx(math.sqrt(0.5 * 4))
+    assert math.isnan(float(MetaLoss("sum", "constant").ratio(mine, -other)))

@@ -1,0 +1,59 @@
+"""How far meta-training is, in a terminal and in a log."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from problems_for_tests import Regression
+from trainers_for_tests import trainer
+
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.meta_training.progress import Progress, described
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+
+
+def fit(**options: object) -> None:
+    module = MetaLearner(
+        Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=4, unroll_length=4, episodes_per_epoch=3
+    )
+    trainer(callbacks=[Progress()], enable_progress_bar=True, **options).fit(module)
+
+
+def test_a_line_for_each_epoch_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    first, second = capsys.readouterr().err.splitlines()
+    number = r"[\d.e+-]+"
+    assert re.fullmatch(
+        rf"epoch 1/2, 3 episodes, val {number}, train {number}, root {number}, after 00:\d\d, 00:\d\d left", first
+    )
+    assert re.fullmatch(
+        rf"epoch 2/2, 6 episodes, val {number}, train {number}, root {number}, after 00:\d\d, 00:00 left", second
+    )
+
+
+def test_without_an_end_there_is_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(max_epochs=-1, max_steps=6)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("epoch 1, 3 episodes, val ")
+    assert "left" not in lines[0]
+
+
+def test_a_bar_of_80_columns_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    fit()
+    shown = re.split(r"[\r\n]+", capsys.readouterr().err)
+    assert max(map(len, shown)) <= 80
+    last = [line for line in shown if line.strip()][-1]
+    assert re.fullmatch(r"val \S+, train \S+, root \S+ +\|.*\| 6/6 00:00 left", last)
+
+
+def test_what_is_said_of_metrics() -> None:
+    metrics = {
+        "val/not_finite": 0.0,
+        "val/accuracy": 0.91234,
+        "val/final_loss": 0.5,
+        "val/times_adam": 0.3123,
+        "a": 1.0,
+    }
+    assert described(metrics) == "0.31x Adam, val 0.5, accuracy 0.912"
