@@ -18,7 +18,7 @@ from torch import Tensor
 
 from meta_opt import memory
 from meta_opt.errors import MetaOptError
-from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes
+from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.held_back import check_held_back
@@ -248,7 +248,7 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
             known.seed,
             held_back=known.held_back,
         )
-        validation = {merit: _of_problems(curves, merit).mean().item() for merit in MERITS}
+        validation = {merit: mean_of_problems(_of_problems(curves, merit)).item() for merit in MERITS}
     setting.progress.begin(f"{name}: test problems")
     curves, seconds = _tested(setting, contestant.optimizer)
     runs = {horizon: _run(curves.until(horizon), None, seconds) for horizon in setting.horizons}
@@ -382,7 +382,7 @@ def _of_problems(curves: Curves, merit: Merit) -> Tensor:
 
 
 def _mean(values: Tensor) -> Mean:
-    return Mean(values.mean().item(), _sem(values.double()).item())
+    return Mean(mean_of_problems(values).item(), _sem(values.double()).item())
 
 
 def _sem(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from meta_opt.inner_loop.unroll import begin, unroll, unroll_lengths
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
@@ -61,6 +62,18 @@ def final_loss(losses: Tensor, *, stochastic: bool) -> Tensor:
         stochastic: Whether to average.
     """
     return losses[-min(10, -(-len(losses) // 10)) :].mean(0) if stochastic else losses[-1]
+
+
+def mean_of_problems(values: Tensor) -> Tensor:
+    """The mean of a figure, [], over problems, and where there are several processes over these.
+
+    Args:
+        values: One of each problem, [V].
+    """
+    metric = MeanMetric(nan_strategy="disable").to(values.device).set_dtype(values.dtype)
+    metric.update(values)
+    mean: Tensor = metric.compute()
+    return mean
 
 
 def run_episodes(

@@ -27,7 +27,7 @@ from meta_opt import registry
 from meta_opt.configurable import Configurable
 from meta_opt.errors import DivergedError, MetaOptError
 from meta_opt.inner_loop.autocast import no_autocast
-from meta_opt.inner_loop.episodes import Curves, final_loss, run_episodes
+from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes
 from meta_opt.meta_training.clipping import GradientClipper
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
 from meta_opt.meta_training.estimators.first_order import FirstOrder
@@ -394,16 +394,19 @@ class MetaLearner(LightningModule):
 
     def objective(self, curves: Curves) -> Tensor:
         """What meta-training wants to be low, [], mean over problems."""
-        return self._meta_loss.of_episodes(curves.losses[1:]).mean()
+        return mean_of_problems(self._objectives(curves))
+
+    def _objectives(self, curves: Curves) -> Tensor:
+        return self._meta_loss.of_episodes(curves.losses[1:])
 
     def times(self, curves: Curves, reference: Curves) -> float:
         """How many times as high as those of a reference; see :meth:`MetaLoss.ratio`."""
         return float(self._meta_loss.ratio(curves.losses[1:], reference.losses[1:]))
 
     def _log_curves(self, stage: str, curves: Curves) -> None:
-        values = (curves.final.mean(), curves.sum.mean(), self.objective(curves), float(curves.not_finite))
-        figures: dict[str, Tensor | float] = dict(zip(LOGGED, values, strict=True))
-        figures |= {name: value.mean() for name, value in curves.metrics.items()}
+        values = [mean_of_problems(each) for each in (curves.final, curves.sum, self._objectives(curves))]
+        figures: dict[str, Tensor | float] = dict(zip(LOGGED, [*values, float(curves.not_finite)], strict=True))
+        figures |= {name: mean_of_problems(value) for name, value in curves.metrics.items()}
         for name, value in figures.items():
             self._log(f"{stage}/{name}", value, prog_bar=(stage, name) == ("val", "final_loss"))
 

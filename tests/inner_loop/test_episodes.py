@@ -5,7 +5,7 @@ import torch
 from problems_for_tests import Regression, Square
 
 from meta_opt.inner_loop import episodes
-from meta_opt.inner_loop.episodes import final_loss, run_episodes, unroll_lengths
+from meta_opt.inner_loop.episodes import final_loss, mean_of_problems, run_episodes, unroll_lengths
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.baseline_names import BASELINES, adam, sgd
 
@@ -65,3 +65,9 @@ def test_problems_run_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(whole.metrics["root"], parts.metrics["root"], rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(whole.metrics["root"], whole.losses[-1].sqrt(), rtol=1e-10, atol=0)
     assert whole.stochastic
+
+
+def test_means_of_problems_keep_precision_and_nan() -> None:
+    values = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert mean_of_problems(values).item() == pytest.approx(values.mean().item(), rel=1e-15)
+    assert mean_of_problems(torch.tensor([1.0, torch.nan])).isnan()
