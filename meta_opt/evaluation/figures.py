@@ -110,23 +110,23 @@ def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_prob
     figure = Figure(figsize=(8.0 if count == 1 else 7.0 * count, 4.6), dpi=200, layout="constrained")
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for axes, comparison in zip(panels, comparisons, strict=True):
-        _draw(axes, comparison)
+        _draw(axes, comparison, rates=count == 1)
         axes.set_title(f"{title}, {comparison.num_steps} steps", loc="left", fontweight="bold")
     low, high = _limits(comparisons)
     panels[0].set_ylim(low, high)
     _plain_ticks(panels[0])
     panels[0].set_ylabel("mean loss on test problems")
-    caption = (
-        f"Bands: 95 % confidence of the mean over {num_problems} problems. "
-        "In brackets: learning rate, tuned for the final loss."
-    )
+    _legend(panels[-1], comparisons[-1])
+    caption = f"Bands: 95 % confidence of the mean over {num_problems} problems."
+    if count == 1:
+        caption += " In brackets: learning rate, tuned for the final loss."
     width = int(19 * figure.get_figwidth())  # letters
     lines = [*textwrap.wrap(caption, width), *textwrap.wrap(command, width)]
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="0.4")
     return figure
 
 
-def _draw(axes: Axes, comparison: Comparison) -> None:
+def _draw(axes: Axes, comparison: Comparison, *, rates: bool) -> None:
     counts = {"learned": 0, "baseline": 0}
     for entry in comparison.entries:
         number = counts[entry.kind]
@@ -139,7 +139,7 @@ def _draw(axes: Axes, comparison: Comparison) -> None:
             label = entry.name
         else:
             (color, dashes), width, order = _BASELINE_STYLES[number % len(_BASELINE_STYLES)], 1.5, 3
-            label = f"{entry.name} ({run.learning_rate:.2g})"
+            label = f"{entry.name} ({run.learning_rate:.2g})" if rates and entry.tuned else entry.name
         styles = len(_LEARNED_COLORS) if entry.kind == "learned" else len(_BASELINE_STYLES)
         marker = _MARKERS[number // styles % len(_MARKERS)]
         steps = range(len(mean))
@@ -152,9 +152,12 @@ def _draw(axes: Axes, comparison: Comparison) -> None:
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(axes: Axes, comparison: Comparison) -> None:
+    """Learned ones first, each kind in the order in which its lines arrive."""
     ends = [float(entry.runs["final"].finals[-1].nan_to_num(math.inf)) for entry in comparison.entries]
     learned = [entry.kind == "learned" for entry in comparison.entries]
-    # Learned ones first, each kind in the order in which its lines arrive.
     indices = sorted(range(len(ends)), key=lambda index: (not learned[index], -ends[index]))
     handles = [axes.lines[index] for index in indices]
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.2)
