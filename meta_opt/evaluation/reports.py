@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.evaluation.compare import MERITS, Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
@@ -157,18 +159,22 @@ class Report:
     def _write_tensorboard(self, folder: Path) -> None:
         """One run per optimizer, whose curves have the same tag, so that TensorBoard lays them over each other.
 
-        Logarithms, where all losses have one: on TensorBoard's linear axis those of the best would lie on zero.
+        Logarithms, unless a loss is negative: on TensorBoard's linear axis those of the best would lie on zero. A loss
+        of zero counts as the smallest that is not.
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        curves = [entry.runs["final"].loss_mean for each in self.comparisons for entry in each.entries]
-        has_logs = all(bool((curve[curve.isfinite()] > 0).all()) for curve in curves)
+        all_losses = torch.cat([entry.runs["final"].loss_mean for each in self.comparisons for entry in each.entries])
+        positive = all_losses[all_losses > 0]
+        has_logs = bool(len(positive)) and not bool((all_losses < 0).any())
         tag = "log10 of the loss" if has_logs else "loss"
         for index, entry in enumerate(self.comparisons[0].entries):
             with SummaryWriter(str(folder / entry.name.lstrip("/"))) as writer:
                 for comparison in self.comparisons:
                     curve = comparison.entries[index].runs["final"].loss_mean
-                    for step, loss in enumerate((curve.log10() if has_logs else curve).tolist()):
+                    for step, loss in enumerate(
+                        (curve.clamp_min(positive.min()).log10() if has_logs else curve).tolist()
+                    ):
                         writer.add_scalar(f"{tag}/{comparison.num_steps}_steps", loss, step)
 
 
