@@ -24,6 +24,7 @@ commands:
   test        its losses on the test problems
   compare     learned optimizers against tuned SGD, Nesterov momentum, RMSprop and Adam
   landscape   the paths of optimizers over problems with two parameters, as a picture and an animation
+  plot        what learned optimizers do with gradients that are made up, a picture each
   study       many runs with different options, what they reached, and the figure of it
   list        the installed optimizees, optimizers and estimators, and what they recommend
 
@@ -41,7 +42,7 @@ examples:
 
 LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 
-COMMANDS = ("fit", "validate", "test", "compare", "landscape", "study", "list")
+COMMANDS = ("fit", "validate", "test", "compare", "landscape", "plot", "study", "list")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -117,6 +118,11 @@ def _run(args: list[str]) -> int:
 
         print(LANDSCAPE_HELP, end="")
         return 0
+    if command == "plot" and {"-h", "--help"} & set(options):
+        from meta_opt.cli.plotting_help import HELP as PLOT_HELP
+
+        print(PLOT_HELP, end="")
+        return 0
     if command == "study":
         return _study(options)
     from meta_opt.cli.reading_first import check_names
@@ -130,6 +136,10 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.drawing import run as run_drawing
 
         return run_drawing(options)
+    if command == "plot":
+        from meta_opt.cli.plotting import run as run_plotting
+
+        return run_plotting(options)
     from meta_opt.cli.training import run
 
     return run(command, options)

@@ -42,7 +42,7 @@ def run(options: list[str]) -> int:
     paths = checkpoints_asked(options)
     command = f"meta-opt compare {shlex.join(again(said, class_asked(options, 'optimizee')))}"
     recipes = {path: read_recipe(path) for path in paths.values()}
-    asked = _asked_optimizer(options, recipes.values())
+    asked = asked_optimizer(options, recipes.values())
     try:
         config, optimizee = _parse(options, recipes)
     except Shown as end:  # --optimizee.help
@@ -147,7 +147,7 @@ def again(options: list[str], optimizee: type[Any] | None) -> list[str]:
     return again
 
 
-def _asked_optimizer(options: list[str], recipes: Iterable[Recipe]) -> type[Any] | None:
+def asked_optimizer(options: list[str], recipes: Iterable[Recipe]) -> type[Any] | None:
     """The class of learned optimizer that is asked for, which one of the checkpoints must hold."""
     asked = class_asked(options, "optimizer")
     names = [recipe.optimizer.name for recipe in recipes]

@@ -1,0 +1,50 @@
+"""``meta-opt plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from meta_opt.cli import main
+
+
+def test_a_picture_for_each_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", "--pretrained", "digits_mlp", "quadratic", "--num_steps", "5"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == ["portraits/0/digits_mlp.png", "portraits/0/quadratic.png"]
+    assert shown[2:] == [
+        "note: quadratic combines the gradients of a whole problem, and noise says little of what it does"
+    ]
+    for path in shown[:2]:
+        colors = Image.open(path).convert("RGB").getcolors(maxcolors=1 << 20)
+        assert colors is not None
+        assert len(colors) > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "say what to draw, with --ckpt_path or --pretrained"),
+        (["--pretrained", "digits_mlp", "--num_steps", "0"], "--num_steps must be at least 1, not 0"),
+        (["--pretrained", "digit_mlp"], "digits_mlp"),
+        (["--pretrained", "digits_mlp", "--steps", "3"], "unknown option --steps"),
+    ],
+)
+def test_errors_in_one_line(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
