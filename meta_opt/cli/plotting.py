@@ -51,7 +51,7 @@ def run(options: list[str]) -> int:
         print(relative(folder / f"{name}.png"))
     if coupled:
         print(
-            f"note: {', '.join(coupled)} combines the gradients of a whole problem, and noise says little of what it does"
+            f"note: {', '.join(coupled)} combines the gradients of a whole problem: noise says little of what it does"
         )
     return 0
 
