@@ -26,6 +26,7 @@ commands:
   landscape   the paths of optimizers over problems with two parameters, as a picture and an animation
   plot        what learned optimizers do with gradients that are made up, a picture each
   study       many runs with different options, what they reached, and the figure of it
+  recommend   settings for an optimizee, from short trials
   list        the installed optimizees, optimizers and estimators, and what they recommend
 
 options:
@@ -42,7 +43,7 @@ examples:
 
 LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 
-COMMANDS = ("fit", "validate", "test", "compare", "landscape", "plot", "study", "list")
+COMMANDS = ("fit", "validate", "test", "compare", "landscape", "plot", "study", "recommend", "list")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -123,6 +124,11 @@ def _run(args: list[str]) -> int:
 
         print(PLOT_HELP, end="")
         return 0
+    if command == "recommend" and {"-h", "--help"} & set(options):
+        from meta_opt.cli.recommending_help import HELP as RECOMMEND_HELP
+
+        print(RECOMMEND_HELP, end="")
+        return 0
     if command == "study":
         return _study(options)
     from meta_opt.cli.reading_first import check_names
@@ -140,6 +146,10 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.plotting import run as run_plotting
 
         return run_plotting(options)
+    if command == "recommend":
+        from meta_opt.cli.recommending import run as run_trials
+
+        return run_trials(options)
     from meta_opt.cli.training import run
 
     return run(command, options)

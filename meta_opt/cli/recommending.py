@@ -1,0 +1,69 @@
+"""``meta-opt recommend``: short trials on an optimizee, and settings to paste."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from meta_opt import registry
+from meta_opt.cli.arithmetic import flush_denormals
+from meta_opt.cli.comparing import class_asked
+from meta_opt.cli.files import with_dotted_paths
+from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
+from meta_opt.errors import MetaOptError
+from meta_opt.evaluation.trials import Findings, settings_for, suits_whole_gradients, try_out
+from meta_opt.optimizees.checking import check_loss
+from meta_opt.optimizees.contract import Optimizee
+from meta_opt.optimizees.problems import problem_generator
+
+
+def run(options: list[str]) -> int:
+    """Try and print; returns the exit status."""
+    flush_denormals()
+    options = with_dotted_paths(options, "recommend")
+    chosen = class_asked(options, "optimizee")
+    if chosen is None:
+        raise MetaOptError("say what to try, with --optimizee (meta-opt recommend --help tells more)")
+    parser = _parser(chosen)
+    try:
+        config = parser.parse_args(options)
+        with errors_of_plugins(parser):
+            optimizee: Optimizee = parser.instantiate_classes(config).optimizee
+    except Shown as end:
+        return int(end.code or 0)
+    if config.num_steps < 1:
+        raise MetaOptError(f"--num_steps must be at least 1, not {config.num_steps}")
+    check_loss(optimizee, problem_generator(config.seed_everything, "check"))
+    found = try_out(optimizee, config.num_steps, seed=config.seed_everything, say=print)
+    settings = settings_for(found)
+    print(_described(found))
+    print("\nsettings for fit:")
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+    parts = [f"--{name} {shlex.quote(text)}" for name, text in texts.items()]
+    named = f"meta-opt fit --optimizee {shlex.quote(registry.reference(chosen))}"
+    print("  " + " \\\n    ".join([named, *parts]))
+    print("\nthe same in the optimizee's recommended_settings:")
+    print("".join(f"    {name!r}: {value!r},\n" for name, value in settings.items()), end="")
+    if suits_whole_gradients(found):
+        print("\nits losses have no noise, and it is small: --optimizer subspace_lstm may do better")
+    return 0
+
+
+def _described(found: Findings) -> str:
+    sizes = f"{found.layout.num_coordinates:,} parameters in {len(found.layout.names)} tensors"
+    noise = f"mini-batches, whose gradients vary by {found.noise:.2g} times the square of their mean"
+    return (
+        f"\n{sizes}; {noise if found.stochastic else 'no mini-batches'}\n"
+        f"loss {found.first:.4g} at the start, {found.final:.4g} after {found.num_steps} steps of Adam, best at "
+        f"{found.lr:.2g}\n{1e3 * found.seconds_per_step:.2g} ms a step of Adam on one problem"
+    )
+
+
+def _parser(optimizee: type[Any]) -> Parser:
+    parser = Parser(prog="meta-opt recommend", allow_abbrev=False)
+    add_plugin_argument(parser, "optimizee", optimizee)
+    parser.set_defaults({"optimizee": {"class_path": f"{optimizee.__module__}.{optimizee.__qualname__}"}})
+    parser.add_argument("--num_steps", type=int, default=100)
+    parser.add_argument("--seed_everything", type=int, default=0)
+    return parser

@@ -1,0 +1,40 @@
+"""``meta-opt recommend``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from meta_opt.cli import main
+
+
+def test_the_command_that_is_printed_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["recommend", "--optimizee", "quadratic", "--optimizee.dimension", "3", "--num_steps", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "3 parameters in 1 tensors; no mini-batches" in out
+    command = out.split("settings for fit:\n")[1].split("\n\n")[0].replace("\\\n", " ")
+    program, *arguments = shlex.split(command)
+    assert program == "meta-opt"
+    short = ["--model.episodes_per_epoch", "1", "--trainer.max_epochs", "1"]
+    assert main([*arguments, *short]) == 0
+    assert "'model.num_steps': 8,\n" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "say what to try, with --optimizee"),
+        (["--optimizee", "quadratic", "--num_steps", "0"], "--num_steps must be at least 1, not 0"),
+        (["--optimizee", "quadrati"], "quadratic"),
+    ],
+)
+def test_errors_in_one_line(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
