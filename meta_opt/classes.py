@@ -51,7 +51,7 @@ def _settings_problem(cls: type[Any]) -> str | None:
     for option, value in settings.items():
         if not isinstance(option, str):
             return f"{name} must return a dict, values by names of options, found the key {clipped(repr(option))}"
-        group, _, rest = option.partition(".")
+        group, _, rest = option.rpartition(":")[2].partition(".")  # NAME:OPTION is for the optimizer of this name
         if group not in _RECOMMENDED or not rest:
             groups = " or ".join(f"{each}." for each in _RECOMMENDED)
             return f"{name} must name options that begin with {groups}, found {clipped(option)}"

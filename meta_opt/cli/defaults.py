@@ -251,31 +251,39 @@ def _recommend(defaults: Defaults, *, new: bool) -> None:
 
     An optimizee's settings of an optimizer or an estimator, and an optimizer's of an estimator, are meant for the
     default one. Another takes of them what it has arguments for, of such values; the rest is left out. Weights to start
-    from are those of the default optimizer, and nothing to another.
+    from are those of the default optimizer, and nothing to another. What an optimizee recommends for the optimizer that
+    was chosen, ``NAME:OPTION``, stands above all of these.
 
     Args:
         defaults: With the classes.
         new: Whether a meta-training begins; else optimizer and estimator are as the checkpoint has them.
     """
     optimizee = defaults.classes.get("optimizee")
-    settings = dict(optimizee.recommended_settings()) if optimizee else {}
+    settings, pair = _recommended(optimizee, registry.name_of(defaults.classes["optimizer"])) if optimizee else ({}, {})
     if new and registry.name_of(defaults.classes["optimizer"]) != DEFAULT_OPTIMIZER:
         settings.pop("model.warm_start", None)
     own = dict(defaults.classes["optimizer"].recommended_settings()) if new else {}
     own.pop("model.estimator", None)  # which class it is has been chosen
     usual: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
-    for name, value in (settings | own).items():
+    for name, value in (settings | own | (pair if new else {})).items():
         kind: Kind | None = next((kind for kind in usual if name.startswith(f"{registry.OPTIONS[kind]}.")), None)
         if kind is None:
             defaults.options[name] = value
         elif new:
             option, _, argument = name.rpartition(".")
             chosen = defaults.classes[kind]
-            meant = (name in own and kind == "optimizer") or registry.name_of(chosen) == usual[kind]
+            meant = name in pair or (name in own and kind == "optimizer") or registry.name_of(chosen) == usual[kind]
             if argument in argument_names(chosen) and (meant or _takes(chosen, argument, value)):
                 defaults.options[option]["init_args"][argument] = value
             elif meant:
                 defaults.options[name] = value  # which is no option, as set_defaults will say
+
+
+def _recommended(cls: type[Any], optimizer: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an optimizee recommends for every optimizer, and for that of this name alone."""
+    settings = cls.recommended_settings()
+    pair = {name.partition(":")[2]: value for name, value in settings.items() if name.partition(":")[0] == optimizer}
+    return {name: value for name, value in settings.items() if ":" not in name}, pair
 
 
 def _takes(cls: type[Any], argument: str, value: Any) -> bool:
@@ -316,6 +324,8 @@ def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = 
     """
     kinds: tuple[Kind, ...] = ("optimizer", "optimizee")  # the optimizer's stand above
     advice = {kind: cls.recommended_settings() for kind in kinds if (cls := defaults.classes.get(kind))}
+    if "optimizee" in advice:
+        advice["optimizee"] = {name.rpartition(":")[2]: value for name, value in advice["optimizee"].items()}
     for name, value in defaults.options.items():
         if name.partition(".")[0] in without:
             continue

@@ -91,9 +91,15 @@ def _show(plugin: Plugin) -> None:
     name, origin = _printed(plugin)
     print(f"{plugin.kind} {name}  {origin}  {describe(plugin)}".rstrip())
     settings = cls.recommended_settings().items() if hasattr(cls, "recommended_settings") else ()
-    options = " ".join(f"--{name}{_TOGETHER}{_value(value)}" for name, value in settings)
-    if options:
-        text = textwrap.fill(options, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    told: dict[str, list[str]] = {}  # options by the optimizer that they are for
+    for option, value in settings:
+        optimizer, _, option_name = option.rpartition(":")
+        told.setdefault(optimizer, []).append(f"--{option_name}{_TOGETHER}{_value(value)}")
+    for optimizer, options in told.items():
+        first = f"  with optimizer {optimizer}: ".replace(" ", _TOGETHER) if optimizer else "  "
+        text = textwrap.fill(
+            " ".join(options), 118, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False
+        )
         print(text.replace(_TOGETHER, " "))
 
 

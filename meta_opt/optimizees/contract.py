@@ -74,7 +74,8 @@ class Optimizee(Configurable, ABC):
     def recommended_settings(cls) -> dict[str, Any]:
         """Command-line options and values that suit this optimizee, used as defaults below whatever the user says.
 
-        Keys are option names without dashes: ``{"model.num_steps": 100, "optimizer.hidden_size": 20}``.
+        Keys are option names without dashes: ``{"model.num_steps": 100, "optimizer.hidden_size": 20}``. Before a colon
+        stands the name of the optimizer that a setting is for: ``{"alpha_opt:optimizer.unit": "secant"}``.
         """
         return {}
 

@@ -17,7 +17,8 @@ from meta_opt.optimizers.contract import Scope, Step
 from meta_opt.optimizers.lstm.preprocessing import bounded
 from meta_opt.optimizers.observations import PARTS, Observed, num_features, observe
 from meta_opt.optimizers.policies import Decision, Gaussian, Policy, drawn
-from meta_opt.optimizers.pooling import spread
+from meta_opt.optimizers.pooling import pooled, spread
+from meta_opt.optimizers.secants import NUM_FEATURES, LastStep, secant_lengths
 from meta_opt.optimizers.state import axis
 
 _EPSILON = 1e-8  # as in Adam
@@ -57,7 +58,16 @@ class AlphaState:
 
     sizes: tuple[int, ...] | None  # of the parts of θ with an action of their own; None if each coordinate has one
     seen: Observed = axis(None)
+    last: LastStep | None = axis(None)  # where lengths are those of the secant
     hidden: OfCoordinates | OfTensors | OfProblem = axis(None)  # of no units without a GRU
+
+    def mean_of(self, rows: Tensor) -> Tensor:
+        """Means over the coordinates of each action, [B, N] to [B, A]."""
+        return rows if self.sizes is None else pooled(rows, self.sizes)
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """What actions have, for each of their coordinates, [B, A] to [B, N]."""
+        return rows if self.sizes is None else spread(rows, self.sizes)
 
 
 class AlphaOpt(Policy):
@@ -76,6 +86,7 @@ class AlphaOpt(Policy):
         self,
         action: Scope = "tensor",
         direction: Literal["gradient", "adam"] = "adam",
+        unit: Literal["base", "secant"] = "base",
         observes: Sequence[str] = ("moments", "gradients", "losses", "sizes", "params", "time"),
         memory: int = 5,
         network: Literal["mlp", "gru"] = "mlp",
@@ -89,6 +100,8 @@ class AlphaOpt(Policy):
         Args:
             action: What has a learning rate of its own: each coordinate, each tensor, or the whole problem.
             direction: What learning rates multiply: the gradient, or the direction of Adam.
+            unit: What learning rates are multiples of: base_rate, or where gradients have no noise the rate that the
+                last step tells of (:mod:`meta_opt.optimizers.secants`), the first step having the length base_rate.
             observes: What the policy sees: some of moments, gradients, losses, sizes, params and time.
             memory: H, how many gradients and losses are remembered where they are observed (25 in Li and Malik).
             network: Two layers of hidden units (mlp), or one between gated recurrent units that remember (gru).
@@ -112,6 +125,7 @@ class AlphaOpt(Policy):
                 raise MetaOptError(f"optimizer.{name} must be more than 0, not {value}")
         self.action = action
         self.direction = direction
+        self.unit = unit
         self.observes = tuple(observes)
         self.memory = memory
         self.network = network
@@ -127,6 +141,7 @@ class AlphaOpt(Policy):
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network, whatever the layout, and σ."""
         size, inputs = self.hidden_size, num_features(self.observes, self.memory)
+        inputs += NUM_FEATURES if self.unit == "secant" else 0
 
         def draw(rows: int, columns: int) -> nn.Parameter:
             bound = 1.0 / math.sqrt(columns)
@@ -154,27 +169,39 @@ class AlphaOpt(Policy):
         sizes = all_sizes[self.action]
         units = self.hidden_size if self.network == "gru" else 0
         hidden = self.log_std.new_zeros(units, num_problems, size if sizes is None else len(sizes))
+        zeros = self.log_std.new_zeros(num_problems, size)
         return AlphaState(
             sizes,
             Observed.nothing(self.log_std, (num_problems, size), self.observes, self.memory),
+            LastStep(zeros, zeros) if self.unit == "secant" else None,
             _HIDDEN[self.action](hidden),
         )
 
     def step(self, evaluation: Evaluation, state: AlphaState, noise: Generator | None = None) -> Step:
         """See :meth:`OptimizerNetwork.step`."""
         observation, seen = observe(evaluation, state.seen, self.observes, state.sizes)
+        grad, last = bounded(evaluation.grad), state.last
+        if last is not None:
+            longest = self.base_rate * 10.0**self.decades
+            length, limit, told = secant_lengths(last, grad, self.base_rate, longest, state.mean_of)
+            observation = torch.cat([observation, told], dim=-1)
         mean, units = self._mean(observation, state.hidden.units)
         action, record = mean, None
         if noise is not None:
             action = drawn(Gaussian(mean, self.log_std), noise)
             record = Decision(observation.detach(), action.detach())
-        rate = self.base_rate * (math.log(10.0) * self.decades * torch.tanh(action)).exp()  # [B, A]
-        direction = bounded(evaluation.grad)
+        factor = (math.log(10.0) * self.decades * torch.tanh(action)).exp()  # [B, A]
+        direction = grad
         if self.direction == "adam":
             mean_grad, square = seen.corrected()
             direction = mean_grad / ((square + 1e-30).sqrt() + _EPSILON)
-        update = -(rate if state.sizes is None else spread(rate, state.sizes)) * direction
-        return Step(update, AlphaState(state.sizes, seen, type(state.hidden)(units)), record)
+        if last is None:
+            update = -state.spread(self.base_rate * factor) * direction
+        else:
+            size = state.mean_of(direction * direction).sqrt() + 1e-30
+            update = -state.spread(torch.minimum(factor * length, limit) / size) * direction
+            last = LastStep(update, grad)
+        return Step(update, AlphaState(state.sizes, seen, last, type(state.hidden)(units)), record)
 
     def distributions(self, observations: Tensor, state: AlphaState) -> Gaussian:
         """See :meth:`Policy.distributions`."""

@@ -237,7 +237,7 @@ def recommended_settings(optimizee: Optimizee) -> None:
 
     name, parameters = type(optimizee).__name__, inspect.signature(MetaLearner.__init__).parameters
     for option in optimizee.recommended_settings():
-        part, _, argument = option.partition(".")
+        part, _, argument = option.rpartition(":")[2].partition(".")
         known = part in ("optimizer", "trainer", "early_stopping") or argument.startswith("estimator.")
         known = known or (part == "model" and argument in parameters)
         assert known, f"{name} recommends a setting {option}, but there is no such option"

@@ -147,4 +147,8 @@ class Landscape(Optimizee):
             "model.reference_lr": 0.1,
             "optimizer.inputs": "moments",
             "trainer.max_epochs": 12,
+            "alpha_opt:optimizer.direction": "gradient",
+            "alpha_opt:optimizer.unit": "secant",  # there is no noise
+            "alpha_opt:optimizer.base_rate": 0.1,
+            "alpha_opt:optimizer.decades": 1.0,
         }

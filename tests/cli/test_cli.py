@@ -173,6 +173,18 @@ def test_recommended_settings_are_defaults(meta_opt, plugins):
     assert config["model"]["lr"] == 0.001  # of the class
 
 
+def test_what_is_recommended_of_a_pair(meta_opt, plugins):
+    """Settings of the optimizee for one optimizer are for that one alone, and stand above what that recommends."""
+    config = settings(meta_opt, "fit", "--optimizee", "landscape", "--optimizer", "alpha_opt")
+    assert config["optimizer"]["init_args"]["unit"] == "secant"
+    config = settings(meta_opt, "fit", "--optimizee", "quadratic", "--optimizer", "alpha_opt")
+    assert config["optimizer"]["init_args"]["unit"] == "base"
+    config = settings(meta_opt, "fit", "--optimizee", "landscape")
+    assert "unit" not in config["optimizer"]["init_args"]
+    _, out, _ = meta_opt("list", "landscape")
+    assert "\n  with optimizer alpha_opt: --optimizer.direction gradient --optimizer.unit secant" in out
+
+
 def test_recommended_weights_are_for_the_default_optimizer(meta_opt, plugins):
     momentum = Path(__file__).parents[2] / "plugins" / "template" / "meta_opt_example" / "momentum_mlp.py"
     config = settings(meta_opt, "fit", "--optimizee", "cifar_cnn")

@@ -23,6 +23,8 @@ KINDS = [
     {"action": "problem", "network": "gru"},
     {"action": "coordinate", "network": "gru", "direction": "gradient"},
     {"action": "tensor", "observes": ["moments"]},
+    {"action": "tensor", "direction": "gradient", "unit": "secant"},
+    {"action": "coordinate", "unit": "secant"},
 ]
 
 

@@ -21,6 +21,7 @@ from meta_opt.meta_training.estimators.returns import (
     Reward,
     advantages_of,
     clipped_surrogate,
+    logs_of,
     normalized,
     rewards_of,
     score,
@@ -113,7 +114,7 @@ class PolicyGradient(Estimator):
         losses = torch.stack([evaluation.loss for evaluation in trajectory.judged])  # [T + 1, B]
         inputs = inputs_of(losses, first, start, episode.num_steps)
         ends = start + len(losses) - 1 == episode.num_steps
-        advantages, targets = self._advantages(losses, inputs, ends=ends)
+        advantages, targets = self._advantages(losses, first, inputs, ends=ends)
         observations = torch.stack([record.observation for record in trajectory.records])
         actions = torch.stack([record.action for record in trajectory.records])
         meta_loss, before = episode.meta_loss.value(losses[1:]), None
@@ -139,10 +140,10 @@ class PolicyGradient(Estimator):
             else:  # the same steps once more
                 yield MetaGradient(torch.zeros_like(meta_loss), grads, losses[:0], own)
 
-    def _advantages(self, losses: Tensor, inputs: Tensor, *, ends: bool) -> tuple[Tensor, Tensor]:
+    def _advantages(self, losses: Tensor, first: Tensor, inputs: Tensor, *, ends: bool) -> tuple[Tensor, Tensor]:
         """Advantages, and the returns that the critic should have said, [T, B] each; without a graph."""
         with torch.no_grad():
-            earned = torch.where(losses > 0.0, losses, torch.nan).log() if self.log_losses else losses
+            earned = logs_of(losses, first) if self.log_losses else losses
             rewards = rewards_of(earned, self.reward)
             values = torch.zeros_like(losses) if self.critic is None else self.critic(inputs)
             if ends:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Reward = Literal["decrease", "area"]
+_SOLVED = 1e-12  # part of the first loss below which there is nothing to gain
 
 
 def rewards_of(losses: Tensor, reward: Reward) -> Tensor:
@@ -20,6 +21,15 @@ def rewards_of(losses: Tensor, reward: Reward) -> Tensor:
     the curve (Li and Malik 2016, arXiv:1606.01885, section 3.2).
     """
     return losses[:-1] - losses[1:] if reward == "decrease" else -losses[1:]
+
+
+def logs_of(losses: Tensor, first: Tensor) -> Tensor:
+    """Logarithms of losses [T + 1, B], none below a trillionth of f_0 [B]; of a negative loss not-a-number.
+
+    A problem that is solved to the last bit has a loss of exactly zero, and what is gained by that is not infinite.
+    """
+    least = (_SOLVED * first).clamp_min(torch.finfo(losses.dtype).tiny)
+    return torch.where(losses >= 0.0, torch.maximum(losses, least), torch.nan).log()
 
 
 def advantages_of(rewards: Tensor, values: Tensor, discount: float, smoothing: float) -> Tensor:

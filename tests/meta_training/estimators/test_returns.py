@@ -9,6 +9,7 @@ from torch import Tensor
 from meta_opt.meta_training.estimators.returns import (
     advantages_of,
     clipped_surrogate,
+    logs_of,
     normalized,
     rewards_of,
     score,
@@ -23,6 +24,14 @@ def test_rewards_are_what_the_loss_fell_by_or_the_area() -> None:
     losses = column(5.0, 3.0, 4.0)
     assert rewards_of(losses, "decrease").flatten().tolist() == [2.0, -1.0]
     assert rewards_of(losses, "area").flatten().tolist() == [-3.0, -4.0]
+
+
+def test_logarithms_stop_where_a_problem_is_solved() -> None:
+    """From f_0 = 2 nothing is gained below 2e-12, and a loss of zero is no infinite reward."""
+    found = logs_of(column(2.0, 1e-5, 1e-20, 0.0), torch.tensor([2.0], dtype=torch.float64))
+    expected = [math.log(2.0), math.log(1e-5), math.log(2e-12), math.log(2e-12)]
+    assert found.flatten().tolist() == pytest.approx(expected)
+    assert logs_of(column(1.0, -1.0), torch.ones(1, dtype=torch.float64))[1].isnan()
 
 
 def test_advantages_by_hand() -> None:

@@ -1,0 +1,64 @@
+"""Lengths of steps that the last step tells of, for optimizees whose gradients have no noise.
+
+Where the gradient changed by y over a step s, a gradient of size |∇| is gone after a step of |s|/|y| · |∇|, were the
+curvature the same in all directions (after Barzilai and Borwein 1988).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meta_opt.optimizers.state import axis
+
+NUM_FEATURES = 3
+LONGER = 3.0  # a step is at most so many times as long as the last
+_LEAST = 1e-30
+_DECADES = 4.0  # that count as one
+
+
+@dataclass(frozen=True)
+class LastStep:
+    """The last step; zero before the first."""
+
+    update: Tensor = axis("coordinate")  # s, [B, N]
+    grad: Tensor = axis("coordinate")  # ∇ before it, [B, N]
+
+
+def secant_lengths(
+    last: LastStep, grad: Tensor, first: float, longest: float, mean_of: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How long the next step should be, by root mean squares over the coordinates of what has an action of its own.
+
+    Args:
+        last: The last step. What it was is taken as it is: without a graph.
+        grad: ∇, [B, N].
+        first: Length of the first step, and of one after none.
+        longest: No step is longer than this.
+        mean_of: Means over the coordinates of each action, [B, N] to [B, A].
+
+    Returns:
+        Lengths |s|/|y| · |∇|, [B, A]; limits, the most that a step may be, [B, A]; and what a policy should know of
+        them, [B, A, 3]: the cosine of s and y, below zero where the curvature is negative, and the logarithms of the
+        length relative to the last step and to ``first``, both from -1 to 1.
+    """
+    update, grad = last.update.detach(), grad.detach()
+    change = grad - last.grad.detach()
+    squares = mean_of(update * update)
+    stepped, size = squares.sqrt(), mean_of(grad * grad).sqrt()
+    bent = mean_of(change * change).sqrt()
+    known = (stepped > 0.0) & (bent > 0.0)
+    limit = torch.where(stepped > 0.0, LONGER * stepped, first).clamp_max(longest)
+    length = torch.where(known, stepped * (size / (bent + _LEAST)), torch.where(stepped > 0.0, stepped, first))
+    length = torch.minimum(length, limit)
+    cosine = mean_of(update * change) / (stepped * bent + _LEAST)
+    relative = torch.where(stepped > 0.0, (length + _LEAST) / (stepped + _LEAST), 1.0)
+    features = [
+        torch.where(known, cosine, 0.0).clamp(-1.0, 1.0),
+        (relative.log10() / _DECADES).clamp(-1.0, 1.0),
+        ((length + _LEAST) / first).log10().div(_DECADES).clamp(-1.0, 1.0),
+    ]
+    return length, limit, torch.stack(features, dim=-1)
