@@ -161,3 +161,22 @@ def test_the_memory_and_the_averages_that_are_drawn():
     assert averages.shape == (4, 4, 3)
     hidden = found[2].hidden[1].view(4, 3, 10)
     torch.testing.assert_close(averages[2, 3], hidden[1, :, 7])  # layer 2, cell 2; as any coordinate has it
+
+
+def test_noise_of_meta_gradients_by_hand():
+    """Of (1, 1), (3, 1), (1, 3), (3, 3) the covariance has the trace 8/3, and the mean's square 8 is 2/3 too large."""
+    import meta_gradient_noise
+
+    gradients = torch.tensor([[1.0, 1.0], [3.0, 1.0], [1.0, 3.0], [3.0, 3.0]])
+    assert meta_gradient_noise.noise(gradients) == pytest.approx(((8 / 3) / (8 - 2 / 3)) ** 0.5)
+
+
+def test_first_order_is_less_noisy_than_a_policy_gradient():
+    """On the same problems, by the script's own estimates."""
+    import meta_gradient_noise as script
+
+    first_order, policy_gradient = (
+        script.noise(script.estimates("quadratic", "coordinate", script.ESTIMATORS[name], 24, 4))
+        for name in ("first_order", "PPO, as is default")
+    )
+    assert first_order < 1.0 < policy_gradient
