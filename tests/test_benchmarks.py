@@ -180,3 +180,13 @@ def test_first_order_is_less_noisy_than_a_policy_gradient():
         for name in ("first_order", "PPO, as is default")
     )
     assert first_order < 1.0 < policy_gradient
+
+
+def test_one_episode_learns_on_the_way():
+    """The first unroll is that of the agent that learns nothing; then they part."""
+    import one_episode
+
+    still, learns = (one_episode.losses_of("rosenbrock", lr, 0.01, 2 * one_episode.UNROLL, 0) for lr in (0.0, 0.01))
+    assert torch.equal(still[: one_episode.UNROLL], learns[: one_episode.UNROLL])
+    assert not torch.equal(still, learns)
+    assert learns.isfinite().all()

@@ -158,5 +158,5 @@ class Landscape(Optimizee):
             "alpha_opt:model.monitor": "final_loss",
             "alpha_opt:model.estimator.discount": 1.0,
             "alpha_opt:model.estimator.smoothing": 0.98,
-            "alpha_opt:trainer.max_epochs": 8,
+            "alpha_opt:trainer.max_epochs": 4,
         }

@@ -83,4 +83,14 @@ class Quadratic(Optimizee):
             "optimizer.inputs": "none",
             "optimizer.output": "linear",
             "trainer.max_epochs": 12,
+            "alpha_opt:optimizer.direction": "gradient",
+            "alpha_opt:optimizer.unit": "secant",  # there is no noise
+            "alpha_opt:optimizer.base_rate": 0.1,
+            "alpha_opt:optimizer.decades": 0.7,
+            "alpha_opt:optimizer.initial_std": 0.2,
+            "alpha_opt:model.unroll_length": 100,
+            "alpha_opt:model.lr": 0.01,
+            "alpha_opt:model.estimator.discount": 1.0,
+            "alpha_opt:model.estimator.smoothing": 0.98,
+            "alpha_opt:trainer.max_epochs": 4,
         }
