@@ -13,6 +13,7 @@ from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.saved.recipes import load, load_optimizer, pretrained, read_recipe
 
 NAMES = (
+    "alpha_opt",
     "cifar_cnn",
     "digits_mlp",
     "general_mlp",
@@ -49,6 +50,7 @@ def test_has_a_card_with_its_command(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "optimizee", "num_steps", "most"),
     [
+        ("alpha_opt", "landscape", 100, 0.2),
         ("quadratic", "quadratic", 100, 0.01),
         ("lstm_gac", "quadratic", 100, 0.5),
         ("hierarchical_rnn", "quadratic", 100, 0.5),
@@ -61,10 +63,10 @@ def test_has_a_card_with_its_command(name: str) -> None:
     ],
 )
 def test_optimizes(name: str, optimizee: str, num_steps: int, most: float) -> None:
-    if optimizee not in ("quadratic", "digits_mlp") and "META_OPT_DATA_DIR" not in os.environ:
+    if optimizee not in ("quadratic", "landscape", "digits_mlp") and "META_OPT_DATA_DIR" not in os.environ:
         pytest.skip("META_OPT_DATA_DIR, the folder that holds the data sets, is not set")
     problems = registry.load("optimizee", optimizee)()
-    num_problems = 32 if optimizee == "quadratic" else 2
+    num_problems = 32 if optimizee in ("quadratic", "landscape") else 2
     curves = run_episodes(problems, load_optimizer(pretrained()[name]), "test", num_problems, num_steps, seed=0)
     assert torch.isfinite(curves.losses).all()
     assert curves.final.mean() < most
