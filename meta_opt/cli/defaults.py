@@ -272,7 +272,9 @@ def _recommend(defaults: Defaults, *, new: bool) -> None:
         elif new:
             option, _, argument = name.rpartition(".")
             chosen = defaults.classes[kind]
-            meant = (name in {**own, **pair} and kind == "optimizer") or registry.name_of(chosen) == usual[kind]
+            usually = registry.name_of(chosen) == usual[kind]
+            meant = kind == "optimizer" and (name in {**own, **pair} or usually)
+            meant = meant or (kind == "estimator" and name not in pair and usually)
             if argument in argument_names(chosen) and (meant or _takes(chosen, argument, value)):
                 defaults.options[option]["init_args"][argument] = value
             elif meant:

@@ -177,7 +177,11 @@ def test_what_is_recommended_of_a_pair(meta_opt, plugins):
     """Settings of the optimizee for one optimizer are for that one alone, and stand above what that recommends."""
     config = settings(meta_opt, "fit", "--optimizee", "landscape", "--optimizer", "alpha_opt")
     assert config["optimizer"]["init_args"]["unit"] == "secant"
-    config = settings(meta_opt, "fit", "--optimizee", "quadratic", "--optimizer", "alpha_opt")
+    assert config["model"]["estimator"]["init_args"]["discount"] == 1.0
+    other = ("--model.estimator", "first_order")  # which has no discount
+    config = settings(meta_opt, "fit", "--optimizee", "landscape", "--optimizer", "alpha_opt", *other)
+    assert (config["optimizer"]["init_args"]["unit"], config["model"]["lr"]) == ("secant", 0.01)
+    config = settings(meta_opt, "fit", "--optimizee", "mnist_mlp", "--optimizer", "alpha_opt")
     assert config["optimizer"]["init_args"]["unit"] == "base"
     config = settings(meta_opt, "fit", "--optimizee", "landscape")
     assert "unit" not in config["optimizer"]["init_args"]
