@@ -230,5 +230,10 @@ class AlphaOpt(Policy):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """A policy gradient, whose steps are of one size whatever the losses are."""
-        return {"model.estimator": "policy_gradient", "model.lr": 0.003, "model.normalize_gradient": False}
+        """A policy gradient, whose steps are of one size whatever the losses are; first_order replays all coordinates."""
+        return {
+            "model.estimator": "policy_gradient",
+            "model.estimator.replay_fraction": 1.0,
+            "model.lr": 0.003,
+            "model.normalize_gradient": False,
+        }

@@ -181,8 +181,10 @@ def test_what_is_recommended_of_a_pair(meta_opt, plugins):
     other = ("--model.estimator", "first_order")  # which has no discount
     config = settings(meta_opt, "fit", "--optimizee", "landscape", "--optimizer", "alpha_opt", *other)
     assert (config["optimizer"]["init_args"]["unit"], config["model"]["lr"]) == ("secant", 0.01)
-    config = settings(meta_opt, "fit", "--optimizee", "mnist_mlp", "--optimizer", "alpha_opt")
+    config = settings(meta_opt, "fit", "--optimizee", "digits_mlp", "--optimizer", "alpha_opt")
     assert config["optimizer"]["init_args"]["unit"] == "base"
+    config = settings(meta_opt, "fit", "--optimizee", "digits_mlp", "--optimizer", "alpha_opt", *other)
+    assert config["model"]["estimator"]["init_args"]["replay_fraction"] == 1.0  # a part of them is for LSTMs alone
     config = settings(meta_opt, "fit", "--optimizee", "landscape")
     assert "unit" not in config["optimizer"]["init_args"]
     _, out, _ = meta_opt("list", "landscape")
