@@ -3,8 +3,8 @@
     python benchmarks/landscapes.py --pretrained alpha_opt
 
 As `meta-opt compare --optimizee landscape --optimizee.name NAME`, for every name: mean final losses over test problems,
-whose turns, stretches and starts meta-training never had. On a landscape where the best baseline is below 1e-7, which in
-single precision is as good as solved, an optimizer that is below that too counts as level.
+whose turns, stretches and starts meta-training never had. Where the best baseline is below 1e-7, which in single
+precision is as good as solved, an optimizer that is below that too counts as level.
 """
 
 from __future__ import annotations

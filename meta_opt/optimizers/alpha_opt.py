@@ -230,7 +230,7 @@ class AlphaOpt(Policy):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """A policy gradient, whose steps are of one size whatever the losses are; first_order replays all coordinates."""
+        """A policy gradient, whose steps are of one size whatever losses are; with first_order, all of the replay."""
         return {
             "model.estimator": "policy_gradient",
             "model.estimator.replay_fraction": 1.0,
