@@ -67,7 +67,7 @@ class NetworksAtLarge(OptimizeeFamily):
         init = "module" if kind in _OWN_INIT else _one_of(_INITS, generator)
         module = partial(_initialized, module, init, log_uniform(0.5, 2.0, generator))
         criterion = partial(_times, criterion, log_uniform(0.01, 100.0, generator))
-        batch_size = round(log_uniform(8 if kind in _OF_TEXT else 16, 32 if kind in _OF_TEXT else 128, generator))
+        batch_size = round(log_uniform(8 if kind in _OF_TEXT else 16, 24 if kind in _OF_TEXT else 128, generator))
         first, second = (round(part * len(drawn.inputs)) for part in _PARTS)
         examples = [(drawn.inputs[part], drawn.targets[part]) for part in _cuts(first, second)]
         train, validation, test = examples
@@ -85,13 +85,13 @@ class NetworksAtLarge(OptimizeeFamily):
             "model.num_validation_steps": 200,
             "model.unroll_length": 100,
             "model.meta_loss": "log_mean",
-            "model.lr": 0.001,
+            "model.lr": 0.004,
             "model.lr_schedule": "cosine",
             "model.normalize_gradient": True,
-            "model.average_decay": 0.98,
-            "model.episodes_per_epoch": 60,
+            "model.average_decay": 0.9,
+            "model.episodes_per_epoch": 75,
             "model.num_validation_problems": 6,
-            "trainer.max_epochs": 8,
+            "trainer.max_epochs": 4,
             "optimizer.num_layers": 1,
             "optimizer.hidden_size": 8,
             "optimizer.inputs": "log_sign+moments+scales+orthogonal",
@@ -146,17 +146,17 @@ def _regression(generator: Generator) -> Drawn:
 
 
 def _recurrent(generator: Generator) -> Drawn:
-    drawn = data.text(_between(8, 24, generator), generator)
-    cell, width = _one_of(("gru", "gru", "lstm", "rnn"), generator), round(log_uniform(8, 32, generator))
-    size = round(log_uniform(16, 64, generator))
+    drawn = data.text(_between(8, 16, generator), generator)
+    cell, width = _one_of(("gru", "gru", "lstm", "rnn"), generator), round(log_uniform(8, 24, generator))
+    size = round(log_uniform(12, 40, generator))
     return drawn, partial(modules.Recurrent, cell, drawn.num_outputs, width, size), functional.cross_entropy
 
 
 def _attention(generator: Generator) -> Drawn:
-    length = _between(8, 24, generator)
+    length = _between(8, 16, generator)
     drawn = data.text(length, generator)
     heads = _between(1, 4, generator)
-    width = heads * max(4, round(log_uniform(16, 48, generator) / heads))
+    width = heads * max(4, round(log_uniform(12, 32, generator) / heads))
     layers = _between(1, 2, generator)
     module = partial(modules.Attention, drawn.num_outputs, length, layers, heads, width)
     return drawn, module, functional.cross_entropy
