@@ -2,16 +2,17 @@
 
     META_OPT_DATA_DIR=... python benchmarks/general_suite.py --num_steps 300 --seeds 3 --folder general_suite
 
-A user's own loop in plain PyTorch. Baselines are AdamW, SGD with Nesterov momentum 0.9, and Muon (matrices; Adam for the rest),
-each with the best of five learning rates on the first seed, all under a half cosine over the steps; untuned are AdamW at 0.001
-with the same cosine, and a rule of thumb: orthogonalized momentum at spectral norm 0.06 √max(1, rows/columns), Adam at 0.009
-for the rest, under the cosine. The base step is the optimizer's own with a network that says nothing. The final loss is the mean of
-the last tenth of the mini-batch losses, at most 50. Ratios are geometric means over seeds.
+A user's own loop in plain PyTorch. Baselines are AdamW, SGD with Nesterov momentum 0.9, and Muon (matrices; Adam for the
+rest), each with the best of five learning rates on the first seed (those at the ends only where the best of the others
+is next to them), all under a half cosine over the steps; untuned are AdamW at 0.001 with the same cosine, and a rule of
+thumb: orthogonalized momentum at spectral norm 0.06 √max(1, rows/columns), Adam at 0.009 for the rest, under the cosine.
+The base step is the optimizer's own with networks that say nothing. The final loss is the mean of the last tenth of the
+mini-batch losses, at most 50. Ratios are geometric means over seeds.
 
-    python benchmarks/general_suite.py --robust 100
+    python benchmarks/general_suite.py --robust 100 --num_steps 100
 
-draws task, seed, θ_0 scale (1/2 to 2, of matrices) and batch size (4 to 256) at random, and counts runs that diverge: that
-end above where they began, or not finite. Results in the folder are not computed again.
+draws task, seed, θ_0 scale (1/2 to 2, of matrices) and batch size (4 to 256) at random, and counts runs that diverge:
+that end above where they began, or are not finite. Results in the folder are not computed again.
 """
 
 from __future__ import annotations
@@ -111,7 +112,10 @@ def makers(pretrained: str, base: Path) -> dict[str, Make]:
         ),
         "base step": lambda params, num_steps: (LearnedOptimizer(params, checkpoint=base, num_steps=num_steps), False),
         "AdamW 0.001": lambda params, num_steps: (torch.optim.AdamW(params, lr=1e-3), True),
-        "rule of thumb": lambda params, num_steps: (Orthogonal(params, 0.06, 0.009, filters=False, spectral=True), True),
+        "rule of thumb": lambda params, num_steps: (
+            Orthogonal(params, 0.06, 0.009, filters=False, spectral=True),
+            True,
+        ),
         **{f"{name} {rate:g}": tuned(name, rate) for name, rates in RATES.items() for rate in rates},
     }
 
@@ -134,7 +138,7 @@ def base_step(pretrained: str, folder: Path) -> Path:
 def train(
     task: Task, make: Make, num_steps: int, seed: int, theta_scale: float = 1.0, batch_size: int | None = None
 ) -> dict[str, float]:
-    """Train a network; losses at first, at last and on average, and the accuracy on test examples if there are classes."""
+    """Train a network; losses at first, at last and on average, and accuracy on test examples if there are classes."""
     (inputs, targets), test = task.data()
     torch.manual_seed(seed)
     module = task.module()
@@ -181,6 +185,18 @@ class Results:
         return self.known[key]
 
 
+def lowest(names: list[str], value: Callable[[str], float]) -> str:
+    """The best of five in order: the middle three, and what is beyond the best of them if that is at an edge."""
+
+    def at(index: int) -> float:
+        found = value(names[index])
+        return found if math.isfinite(found) else math.inf
+
+    best = min((1, 2, 3), key=at)
+    beyond = {1: 0, 3: 4}.get(best, best)
+    return names[min((best, beyond), key=at)]
+
+
 def compare(results: Results, made: dict[str, Make], ours: str, names: list[str], num_steps: int, seeds: int) -> None:
     """Print the tables."""
 
@@ -197,16 +213,16 @@ def compare(results: Results, made: dict[str, Make], ours: str, names: list[str]
 
     rows: list[dict[str, float]] = []
     print(f"\n{num_steps} steps, {seeds} seeds\n")
-    print("| task | final / best tuned | mean / best tuned | base step | final / rule of thumb | / AdamW 0.001 | accuracy, ours and best |")
+    columns = "final / best tuned", "mean / best tuned", "base step", "final / rule of thumb", "/ AdamW 0.001"
+    print("| task |", " | ".join(columns), "| accuracy, ours and best |")
     print("| --- " * 7 + "|")
     for name in names:
         best = {}
         for figure in ("final", "mean"):
             chosen = []
             for kind, rates in RATES.items():
-                first = {rate: run(name, f"{kind} {rate:g}", 0)[figure] for rate in rates}
-                rate = min(first, key=lambda r: first[r] if math.isfinite(first[r]) else math.inf)
-                chosen.append(f"{kind} {rate:g}")
+                at = [f"{kind} {rate:g}" for rate in rates]
+                chosen.append(lowest(at, lambda optimizer: run(name, optimizer, 0)[figure]))  # noqa: B023 called at once
             best[figure] = min(chosen, key=lambda optimizer: value(name, optimizer, figure))
         row = {
             "final": value(name, ours, "final") / value(name, best["final"], "final"),
@@ -220,7 +236,10 @@ def compare(results: Results, made: dict[str, Make], ours: str, names: list[str]
         if "accuracy" in run(name, ours, 0):
             pair = (sum(run(name, o, s)["accuracy"] for s in range(seeds)) / seeds for o in (ours, best["final"]))
             accuracy = ", ".join(f"{each:.3f}" for each in pair)
-        print(f"| {name} ({best['final']}) | " + " | ".join(f"{each:.2f}" for each in row.values()) + f" | {accuracy} |", flush=True)
+        print(
+            f"| {name} ({best['final']}) | " + " | ".join(f"{each:.2f}" for each in row.values()) + f" | {accuracy} |",
+            flush=True,
+        )
     means = [math.exp(sum(math.log(row[column]) for row in rows) / len(rows)) for column in rows[0]]
     print("| geometric mean | " + " | ".join(f"{each:.3f}" for each in means) + " | |")
     print("| worst | " + " | ".join(f"{max(row[column] for row in rows):.2f}" for column in rows[0]) + " | |")
@@ -230,12 +249,13 @@ def robust(results: Results, made: dict[str, Make], ours: str, names: list[str],
     """Count the divergences."""
     diverged = []
     for number in range(draws):
-        draw = random.Random(number)
+        draw = random.Random(number)  # noqa: S311 nothing to keep secret
         name, seed = draw.choice(names), draw.randrange(1000)
         theta_scale, batch_size = 2 ** draw.uniform(-1, 1), round(2 ** draw.uniform(2, 8))
         key = f"robust/{name}/{ours}/{num_steps}/{number}"
         found = results.get(
-            key, lambda: train(TASKS[name], made[ours], num_steps, seed, theta_scale, batch_size)  # noqa: B023
+            key,
+            lambda: train(TASKS[name], made[ours], num_steps, seed, theta_scale, batch_size),  # noqa: B023
         )
         if not found["final"] < found["first"] or not math.isfinite(found["mean"]):
             diverged.append(f"{name}, θ_0 x {theta_scale:.2f}, batches of {batch_size}: {found}")

@@ -1,7 +1,7 @@
 """Tasks of many kinds on data at hand, in plain PyTorch, none of which a shipped optimizer was meta-trained on.
 
-MNIST, CIFAR-10 and Omniglot come from META_OPT_DATA_DIR, text is the source of a module of Python's own library, and the rest
-is made here.
+MNIST, CIFAR-10 and Omniglot come from META_OPT_DATA_DIR, text is the source of modules of Python's own library, and the
+rest is made here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import textwrap
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -171,7 +172,7 @@ def odd() -> tuple[Examples, Examples]:
 def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU, norm: bool = False) -> nn.Module:
     """Linear layers, with layer normalization if asked for."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(sizes[:-1], sizes[1:-1], strict=False):
+    for before, after in pairwise(sizes[:-1]):
         layers += [nn.Linear(before, after), *([nn.LayerNorm(after)] if norm else []), activation()]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
@@ -231,7 +232,10 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(NUM_CHARACTERS, width) if patch is None else nn.Linear(3 * patch**2, width)
         self.places = nn.Parameter(0.02 * torch.randn(length, width))
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
-        self.layers, self.last = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(width, num_outputs)
+        self.layers, self.last = (
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+            nn.Linear(width, num_outputs),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, L] to [n, outputs, L], or [n, 3, h, w] to [n, outputs]."""
@@ -334,9 +338,14 @@ TASKS: dict[str, Task] = {
         "convolution net", lambda: images("cifar", 16), lambda: conv_net(3, 16, 32, size=16, norm=True), batch_size=32
     ),
     "omniglot CNN, 50 classes": Task(
-        "convolution net", lambda: images("omniglot", 14), lambda: conv_net(1, 12, 24, size=14, num_classes=50), batch_size=32
+        "convolution net",
+        lambda: images("omniglot", 14),
+        lambda: conv_net(1, 12, 24, size=14, num_classes=50),
+        batch_size=32,
     ),
-    "cifar residual, GroupNorm": Task("residual net", lambda: images("cifar", 16), lambda: Residual(12, 2), batch_size=32),
+    "cifar residual, GroupNorm": Task(
+        "residual net", lambda: images("cifar", 16), lambda: Residual(12, 2), batch_size=32
+    ),
     "mnist autoencoder": Task(
         "autoencoder",
         lambda: themselves("mnist", 14),

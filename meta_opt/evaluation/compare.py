@@ -252,7 +252,7 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
         )
         validation = {merit: mean_of_problems(_of_problems(curves, merit)).item() for merit in MERITS}
     setting.progress.begin(f"{name}: test problems")
-    runs = {}
+    runs: dict[int, Outcome] = {}
     for span, horizons in setting.spans(contestant.optimizer).items():
         curves, seconds = _tested(setting, contestant.optimizer, span)
         runs |= {horizon: _run(curves.until(horizon), None, seconds) for horizon in horizons}

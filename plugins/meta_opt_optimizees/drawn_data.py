@@ -52,7 +52,10 @@ def patterns(num_channels: int, size: int, num_classes: int, generator: Generato
     labels = torch.randint(num_classes, (NUM_EXAMPLES,), generator=generator)
     shifts = torch.randint(-1, 2, (NUM_EXAMPLES, 2), generator=generator)
     images = torch.stack(
-        [torch.roll(pattern[label], shift, (1, 2)) for label, shift in zip(labels, map(tuple, shifts.tolist()), strict=True)]
+        [
+            torch.roll(pattern[label], shift, (1, 2))
+            for label, shift in zip(labels, map(tuple, shifts.tolist()), strict=True)
+        ]
     )
     noise = 0.5 + 1.5 * float(torch.rand((), generator=generator))
     images = images + noise * torch.randn(images.shape, generator=generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu"]
 Norm = Literal["none", "layer", "batch"]
+Cell = Literal["gru", "lstm", "rnn"]
 Init = Literal["module", "kaiming", "xavier", "orthogonal"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
@@ -40,7 +42,7 @@ class Scaled(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[n, ...] to what the network makes of it."""
-        return self.network(inputs * self.scale)  # type: ignore[no-any-return]
+        return self.network(inputs * self.scale)
 
 
 def initialized(network: nn.Module, init: Init, scale: float) -> nn.Module:
@@ -56,7 +58,7 @@ def initialized(network: nn.Module, init: Init, scale: float) -> nn.Module:
 def mlp(sizes: Sequence[int], activation: Activation, norm: Norm) -> nn.Sequential:
     """Linear layers of these widths, each but the last with normalization and activation; images are flattened."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), start=2):
+    for number, (before, after) in enumerate(pairwise(sizes), start=2):
         layers.append(nn.Linear(before, after))
         if number < len(sizes):
             layers += [*_norm(norm, after, images=False), _ACTIVATION[activation]()]
@@ -78,7 +80,7 @@ def conv_net(
 class Recurrent(nn.Module):
     """An embedding, a recurrent layer and a linear output of the next character."""
 
-    def __init__(self, cell: Literal["gru", "lstm", "rnn"], num_characters: int, width: int, size: int) -> None:
+    def __init__(self, cell: Cell, num_characters: int, width: int, size: int) -> None:
         """Choose the cell, the width of the embedding and the number of units."""
         super().__init__()
         self.embedding = nn.Embedding(num_characters, width)
@@ -87,7 +89,7 @@ class Recurrent(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         """[n, L] to scores [n, characters, L]."""
-        return self.output(self.layer(self.embedding(characters))[0]).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.output(self.layer(self.embedding(characters))[0]).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -107,7 +109,7 @@ class Attention(nn.Module):
         x = self.embedding(characters) + self.places
         for block in self.blocks:
             x = block(x)
-        return self.output(self.norm(x)).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.output(self.norm(x)).transpose(1, 2)
 
 
 class _Block(nn.Module):
@@ -138,7 +140,7 @@ class Window(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         """[n, L] to scores [n, characters]."""
-        return self.network(self.embedding(characters))  # type: ignore[no-any-return]
+        return self.network(self.embedding(characters))
 
 
 class Factors(nn.Module):
@@ -155,7 +157,7 @@ class Factors(nn.Module):
     def forward(self, indices: Tensor) -> Tensor:
         """[n, 2] to [n, 1]."""
         one, other = self.embedding(indices).unbind(1)
-        return (one * other).sum(1, keepdim=True) + self.offset(indices).sum(1)  # type: ignore[no-any-return]
+        return (one * other).sum(1, keepdim=True) + self.offset(indices).sum(1)
 
 
 class Lone(nn.Module):

@@ -14,7 +14,7 @@ from meta_opt.api import ModuleOptimizee, Optimizee, OptimizeeError, OptimizeeFa
 from meta_opt_optimizees import drawn_data as data
 from meta_opt_optimizees import drawn_modules as modules
 from meta_opt_optimizees.drawn_data import Data
-from meta_opt_optimizees.drawn_modules import ACTIVATIONS, Init, Norm
+from meta_opt_optimizees.drawn_modules import ACTIVATIONS, Cell, Init, Norm
 from meta_opt_optimizees.small_mlps import log_uniform
 
 Kind = Literal[
@@ -23,6 +23,7 @@ Kind = Literal[
 _OFTEN: dict[Kind, float] = {"mlp": 3.0, "conv_net": 2.0, "recurrent": 1.5, "attention": 1.5}  # others 1
 _NORMS: tuple[Norm, ...] = get_args(Norm)
 _INITS: tuple[Init, ...] = get_args(Init)
+_CELLS: tuple[Cell, ...] = ("gru", "gru", "lstm", "rnn")
 _PARTS = 0.8, 0.9  # where the examples of training end, and those of validation
 Choice = TypeVar("Choice")
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -147,7 +148,7 @@ def _regression(generator: Generator) -> Drawn:
 
 def _recurrent(generator: Generator) -> Drawn:
     drawn = data.text(_between(8, 16, generator), generator)
-    cell, width = _one_of(("gru", "gru", "lstm", "rnn"), generator), round(log_uniform(8, 24, generator))
+    cell, width = _one_of(_CELLS, generator), round(log_uniform(8, 24, generator))
     size = round(log_uniform(12, 40, generator))
     return drawn, partial(modules.Recurrent, cell, drawn.num_outputs, width, size), functional.cross_entropy
 

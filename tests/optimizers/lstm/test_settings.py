@@ -74,7 +74,9 @@ def final_loss(width: int, **options: Any) -> float:
     """After 200 steps on a network of this width: 20 inputs, 10 classes."""
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randn(2000, 20, generator=generator)
-    labels = (torch.tanh(inputs @ torch.randn(20, 16, generator=generator)) @ torch.randn(16, 10, generator=generator)).argmax(1)
+    labels = (
+        torch.tanh(inputs @ torch.randn(20, 16, generator=generator)) @ torch.randn(16, 10, generator=generator)
+    ).argmax(1)
     params = {
         "first": torch.randn(width, 20, generator=generator) / math.sqrt(20),
         "offset": torch.zeros(width),
