@@ -2,12 +2,12 @@
 
     META_OPT_DATA_DIR=... python benchmarks/general_suite.py --num_steps 300 --seeds 3 --folder general_suite
 
-A user's own loop in plain PyTorch. Baselines are AdamW, SGD with Nesterov momentum 0.9, and Muon (matrices; Adam for the
-rest), each with the best of five learning rates on the first seed (those at the ends only where the best of the others
-is next to them), all under a half cosine over the steps; untuned are AdamW at 0.001 with the same cosine, and a rule of
-thumb: orthogonalized momentum at spectral norm 0.06 √max(1, rows/columns), Adam at 0.009 for the rest, under the cosine.
-The base step is the optimizer's own with networks that say nothing. The final loss is the mean of the last tenth of the
-mini-batch losses, at most 50. Ratios are geometric means over seeds.
+A user's own loop in plain PyTorch. Baselines are AdamW, SGD with Nesterov momentum 0.9, and Muon (matrices; Adam for
+the rest), each with the best of five learning rates on the first seed (those at the ends only where the best of the
+is next to them), all under a half cosine over the steps; untuned are AdamW at 0.001 with the same cosine, and a rule
+of thumb: orthogonalized momentum at spectral norm 0.06 √max(1, rows/columns), Adam at 0.009 for the rest, under the
+cosine. The base step is the optimizer's own with networks that say nothing. The final loss is the mean of the last
+tenth of the mini-batch losses, at most 50. Ratios are geometric means over seeds.
 
     python benchmarks/general_suite.py --robust 100 --num_steps 100
 
