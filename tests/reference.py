@@ -61,9 +61,9 @@ class PaperNetwork(nn.Module):
 class PaperUnroll:
     """An episode of one problem per row of θ, remembering m, v and the states of every coordinate."""
 
-    def __init__(self, problems: Problems, optimizer: CoordinatewiseLSTM) -> None:
-        self.problems, self.optimizer = problems, optimizer
-        tensors = "scales" in optimizer.inputs
+    def __init__(self, problems: Problems, optimizer: CoordinatewiseLSTM, horizon: int | None = None) -> None:
+        self.problems, self.optimizer, self.horizon = problems, optimizer, horizon
+        tensors = "scales" in optimizer.inputs or optimizer.spectral
         self.segments = problems.layout.segments(optimizer.share, tensors=tensors, features=optimizer.tensor_features)
         self.theta = problems.initial_params
         self.evaluation = problems.evaluate(self.theta)
@@ -145,8 +145,11 @@ class PaperUnroll:
                 size = (size / (1 - beta**self.count) + 1e-20).sqrt()
                 ratios = torch.stack([self.mean[:, columns_of] / (1 - beta**self.count), part]) / size
                 squashed = ratios.sign() * (1 + ratios.abs()).log()
-                time = torch.full_like(part, math.log(min(self.count, 1000)) / 4 - 1)
-                more = [time, (size.log() / 5 + 1).expand_as(part), *squashed]
+                time = math.log(min(self.count, 1000)) / 4 - 1
+                if options.horizon:
+                    left = max(self.horizon - self.count + 1, 1) if self.horizon else 1000
+                    time = math.log(self.count / left) / 4
+                more = [torch.full_like(part, time), (size.log() / 5 + 1).expand_as(part), *squashed]
                 x = torch.cat([x, torch.stack(more, dim=-1)], dim=-1)
             directions.append(adam[:, columns_of])
             if "orthogonal" in options.inputs:
@@ -174,6 +177,18 @@ class PaperUnroll:
             update = update * outputs[..., 1].clamp(-10, 10).exp()
         if options.base_step != 0.0 or "moments" in options.inputs:
             update = torch.where((grad == 0) & (self.mean == 0) & (self.square == 0), 0.0, update)
+        if options.spectral:
+            units = torch.ones_like(grad[0])
+            for segment in self.segments:
+                unit = 0.15
+                if segment.num_rows:  # at once the entries' root mean square of an orthogonal matrix of that norm
+                    rows, columns = segment.num_rows, (segment.stop - segment.start) // segment.num_rows
+                    unit = max(1, rows / columns) ** 0.5 / max(rows, columns) ** 0.5
+                units[segment.start : segment.stop] = unit
+            update = update * units
+        if options.horizon and self.horizon:
+            part = min(1, (self.count - 1) / self.horizon)
+            return update * max(0.01, (1 + math.cos(math.pi * part)) / 2)
         return update if options.anneal_after is None else update * min(1, options.anneal_after / self.count) ** 0.5
 
 

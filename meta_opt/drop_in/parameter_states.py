@@ -105,13 +105,15 @@ class ParameterStates:
     Changed in place only, so that wrappers of optimizers that share it always see the same.
     """
 
-    def __init__(self, optimizer: OptimizerNetwork) -> None:
+    def __init__(self, optimizer: OptimizerNetwork, num_steps: int | None = None) -> None:
         """Nothing has a state yet.
 
         Args:
             optimizer: With weights, on the CPU.
+            num_steps: How many steps there will be, where that is known.
         """
         self._optimizer = optimizer
+        self._num_steps = num_steps
         self._copies: dict[tuple[torch.device, torch.dtype], OptimizerNetwork] = {}
         self._one_by_one: defaultdict[Tensor, NamedState] = defaultdict(dict)
         self._buckets: list[Bucket] = []
@@ -214,7 +216,9 @@ class ParameterStates:
         """The state of parameters, as one vector, before their first step."""
         device, dtype = _common(places)
         with no_autocast(device):
-            return self._copy(device, dtype).init_state(_layout(params, places), 1)
+            optimizer = self._copy(device, dtype)
+            state = optimizer.init_state(_layout(params, places), 1)
+            return state if self._num_steps is None else optimizer.expect(state, self._num_steps)
 
     def _copy(self, device: torch.device, dtype: torch.dtype) -> OptimizerNetwork:
         """The learned optimizer on the device, and in the type, of such parameters."""

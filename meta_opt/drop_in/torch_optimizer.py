@@ -61,6 +61,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         pretrained: str | None = None,
         *,
         checkpoint: str | Path | None = None,
+        num_steps: int | None = None,
         lr: float = 1.0,
         engine: Engine = "auto",
         order: Iterable[Tensor] | None = None,
@@ -72,6 +73,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             params: Parameters, named parameters, or parameter groups with ``lr`` and ``network`` of their own.
             pretrained: Name of a checkpoint that comes with meta-opt; this or ``checkpoint``.
             checkpoint: A checkpoint that ``meta-opt fit`` has written.
+            num_steps: How many steps the training will have, for checkpoints that make something of it (``general``):
+                updates then fall to zero along a cosine. One that stops early stops with larger updates, one that goes
+                on longer goes on with small ones. None: it is not known.
             lr: Factor of every update. Schedulers change it.
             engine: What computes the network: native code if it can be had (auto), native code, or PyTorch.
             order: All parameters of the model in its order, ``model.parameters()``, for networks that read where a
@@ -94,12 +98,18 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if not isinstance(learned, CoordinatewiseLSTM):
                 raise MetaOptError(f"engine {engine}: {type(learned).__name__} has no engine to choose")
             learned.engine = engine
+        if num_steps is not None and num_steps < 1:
+            raise MetaOptError(f"num_steps must be at least 1, not {num_steps}")
+        if num_steps is not None and not learned.horizon:
+            raise MetaOptError(
+                f"num_steps {num_steps}: {path.stem} makes nothing of it; leave it out, or choose another checkpoint"
+            )
         layout = read_recipe(path).layout
         self._networks = learned.network_names(layout) if isinstance(learned, SharedNetworks) else ["all"]
         self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"
         self._network = learned
         self._order = None if order is None else {id(param): depth for param, depth in _depths(list(order))}
-        self._states = ParameterStates(learned)
+        self._states = ParameterStates(learned, num_steps)
         self._begun = False
         super().__init__(params, {"lr": lr, "network": None, "depths": None})
         everything = _depths([param for group in self.param_groups for param in group["params"]])

@@ -115,11 +115,11 @@ class Setting:
         """Tell how many runs on ``split`` are to come."""
         self.progress.expect(runs * self.count(split) * (num_steps or max(self.horizons)))
 
-    def spans(self, make: HandMade) -> dict[int, Sequence[int]]:
-        """By how many steps a baseline runs: the horizons that this run serves. One with a schedule runs for each."""
-        if make.schedule.is_constant:
-            return {max(self.horizons): self.horizons}
-        return {horizon: [horizon] for horizon in self.horizons}
+    def spans(self, of: HandMade | InnerOptimizer) -> dict[int, Sequence[int]]:
+        """By how many steps there are runs: the horizons that each serves. What has a schedule runs for each."""
+        if of.horizon if isinstance(of, InnerOptimizer) else not of.schedule.is_constant:
+            return {horizon: [horizon] for horizon in self.horizons}
+        return {max(self.horizons): self.horizons}
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,9 @@ def compare(setting: Setting, learned: Mapping[str, Contestant], baselines: Mapp
     _check_memory(setting)
     if setting.held_back:
         check_held_back(setting.optimizee, problem_generator(setting.seed, "check"))
-    setting.expect(len(learned), "test")
+    for contestant in learned.values():
+        for span in setting.spans(contestant.optimizer):
+            setting.expect(1, "test", span)
     for make in baselines.values():
         for span in setting.spans(make):
             setting.expect(0 if make.lr else _FEWEST_RUNS, "validation", span)
@@ -250,8 +252,10 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
         )
         validation = {merit: mean_of_problems(_of_problems(curves, merit)).item() for merit in MERITS}
     setting.progress.begin(f"{name}: test problems")
-    curves, seconds = _tested(setting, contestant.optimizer)
-    runs = {horizon: _run(curves.until(horizon), None, seconds) for horizon in setting.horizons}
+    runs: dict[int, Outcome] = {}
+    for span, horizons in setting.spans(contestant.optimizer).items():
+        curves, seconds = _tested(setting, contestant.optimizer, span)
+        runs |= {horizon: _run(curves.until(horizon), None, seconds) for horizon in horizons}
     return {horizon: Entry(name, "learned", dict.fromkeys(MERITS, run), validation) for horizon, run in runs.items()}
 
 
@@ -351,9 +355,8 @@ def tune(score: Callable[[float], float], start: float) -> float:
     return start * 10 ** (best / _FINE)
 
 
-def _tested(setting: Setting, optimizer: InnerOptimizer, span: int | None = None) -> tuple[Curves, float]:
+def _tested(setting: Setting, optimizer: InnerOptimizer, steps: int) -> tuple[Curves, float]:
     """Curves on the test problems over so many steps, and seconds per step and problem."""
-    steps = span or max(setting.horizons)
     replace(setting, progress=Progress()).run(
         optimizer, "test", 1, 1, setting.seed, held_back=setting.held_back
     )  # warm up

@@ -114,7 +114,7 @@ def run_episodes(
         problems = Problems(
             optimizee, split, indices, seed=seed, device=device, dtype=dtype, autocast=autocast, held_back=held_back
         )
-        position = begin(problems, optimizer)
+        position = begin(problems, optimizer, num_steps=num_steps)
         losses = [position.judged.loss.unsqueeze(0)]
         for steps in unroll_lengths(num_steps, _STEPS_AT_ONCE):
             trajectory = unroll(problems, optimizer, position, steps)

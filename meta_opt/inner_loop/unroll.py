@@ -66,18 +66,24 @@ def joined(trajectories: Sequence[Trajectory]) -> Trajectory:
     return Trajectory(first.start, evaluations, records, judged, trajectories[-1].end)
 
 
-def begin(problems: Problems, optimizer: InnerOptimizer, *, grads: bool = False) -> Position:
+def begin(
+    problems: Problems, optimizer: InnerOptimizer, *, num_steps: int | None = None, grads: bool = False
+) -> Position:
     """The position at θ_0.
 
     Args:
         problems: The B problems.
         optimizer: What is to step them.
+        num_steps: How many steps there will be, where that is known.
         grads: Whether gradients are wanted also where the optimizer does not read them.
     """
     with no_autocast(problems.initial_params.device):
         evaluation = problems.evaluate(problems.initial_params, grad=grads or "grad" in optimizer.reads)
         judged = problems.judge(problems.initial_params, grad=grads) if problems.held_back else evaluation
-        return Position(evaluation, optimizer.init_state(problems.layout, len(problems)), judged)
+        state = optimizer.init_state(problems.layout, len(problems))
+        if num_steps is not None:
+            state = optimizer.expect(state, num_steps)
+        return Position(evaluation, state, judged)
 
 
 def unroll(

@@ -52,15 +52,28 @@ class InnerOptimizer(ABC):
             problem (``"problem"``). Problems never depend on each other.
         rests: Whether a coordinate whose gradients have all been exactly zero (a padding row, a pruned weight) is never
             moved.
+        horizon: Whether it makes something of the number of steps of a run, see :meth:`expect`.
     """
 
     reads: frozenset[str] = frozenset({"grad"})
     scope: Scope = "problem"
     rests: bool = False
+    horizon: bool = False
 
     @abstractmethod
     def init_state(self, layout: Layout, num_problems: int) -> Any:
         """h_0 for B = ``num_problems`` problems."""
+
+    def expect(self, state: Any, num_steps: int) -> Any:
+        """A first state that knows how many steps the run will have; by default as it is.
+
+        A run may stop earlier, or go on longer.
+
+        Args:
+            state: h_0; it stays what it is.
+            num_steps: 1 or more.
+        """
+        return state
 
     @abstractmethod
     def step(self, evaluation: Evaluation, state: Any, noise: Generator | None = None) -> Step:

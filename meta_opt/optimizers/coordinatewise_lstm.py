@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -37,8 +38,9 @@ class CoordinatewiseLSTM(SharedNetworks):
 
     where d is m̂/√v̂, or for matrices, if the inputs say so, the orthogonalized m̂ + ∇;
 
-    or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network. After
-    ``anneal_after`` steps all of it is multiplied by √(anneal_after / t).
+    or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network. With
+    ``spectral``, all of it is in units of the tensor. After ``anneal_after`` steps it is multiplied by
+    √(anneal_after / t), or with ``horizon``, where the number of steps is known, by a half cosine over these.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class CoordinatewiseLSTM(SharedNetworks):
         anneal_after: int | None = None,
         share: Sharing = "all",
         tensor_features: bool = False,
+        spectral: bool = False,
+        horizon: bool = False,
         engine: Engine = "auto",
     ) -> None:
         """Choose the architecture; :meth:`build` makes the weights.
@@ -82,6 +86,10 @@ class CoordinatewiseLSTM(SharedNetworks):
                 filters are, too), or one per group of parameters, or one per tensor.
             tensor_features: Let a network know of each coordinate what tensor it is in, by what adds to its biases:
                 kind, place in the model, fan-in and fan-out (see :func:`meta_opt.optimizees.layout.features_of`).
+            spectral: Scale the whole update of each tensor so that a step means the same at any width, depth and shape
+                (see :func:`meta_opt.optimizers.lstm.settings.unit_of`).
+            horizon: Where the number of steps of a run is known, end the updates in a half cosine over it instead of
+                annealing them; networks that read scales read how far the run is in place of the time.
             engine: What computes steps and replays: native code if it can be had (auto), native code, or PyTorch.
 
         Raises:
@@ -107,12 +115,14 @@ class CoordinatewiseLSTM(SharedNetworks):
         self.anneal_after = anneal_after
         self.share: Sharing = share
         self.tensor_features = tensor_features
+        self.spectral = spectral
+        self.horizon = horizon
         self.engine: Engine = engine
         self.networks = nn.ModuleDict()
         self._reads = replace(READS[inputs], p=float(p))
         self._keeps_moments = self._reads.moments or base_step != 0.0
         self.rests = self._keeps_moments
-        self.scope: Scope = "tensor" if self._reads.scales or tensor_features else "coordinate"
+        self.scope: Scope = "tensor" if self._reads.scales or tensor_features or spectral else "coordinate"
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """Make one network per segment of ``layout``, with weights drawn from ``generator``."""
@@ -158,7 +168,7 @@ class CoordinatewiseLSTM(SharedNetworks):
             ) from error
 
     def _segments(self, layout: Layout) -> tuple[Segment, ...]:
-        return layout.segments(self.share, tensors=self._reads.scales, features=self.tensor_features)
+        return layout.segments(self.share, tensors=self._reads.scales or self.spectral, features=self.tensor_features)
 
     def init_state(self, layout: Layout, num_problems: int) -> LSTMState:
         """All zeros.
@@ -182,8 +192,14 @@ class CoordinatewiseLSTM(SharedNetworks):
         hidden, cell = (tuple(map(zeros, segments)) for _ in range(2))
         moments = Moments.zeros(like, num_problems, layout.num_coordinates) if self._keeps_moments else None
         scales = Scales.zeros(like, num_problems, len(layout.names)) if self._reads.scales else None
-        steps = like.new_zeros(()) if self._reads.scales or self.anneal_after is not None else None
-        return LSTMState(segments, hidden, cell, moments, scales, steps)
+        counts = self._reads.scales or self.anneal_after is not None or self.horizon
+        steps = like.new_zeros(()) if counts else None
+        horizon = like.new_full((), math.inf) if self.horizon else None
+        return LSTMState(segments, hidden, cell, moments, scales, steps, horizon)
+
+    def expect(self, state: LSTMState, num_steps: int) -> LSTMState:
+        """See :meth:`InnerOptimizer.expect`."""
+        return state if state.horizon is None else replace(state, horizon=torch.full_like(state.horizon, num_steps))
 
     def step(self, evaluation: Evaluation, state: LSTMState, noise: Generator | None = None) -> Step:
         """One update, see :meth:`OptimizerNetwork.step`."""
@@ -270,6 +286,7 @@ class CoordinatewiseLSTM(SharedNetworks):
             self.output == "magnitude",
             self.output_scale,
             self.base_step,
+            self.spectral,
         )
 
     def _network(self, segment: Segment) -> LSTMNetwork:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Iterator
 from functools import partial
@@ -135,8 +136,10 @@ def test_groups_name_their_networks(tmp_path: Path, share: str) -> None:
         {"inputs": "log_sign+moments+scales", "output": "magnitude"},
         {"inputs": "log_sign+moments+scales+orthogonal"},
         {"inputs": "log_sign+moments+scales", "anneal_after": 5},
+        {"spectral": True},
+        {"inputs": "log_sign+moments+scales", "anneal_after": 5, "horizon": True},
     ],
-    ids=["kind", "tensor_features", "scales", "orthogonal", "annealed"],
+    ids=["kind", "tensor_features", "scales", "orthogonal", "annealed", "spectral", "horizon"],
 )
 def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: dict[str, Any]) -> None:
     optimizee = DigitsMlp([7])
@@ -155,6 +158,52 @@ def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: 
     step(first, 1)
     step(second, 1)
     assert_equal(first.param_groups[0]["params"], second.param_groups[0]["params"])
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_knows_how_long_the_training_is(tmp_path: Path, engine: Engine) -> None:
+    if engine == "native" and not native.available():
+        pytest.skip("this machine cannot build the native kernel")
+    options = {"inputs": "log_sign+moments+scales", "base_step": 0.03, "horizon": True}
+    path = checkpoint(tmp_path, DigitsMlp(), **options)
+
+    def make(tensors: dict[str, Tensor]) -> LearnedOptimizer:
+        return LearnedOptimizer(tensors.values(), checkpoint=path, num_steps=20, engine=engine)
+
+    losses = plain_loop(DigitsMlp(), make, 30)  # 10 more than was said
+    learned = load_optimizer(path)
+    learned.engine = engine
+    problems = Problems(DigitsMlp(), "test", [0], seed=0)
+    told = unroll(problems, learned, begin(problems, learned, num_steps=20), 30).losses[:, 0]
+    torch.testing.assert_close(losses, told, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(losses, unrolled(DigitsMlp(), path, 30, engine))
+
+
+def test_updates_end_in_a_cosine_and_go_on_at_a_hundredth(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, base_step=0.03, initial_output=0.0, horizon=True)
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer, moves = LearnedOptimizer([weight], checkpoint=path, num_steps=8), []
+    for _ in range(12):
+        before = weight.detach().clone()
+        weight.grad = torch.ones(3)  # the direction of the base step is 1 at every step
+        optimizer.step()
+        moves.append(float((before - weight.detach())[0]))
+    cosine = [0.03 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    torch.testing.assert_close(moves, cosine + [0.0003] * 4, rtol=1e-4, atol=1e-7)
+
+
+def test_the_number_of_steps_is_saved(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, base_step=0.03, horizon=True)
+    first = LearnedOptimizer(params(), checkpoint=path, num_steps=5)
+    step(first, 0)
+    second = LearnedOptimizer(params(), checkpoint=path)
+    second.load_state_dict(first.state_dict())
+    for one, other in zip(first.param_groups[0]["params"], second.param_groups[0]["params"], strict=True):
+        other.data.copy_(one)
+    for number in range(1, 4):
+        step(first, number)
+        step(second, number)
+    assert_equal(values(first), values(second))
 
 
 def test_groups_leave_tensors_in_their_places(tmp_path: Path) -> None:
@@ -431,6 +480,10 @@ def test_arguments_are_checked(path: Path) -> None:
         LearnedOptimizer(params(), checkpoint=path, lr=-1)
     with pytest.raises(MetaOptError, match="lr must be at least 0, not -2"):
         LearnedOptimizer([{"params": params(), "lr": -2}], checkpoint=path)
+    with pytest.raises(MetaOptError, match="num_steps must be at least 1, not 0"):
+        LearnedOptimizer(params(), checkpoint=path, num_steps=0)
+    with pytest.raises(MetaOptError, match="num_steps 9: untrained makes nothing of it; leave it out"):
+        LearnedOptimizer(params(), checkpoint=path, num_steps=9)
     with pytest.raises(MetaOptError, match="engine must be one of auto, native, torch, not 'nativ'"):
         LearnedOptimizer(params(), checkpoint=path, engine="nativ")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="no pretrained optimizer is called 'nobody'"):

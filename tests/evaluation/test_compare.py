@@ -86,7 +86,11 @@ def validated(name: str, rate: float, merit: str) -> float:
 
 
 def test_a_comparison_over_several_horizons_is_the_same_as_each_alone() -> None:
-    contestants = {"mine": Contestant(learned(layout_of(Regression()), base_step=0.02))}
+    layout = layout_of(Regression())
+    contestants = {
+        "mine": Contestant(learned(layout, base_step=0.02)),
+        "knows how long it runs": Contestant(learned(layout, base_step=0.02, horizon=True)),
+    }
 
     def compared(*horizons: int) -> list[Comparison]:
         return compare(Setting(Regression(), horizons, 4, 4), contestants, {"Adam": adam, "SGD": sgd})

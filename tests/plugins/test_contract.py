@@ -28,6 +28,7 @@ from meta_opt_optimizees.landscape import Landscape
 from meta_opt_optimizees.mixture import Mixture
 from meta_opt_optimizees.mnist_cnn import MnistCnn
 from meta_opt_optimizees.mnist_mlp import MnistMlp
+from meta_opt_optimizees.networks_at_large import NetworksAtLarge
 from meta_opt_optimizees.omniglot import Omniglot
 from meta_opt_optimizees.quadratic import Quadratic
 from meta_opt_optimizees.small_mlps import SmallMlps
@@ -73,6 +74,7 @@ CASES = {
     ),
 }  # fmt: skip
 FAMILIES: dict[str, Callable[[], Optimizee]] = {
+    "networks_at_large": NetworksAtLarge,
     "mixture": lambda: Mixture([Quadratic(3), DigitsMlp()]),
     "small_mlps": lambda: SmallMlps(batch_size=16),
     "subsets": lambda: Subsets(DigitsMlp(), (50, 1000)),
@@ -88,6 +90,16 @@ OPTIMIZERS: dict[str, Callable[[], OptimizerNetwork]] = {
     "scales": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales", output="magnitude", base_step=0.03),
     "orthogonal": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales+orthogonal", base_step=0.03),
     "subspace": partial(SubspaceLSTM, 2, 5),
+    "transfers": partial(
+        CoordinatewiseLSTM,
+        1,
+        4,
+        inputs="log_sign+moments+scales+orthogonal",
+        base_step=0.06,
+        anneal_after=3,
+        spectral=True,
+        horizon=True,
+    ),
     "averages": partial(LSTMGAC, 2, 5),
     "hierarchy": partial(HierarchicalRNN, 4, 5, 6),
     "memory": partial(NTMBFGS, 1, 5),

@@ -74,7 +74,7 @@ class FirstOrder(Estimator):
         """See :meth:`Estimator.estimates`."""
         every = self.update_every or episode.unroll_length
         window: deque[Trajectory] = deque()
-        position = begin(episode.problems, episode.network, grads=True)
+        position = begin(episode.problems, episode.network, num_steps=episode.num_steps, grads=True)
         for number, length in enumerate(unroll_lengths(episode.num_steps, every)):
             if len(window) == episode.unroll_length // every:
                 window.popleft()  # before the next is made, for the sake of memory

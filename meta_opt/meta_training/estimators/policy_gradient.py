@@ -99,7 +99,7 @@ class PolicyGradient(Estimator):
 
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """See :meth:`Estimator.estimates`."""
-        position = begin(episode.problems, episode.network)
+        position = begin(episode.problems, episode.network, num_steps=episode.num_steps)
         first, start = position.judged.loss, 0
         for number, length in enumerate(unroll_lengths(episode.num_steps, episode.unroll_length)):
             noise = episode.generator("actions", number)

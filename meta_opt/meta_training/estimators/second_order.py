@@ -17,7 +17,7 @@ class SecondOrder(Estimator):
 
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """See :meth:`Estimator.estimates`."""
-        position = begin(episode.problems, episode.network)
+        position = begin(episode.problems, episode.network, num_steps=episode.num_steps)
         for length in unroll_lengths(episode.num_steps, episode.unroll_length):
             trajectory = unroll(episode.problems, episode.network, position, length, keep_graph=True)
             position = trajectory.end.detach()

@@ -14,14 +14,15 @@ from meta_opt.optimizers.lstm.preprocessing import MOMENTS_BETA, Moments
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 _NUM_ITERATIONS = 5
 _LEAST_NORM = 1e-12
+_NEARLY_SQUARE = 1.4
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
     """About U Vᵀ for M = U S Vᵀ, scaled so that the root mean square of the entries is about 1.
 
     Newton-Schulz iterations with the polynomial of Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
-    neural networks"), which bring singular values of M down to about 1e-3 of its norm to between 0.7 and 1.2. They run
-    on M Mᵀ of the shorter side, so that M itself is multiplied twice only.
+    neural networks"), which bring singular values of M down to about 1e-3 of its norm to between 0.7 and 1.2. Unless M is
+    nearly square they run on M Mᵀ of the shorter side, so that M itself is multiplied twice only.
 
     Args:
         matrices: M, [..., r, c].
@@ -35,6 +36,11 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     matrices = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + _LEAST_NORM)
     identity = torch.eye(rows, dtype=matrices.dtype, device=matrices.device)
     gram = matrices @ matrices.mT
+    if columns < _NEARLY_SQUARE * rows:  # five times two products with M and one of M Mᵀ are fewer operations
+        for _ in range(_NUM_ITERATIONS - 1):
+            matrices = _polynomial(gram, identity) @ matrices
+            gram = matrices @ matrices.mT
+        return math.sqrt(columns) * (_polynomial(gram, identity) @ matrices)
     factor = product = _polynomial(gram, identity)
     for _ in range(_NUM_ITERATIONS - 1):
         gram = factor @ gram @ factor

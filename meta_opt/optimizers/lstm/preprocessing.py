@@ -14,6 +14,7 @@ from meta_opt.optimizers.state import axis
 LOG_SIGN_P = 10.0
 MOMENTS_BETA = 0.95
 NUM_SCALES = 3  # what Scales says of a tensor
+MORE_STEPS = 1000.0  # how many are to come, for all that is known, where the length of a run is not
 LAST_STEP = 1000.0  # time stands still from here on: what it would be later, hardly any meta-training has seen
 LARGEST_GRADIENT = 1e15
 LARGEST_JUMP = 1e3  # of the root mean square of a tensor's gradient, to that of those before
@@ -189,3 +190,14 @@ def relative(mean: Tensor, grad: Tensor, scales: Tensor) -> Tensor:
     logs = torch.where(negative, -parts, parts).log1p()
     same = torch.stack([time, size]).expand(-1, -1, grad.shape[1])
     return torch.cat([same, torch.where(negative, -logs, logs)])
+
+
+def log_odds(steps: Tensor, horizon: Tensor) -> Tensor:
+    """How far a run is, ln(t / (steps still to come, this one too)) / 4, []: 0 in the middle, fine at both ends.
+
+    Args:
+        steps: t, [], 1 at the first step.
+        horizon: The number of steps of the run, []; infinite where it is not known, and there are 1,000 to come.
+    """
+    to_come = torch.where(horizon.isinf(), MORE_STEPS, (horizon - steps + 1.0).clamp_min(1.0))
+    return (steps / to_come).log() / 4.0

@@ -119,7 +119,7 @@ def replay_fused(settings: NetworkSettings, networks: Sequence[LSTMNetwork], rec
             block.state.hidden[0],
             block.state.cell[0],
             torch.stack(counting),
-            lambda outputs: update_of(settings, outputs, base),
+            lambda outputs: update_of(settings.of(segment), outputs, base),
         )
         return (*output, *weights, *bias_grads(biases, segment.features))
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.inputs import Reads
 from meta_opt.optimizers.lstm.orthogonal import directions
-from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded
+from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded, log_odds
 from meta_opt.optimizers.state import axis
+
+_LEAST_FACTOR = 0.01  # of the cosine: updates of a run that goes on longer than was said do not vanish
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class LSTMState:
     moments: Moments | None = axis(None)  # only where inputs or base step need them
     scales: Scales | None = axis(None)  # only where inputs need them; then there is a segment for each tensor
     steps: Tensor | None = axis("problem")  # t, [], only with scales or where updates are annealed
+    horizon: Tensor | None = axis("problem")  # [], how many steps there will be, infinite if unknown; only where used
 
     @property
     def sizes(self) -> list[int]:
@@ -57,7 +62,7 @@ class LSTMState:
             if scales is None or steps is None:
                 return after, grads, []
             if (found := kernel.read_scales(grads, scales, steps, self.sizes)) is not None:
-                return replace(after, scales=found[0]), grads, found[1]
+                return replace(after, scales=found[0]), grads, self._timed(found[1])
         grads = [bounded(grad) for grad in grads]
         if scales is None or steps is None:
             return after, grads, []
@@ -67,7 +72,17 @@ class LSTMState:
             steps = steps + 1.0
             as_read.append(grad)
             read.append(scales.read(steps))
-        return replace(after, scales=scales), as_read, read
+        return replace(after, scales=scales), as_read, self._timed(read)
+
+    def _timed(self, read: list[Tensor]) -> list[Tensor]:
+        """What is read of the scales after this state, but with how far the run is in place of the time, if it is."""
+        if self.horizon is None or self.steps is None:
+            return read
+        timed = []
+        for ahead, each in enumerate(read, start=1):
+            far = log_odds(self.steps + ahead, self.horizon).expand_as(each[..., :1])
+            timed.append(torch.cat([far, each[..., 1:]], dim=-1))
+        return timed
 
     def read_directions(self, reads: Reads, grads: Sequence[Tensor]) -> list[Tensor]:
         """After each gradient, [B, N], the orthogonalized directions of matrices, [B, N], if they are read."""
@@ -76,10 +91,21 @@ class LSTMState:
         return directions([bounded(grad) for grad in grads], self.moments, self.segments)
 
     def annealed(self, update: Tensor, anneal_after: int | None, ahead: int = 0) -> Tensor:
-        """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after this state."""
-        if anneal_after is None or self.steps is None:
+        """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after this state.
+
+        That is a half cosine over the number of steps where it is known, which a run that goes on longer stays at the
+        end of, or else √(anneal_after / t).
+        """
+        if self.steps is None:
             return update
-        return update * (anneal_after / (self.steps + ahead)).clamp_max(1.0).sqrt()
+        steps, factor = self.steps + ahead, None
+        if anneal_after is not None:
+            factor = (anneal_after / steps).clamp_max(1.0).sqrt()
+        if self.horizon is not None:
+            part = ((steps - 1.0) / self.horizon).clamp(0.0, 1.0)
+            cosine = (0.5 + 0.5 * (math.pi * part).cos()).clamp_min(_LEAST_FACTOR)
+            factor = cosine if factor is None else torch.where(self.horizon.isinf(), factor, cosine)
+        return update if factor is None else update * factor
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:
         """The state of coordinates ``start:stop``, which network ``index`` works on; without scales and steps."""
@@ -95,6 +121,7 @@ class LSTMState:
             (tuple(map(cut, self.hidden[index])),),
             (tuple(map(cut, self.cell[index])),),
             None if self.moments is None else self.moments.part(start, stop),
+            None,
             None,
             None,
         )
@@ -119,4 +146,4 @@ class LSTMState:
             moments = Moments(
                 moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
             )
-        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None, None)
+        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None, None, None)

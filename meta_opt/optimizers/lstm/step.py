@@ -52,7 +52,7 @@ def lstm_step(
         outputs, new_hidden, new_cell = network(
             inputs.flatten(1), state.hidden[index], state.cell[index], segment.features
         )
-        updates.append(update_of(settings, outputs.view(len(outputs), *direction.shape), direction))
+        updates.append(update_of(settings.of(segment), outputs.view(len(outputs), *direction.shape), direction))
         hidden.append(new_hidden)
         cell.append(new_cell)
     update = updates[0] if len(updates) == 1 else torch.cat(updates, dim=-1)

@@ -76,6 +76,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
             "base_step": 0.01,
             "tensor_features": True,
             "share": "kind",
+            "spectral": True,
+            "horizon": True,
         },
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()) or "paper",
@@ -85,8 +87,8 @@ def test_equals_backpropagation_through_the_unroll(
 ) -> None:
     problems = draw(Regression())
     optimizer = built(problems, engine, **options)
-    reference = PaperUnroll(draw(Regression()), optimizer)
-    position = begin(problems, optimizer)
+    reference = PaperUnroll(draw(Regression()), optimizer, horizon=12)
+    position = begin(problems, optimizer, num_steps=12)
     for length in unroll_lengths:
         trajectory = unroll(problems, optimizer, position, length)
         estimate = first_order(trajectory, optimizer, MetaLoss("sum", "constant"))

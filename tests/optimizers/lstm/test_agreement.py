@@ -17,6 +17,7 @@ from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.inputs import READS
+from meta_opt.optimizers.lstm.state import LSTMState
 
 SHAPES = [(), (1,), (0,), (5,), (2, 3), (0, 4), (3, 0), (1, 1), (65,), (4, 1, 3, 3), (9, 2)]
 SIZES = [0.0, 1e-20, 1e-8, 1.0, 30.0, 1e12, 1e20, 1e30]
@@ -30,6 +31,7 @@ class Case(NamedTuple):
     layout: Layout
     grads: list[Tensor]
     dtype: torch.dtype
+    horizon: int | None
 
     def built(self, engine: Any) -> CoordinatewiseLSTM:
         """The same weights, for any engine."""
@@ -40,6 +42,11 @@ class Case(NamedTuple):
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
         optimizer.engine = engine
         return optimizer.to(self.dtype)
+
+    def begun(self, optimizer: CoordinatewiseLSTM) -> LSTMState:
+        """The first state, which knows how many steps there will be if that is known."""
+        state = optimizer.init_state(self.layout, len(self.grads[0]))
+        return state if self.horizon is None else optimizer.expect(state, self.horizon)
 
 
 @st.composite
@@ -58,6 +65,8 @@ def cases(draw: st.DrawFn) -> Case:
         "share": draw(st.sampled_from(["all", "kind", "group", "tensor"])),
         "tensor_features": draw(st.booleans()),
         "anneal_after": draw(st.sampled_from([None, 2])),
+        "spectral": draw(st.booleans()),
+        "horizon": draw(st.booleans()),
     }
     num_problems, num_steps = draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 4, 7]))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
@@ -66,14 +75,14 @@ def cases(draw: st.DrawFn) -> Case:
     grads *= torch.tensor(draw(st.lists(st.sampled_from(SIZES), min_size=num_steps, max_size=num_steps)))[:, None, None]
     if draw(st.booleans()):
         grads[..., ::3] = 0.0
-    return Case(options, layout, list(grads.to(dtype)), dtype)
+    return Case(options, layout, list(grads.to(dtype)), dtype, draw(st.sampled_from([None, 1, 5])))
 
 
 def steps(case: Case, engine: str) -> tuple[list[Tensor], Tensor]:
     """The updates, and the meta-gradient as one vector."""
     optimizer = case.built(engine)
     evaluations = [Evaluation(grad.sum(1), grad, grad) for grad in case.grads]
-    state = optimizer.init_state(case.layout, len(case.grads[0]))
+    state = case.begun(optimizer)
     with torch.no_grad():
         rollout = optimizer.rollout(state)
         updates = [rollout.step(evaluation) for evaluation in evaluations]
@@ -91,7 +100,7 @@ def _replays_in_parts(
 ) -> None:
     """The replay of every second coordinate and that of the others are together the replay of all."""
     evaluations = [Evaluation(grad.sum(1), grad, grad) for grad in case.grads]
-    state, count = optimizer.init_state(case.layout, len(case.grads[0])), case.layout.num_coordinates
+    state, count = case.begun(optimizer), case.layout.num_coordinates
     parts = []
     for first in (0, 1):
         columns = torch.arange(count)[first::2]
@@ -107,10 +116,10 @@ def reference(case: Case) -> list[Tensor]:
         def __init__(self) -> None:
             self.optimizer = case.built("torch")
             options, first = self.optimizer, case.grads[0]
-            tensors = "scales" in options.inputs
+            tensors = "scales" in options.inputs or options.spectral
             self.segments = case.layout.segments(options.share, tensors=tensors, features=options.tensor_features)
             self.mean, self.square = torch.zeros_like(first), torch.zeros_like(first)
-            self.sizes, self.count, self.states = {}, 0, {}
+            self.sizes, self.count, self.states, self.horizon = {}, 0, {}, case.horizon
 
     with torch.no_grad():
         unroll = Given()

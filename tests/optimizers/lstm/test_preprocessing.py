@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded, log_sign, log_times_sign, relative
+from meta_opt.optimizers.lstm.preprocessing import (
+    Moments,
+    Scales,
+    bounded,
+    log_odds,
+    log_sign,
+    log_times_sign,
+    relative,
+)
 
 
 @pytest.mark.parametrize(
@@ -134,3 +142,18 @@ def test_a_tensor_whose_gradient_jumps_is_shortened() -> None:
     torch.testing.assert_close(second, expected)
     torch.testing.assert_close(scales.square[0, 0], torch.tensor(0.95 * 0.05 + 0.05 * 1e6).double())
     assert scales.square[:, 2].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("step", "horizon", "expected"),
+    [
+        (1, 1000, math.log(1 / 1000) / 4),
+        (50, 99, 0.0),  # 49 before it, 49 after it
+        (99, 99, math.log(99) / 4),
+        (200, 99, math.log(200) / 4),  # longer than was said: as if each step were the last
+        (1000, math.inf, 0.0),  # 1,000 to come, for all that is known
+    ],
+)
+def test_how_far_a_run_is(step: int, horizon: float, expected: float) -> None:
+    found = log_odds(torch.tensor(float(step), dtype=torch.float64), torch.tensor(horizon, dtype=torch.float64))
+    assert float(found) == pytest.approx(expected, abs=1e-12)

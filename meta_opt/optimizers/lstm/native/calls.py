@@ -85,8 +85,8 @@ class Calls:
             call.reads_scales, call.segment = reads.scales, index
             call.reads_directions, call.is_matrix = reads.directions, segment.num_rows > 0
             call.bounds_output, call.has_magnitude = settings.bounded, settings.magnitude
-            call.output_scale = settings.output_scale
-            call.base_step = settings.base_step
+            of_tensor = settings.of(segment)
+            call.output_scale, call.base_step = of_tensor.output_scale, of_tensor.base_step
             call.num_problems, call.num_coordinates = shape
             call.start, call.stop, call.num_steps = segment.start, segment.stop, 1
             call.weights, call.biases, call.output_weight, call.output_bias = weights.pointers
