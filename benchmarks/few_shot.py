@@ -20,7 +20,7 @@ from meta_opt.evaluation.compare import tune
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.contract import Split
 from meta_opt.optimizees.problems import Problems
-from meta_opt.optimizers.baselines import BASELINES, MakeBaseline
+from meta_opt.optimizers.baseline_names import BASELINES, HandMade
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.saved.recipes import load_optimizer, pretrained
 from meta_opt_optimizees.omniglot import Omniglot
@@ -64,7 +64,7 @@ def main() -> None:
         show(name, [run(rate)[index] for index, rate in enumerate(rates)])
 
 
-def tuned(optimizee: Omniglot, make: MakeBaseline, num_problems: int) -> list[float]:
+def tuned(optimizee: Omniglot, make: HandMade, num_problems: int) -> list[float]:
     """The learning rate with the highest accuracy on validation problems, for each of STEPS."""
     run = cache(lambda rate: accuracies(optimizee, make(rate), "validation", num_problems).mean(1))
     return [tune(lambda rate, index=index: -float(run(rate)[index]), START) for index in range(len(STEPS))]
