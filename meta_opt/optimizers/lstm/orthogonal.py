@@ -21,8 +21,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     """About U Vᵀ for M = U S Vᵀ, scaled so that the root mean square of the entries is about 1.
 
     Newton-Schulz iterations with the polynomial of Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
-    neural networks"), which bring singular values of M down to about 1e-3 of its norm to between 0.7 and 1.2. Unless M is
-    nearly square they run on M Mᵀ of the shorter side, so that M itself is multiplied twice only.
+    neural networks"), which bring singular values of M down to about 1e-3 of its norm to between 0.7 and 1.2. Unless M
+    is nearly square they run on M Mᵀ of the shorter side, so that M itself is multiplied twice only.
 
     Args:
         matrices: M, [..., r, c].
