@@ -25,7 +25,10 @@ from meta_opt.api import (
     TensorDict,
     axis,
 )
+from meta_opt.meta_training.estimators.es import ES
 from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.estimators.nres import NRES
+from meta_opt.meta_training.estimators.pes import PES
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Problems, problem_generator
@@ -46,6 +49,10 @@ ESTIMATORS = {
     "a window": FirstOrder(update_every=2),
     "a part": FirstOrder(update_every=2, replay_fraction=0.5),
     "second_order": SecondOrder(),
+    "es": ES(),
+    "pes": PES(pairs=2),
+    "pes, one at the end": PES(pairs=1, objective="final_loss"),
+    "nres": NRES(max_difference=1.0),
     "two_points": TwoPoints(),
 }
 NETWORKS: dict[str, Callable[[], OptimizerNetwork]] = {

@@ -94,6 +94,7 @@ def unroll(
     *,
     grads: bool = False,
     keep_graph: bool = False,
+    losses_only: bool = False,
     noise: Generator | None = None,
 ) -> Trajectory:
     """Take ``num_steps`` steps from ``start``.
@@ -110,11 +111,12 @@ def unroll(
         num_steps: T.
         grads: Whether gradients are wanted also where the optimizer does not read them, and of held-back batches.
         keep_graph: Whether losses and gradients stay differentiable in φ through all steps (second derivatives).
+        losses_only: Whether nothing but losses is recorded of evaluations after the first: memory for one step.
         noise: See :meth:`InnerOptimizer.step`.
     """
     reads = optimizer.reads
     read = grads or "grad" in reads
-    recorded = frozenset({"loss", "grad"}) | reads
+    recorded = frozenset({"loss"}) if losses_only else frozenset({"loss", "grad"}) | reads
     graph: Literal["none", "second"] = "second" if keep_graph else "none"
     evaluation, judgement = start.evaluation, start.judged
     evaluations, records, judged = [evaluation], [], [judgement]

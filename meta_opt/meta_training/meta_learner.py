@@ -241,7 +241,14 @@ class MetaLearner(LightningModule):
         before = self._snapshot()
         problems, num_steps = self._problems(), self._draw_num_steps()
         episode = Episode(
-            problems, self.optimizer, self._meta_loss, num_steps, self.unroll_length, self._generator_of_episode()
+            problems,
+            self.optimizer,
+            self._meta_loss,
+            num_steps,
+            self.unroll_length,
+            self._generator_of_episode(),
+            self.global_rank,
+            self.trainer.world_size,
         )
         losses, meta_loss = [], torch.zeros((), device=self.device)
         with no_autocast(self.device):
@@ -271,7 +278,12 @@ class MetaLearner(LightningModule):
 
     def _generator_of_episode(self) -> Callable[..., Generator]:
         """Sources of randomness of this episode and process."""
-        return partial(problem_generator, self.seed, "episode", self.episode, self.global_rank)
+        return partial(problem_generator, self.seed, "episode", self.episode, self._share[0])
+
+    @property
+    def _share(self) -> tuple[int, int]:
+        """Which of how many shares of an episode's problems this process works on."""
+        return (0, 1) if self.estimator.shares_problems else (self.global_rank, self.trainer.world_size)
 
     @property
     def _float(self) -> torch.dtype:
@@ -287,8 +299,9 @@ class MetaLearner(LightningModule):
         return torch.bfloat16 if plugin.precision == "bf16-mixed" else torch.float16
 
     def _problems(self) -> Problems:
-        """The problems of this episode: those of process r of R, of R·B in all."""
-        first = (self.episode * self.trainer.world_size + self.global_rank) * self.num_problems
+        """The problems of this episode: those of process r of R, of R·B in all; or the same B on all."""
+        rank, shares = self._share
+        first = (self.episode * shares + rank) * self.num_problems
         return Problems(
             self.optimizee,
             "train",

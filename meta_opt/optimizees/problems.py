@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,6 +103,7 @@ class Problems:
             drawn = [optimizee.sample_problem(split, generator) for generator in self._generators]
             drawn_params = [optimizee.init_params(generator) for generator in self._generators]
         self.held_back = held_back
+        self._copies = 1
         self._judges = [problem_generator(seed, split, index, "held_back") for index in indices if held_back]
         self._optimizee = optimizee
         self._split: Split = split
@@ -121,7 +123,20 @@ class Problems:
 
     def __len__(self) -> int:
         """B, the number of problems."""
-        return len(self._generators)
+        return len(self._generators) * self._copies
+
+    def repeated(self, copies: int) -> Problems:
+        """Each problem ``copies`` times: all of them, then all again, with the same θ_0 and the same mini-batches.
+
+        They draw from the streams of these problems: evaluate the ones or the others.
+        """
+        other = copy.copy(self)
+        other._copies = self._copies * copies
+        other.initial_params = self.initial_params.repeat(copies, 1)
+        other._problem = {name: _repeated(tensor, copies) for name, tensor in self._problem.items()}
+        other._batch = {}
+        other.trace = self._optimizee.vmappable or len(other) == 1
+        return other
 
     @property
     def size(self) -> int:
@@ -251,11 +266,20 @@ class Problems:
 
     def _stack(self, rows: list[TensorDict]) -> TensorDict:
         if len(rows) == 1:  # no copy of a mini-batch
-            return {name: self._move(tensor.unsqueeze(0)) for name, tensor in rows[0].items()}
-        return {name: self._move(torch.stack([row[name] for row in rows])) for name in rows[0]}
+            stacked = {name: self._move(tensor.unsqueeze(0)) for name, tensor in rows[0].items()}
+        else:
+            stacked = {name: self._move(torch.stack([row[name] for row in rows])) for name in rows[0]}
+        if self._copies == 1:
+            return stacked
+        return {name: _repeated(tensor, self._copies) for name, tensor in stacked.items()}
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+
+
+def _repeated(tensor: Tensor, copies: int) -> Tensor:
+    """[B, ...] to [copies·B, ...]; of one problem a view."""
+    return tensor.expand(copies, *tensor.shape).flatten(0, 1)
 
 
 def _item(tensors: TensorDict, index: int) -> TensorDict:

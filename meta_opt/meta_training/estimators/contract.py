@@ -47,6 +47,8 @@ class Episode:
         num_steps: Optimizee steps of the episode.
         unroll_length: T, how many losses a meta-gradient looks at.
         generator: Makes sources of randomness for this episode and process, on the CPU: equal keys, equal streams.
+        rank: Which process this is.
+        num_processes: How many there are.
     """
 
     problems: Problems
@@ -55,6 +57,8 @@ class Episode:
     num_steps: int
     unroll_length: int
     generator: Callable[..., Generator]
+    rank: int = 0
+    num_processes: int = 1
 
 
 class Estimator(Configurable, nn.Module, ABC):
@@ -62,7 +66,13 @@ class Estimator(Configurable, nn.Module, ABC):
 
     Its parameters (those of a critic) are trained by the meta-optimizer beside φ; they and its buffers are in the
     checkpoint. What lasts no longer than an episode belongs in local variables of :meth:`estimates`.
+
+    Attributes:
+        shares_problems: Whether all processes work on the same problems, with the same streams of randomness, because
+            the estimator divides something else among them.
     """
+
+    shares_problems: bool = False
 
     def check(self, network: OptimizerNetwork, unroll_length: int) -> None:
         """See that it can train this network; called before meta-training.

@@ -1,0 +1,176 @@
+"""What estimators by evolution strategies share: antithetic particles, what they are worth, and the estimate.
+
+A pair k are two particles with weights φ ± σ ε_k, ε_k ~ N(0, I), which optimize the same problems from the same θ_0 on the
+same mini-batches (common random numbers). With L_k± what they cost, and with a direction ξ_k
+
+    ĝ = 1/(2 K σ) Σ_k (L_k+ - L_k-) ξ_k
+
+is, for ξ_k = ε_k, on average the gradient at φ of L smoothed by a Gaussian of width σ (Salimans et al. 2017,
+arXiv:1703.03864). Nothing is differentiated: L may be anything that can be computed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from meta_opt.errors import MetaOptError
+from meta_opt.inner_loop.unroll import Position, begin, unroll, unroll_lengths
+from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
+from meta_opt.meta_training.estimators.particles import Particles
+from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizers.contract import OptimizerNetwork
+
+
+class Evolution(Estimator):
+    """Meta-gradients from the losses of K antithetic pairs of particles.
+
+    Memory is that of 2K optimizers and their problems, whatever the length of an unroll.
+    """
+
+    keeps_center = False  # whether one more particle, the first, stays at φ
+
+    def __init__(
+        self,
+        pairs: int = 4,
+        sigma: float = 0.01,
+        objective: str = "meta_loss",
+        max_difference: float | None = None,
+        split_pairs: bool = False,
+    ) -> None:
+        """Choose how many particles there are, how far from φ, and what they are judged by.
+
+        Args:
+            pairs: K, antithetic pairs of particles; each particle optimizes all problems.
+            sigma: σ, how far particles are from φ in each weight, as a standard deviation.
+            objective: What a particle costs: the meta-loss of each unroll (meta_loss); or the loss at the end of the
+                episode (final_loss) or a metric of the optimizee there, with a minus where more is better, such as
+                -accuracy: then there is one meta-gradient an episode.
+            max_difference: Within a pair, a difference counts as at most this, so that a particle that diverges does
+                not spoil an episode. Null: all differences count in full.
+            split_pairs: Divide the pairs of an episode among processes, all on the same problems; else each process has
+                problems and pairs of its own.
+
+        Raises:
+            MetaOptError: If a value is out of range.
+        """
+        super().__init__()
+        if pairs < 1:
+            raise MetaOptError(f"model.estimator.pairs must be at least 1, not {pairs}")
+        for name, value in {"sigma": sigma, "max_difference": max_difference}.items():
+            if value is not None and not 0.0 < value < float("inf"):
+                raise MetaOptError(f"model.estimator.{name} must be a number of more than 0, not {value}")
+        self.pairs = pairs
+        self.sigma = sigma
+        self.objective = objective
+        self.max_difference = max_difference
+        self.split_pairs = split_pairs
+
+    @property
+    def shares_problems(self) -> bool:  # type: ignore[override]
+        """See :class:`Estimator`."""
+        return self.split_pairs
+
+    @abstractmethod
+    def directions(self, draw: Callable[[], Tensor], before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Where particles are in an unroll, and what their losses are multiplied by, both in units of σ.
+
+        Args:
+            draw: Gives ε, [K, D], new in each unroll.
+            before: What this method gave as the second in the unroll before; None in the first of an episode.
+
+        Returns:
+            The positions of the first particles of each pair, and ξ; each [K, D].
+        """
+
+    def next_start(self, end: Position, count: int) -> Position:
+        """Where the next unroll starts, given where particles are; here there."""
+        return end
+
+    def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
+        """See :meth:`Estimator.estimates`."""
+        numbers = self._numbers(episode)
+        particles = Particles(episode.network, 2 * len(numbers) + self.keeps_center)
+        problems = episode.problems.repeated(len(particles))
+        xi: Tensor | None = None
+        position: Position | None = None
+        lengths = unroll_lengths(episode.num_steps, episode.unroll_length)
+        recorded = []
+        for number, length in enumerate(lengths):
+            places, xi = self.directions(partial(self._drawn, episode, numbers, number), xi)
+            particles.move_to(self.sigma * self._of_particles(places))
+            position = position or begin(problems, particles)
+            trajectory = unroll(problems, particles, position, length, losses_only=True)
+            position = self.next_start(trajectory.end.detach(), len(particles))
+            recorded.append(trajectory.losses.unflatten(1, (len(particles), -1)))  # [T, P, B]
+            if self.objective == "meta_loss" or number == len(lengths) - 1:
+                costs = self._costs(episode, problems, trajectory.end, recorded[-1])
+                losses = torch.cat(recorded)
+                yield self._estimate(episode.network, costs, xi, losses[:, 0] if self.keeps_center else losses.mean(1))
+                recorded = []
+
+    def _numbers(self, episode: Episode) -> range:
+        """Which of the K pairs this process has."""
+        if not self.split_pairs:
+            return range(self.pairs)
+        own, rest = divmod(self.pairs, episode.num_processes)
+        if rest:
+            raise MetaOptError(
+                f"model.estimator.pairs must be a multiple of the number of processes, {episode.num_processes}, with "
+                f"split_pairs, and {self.pairs} is not"
+            )
+        return range(episode.rank * own, (episode.rank + 1) * own)
+
+    @staticmethod
+    def _drawn(episode: Episode, pairs: range, unroll: int) -> Tensor:
+        """ε, [K, D], each pair's from a stream of its own; in float32 first, so that any precision draws the same."""
+        weights = episode.network.trained_parameters()
+        size = sum(weight.numel() for weight in weights)
+        rows = [
+            torch.randn(size, generator=episode.generator("perturbation", unroll, pair), dtype=torch.float32)
+            for pair in pairs
+        ]
+        return torch.stack(rows).to(weights[0])
+
+    def _of_particles(self, places: Tensor) -> Tensor:
+        """[K, D] to [P, D]: the center, where there is one, the first particles of all pairs, the second."""
+        center = places.new_zeros(int(self.keeps_center), places.shape[1])
+        return torch.cat([center, places, -places])
+
+    def _costs(self, episode: Episode, problems: Problems, end: Position, losses: Tensor) -> Tensor:
+        """What each particle costs, [P], of the losses [T, P, B] of this unroll, or of where it ends."""
+        if self.objective == "meta_loss":
+            return torch.stack([episode.meta_loss.value(own) for own in losses.unbind(1)])
+        if self.objective == "final_loss":
+            return losses[-1].mean(1)
+        metrics, name = problems.metrics(end.evaluation.params), self.objective.removeprefix("-")
+        if name not in metrics:
+            known = ", ".join(["meta_loss", "final_loss", *metrics])
+            raise MetaOptError(
+                f"model.estimator.objective must be one of {known}, metrics with a minus where more is better, not "
+                f"{self.objective}"
+            )
+        values = metrics[name].to(losses).unflatten(0, (losses.shape[1], -1)).mean(1)
+        return -values if self.objective.startswith("-") else values
+
+    def _estimate(self, network: OptimizerNetwork, costs: Tensor, xi: Tensor, losses: Tensor) -> MetaGradient:
+        """The meta-gradient, of the costs [P] and the directions ξ [K, D]."""
+        first, second = costs[int(self.keeps_center) :].chunk(2)
+        if self.max_difference is None:
+            loss, differences = costs.mean(), first - second
+        else:
+            finite = costs.isfinite()
+            loss = costs[finite].mean()  # not finite if none is
+            worst = torch.finfo(costs.dtype).max / 4
+            first, second = (torch.where(each.isfinite(), each, worst) for each in (first, second))
+            differences = (first - second).clamp(-self.max_difference, self.max_difference)
+        if self.keeps_center:
+            loss = costs[0]
+        flat = differences @ xi / (2 * self.sigma * len(xi))
+        weights = network.trained_parameters()
+        parts = flat.split([weight.numel() for weight in weights])
+        return MetaGradient(loss, tuple(part.view_as(weight) for part, weight in zip(parts, weights, strict=True)), losses)
