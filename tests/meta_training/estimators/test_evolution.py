@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +26,9 @@ from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.state import axis
-from meta_opt.testing.episodes import bowls, built
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.meta_training.estimators.particles import Particles
+from meta_opt.testing.episodes import bowls, momentum
 
 SUM = MetaLoss("sum", "constant")
 
@@ -132,9 +135,130 @@ def test_over_truncations_pes_and_nres_are_unbiased_and_es_is_not(kind: Callable
     truncated = total(list(SecondOrder().estimates(toy(10))))
     drawn = torch.stack([total(list(kind(20, 0.1).estimates(toy(10, seed)))) for seed in range(30)])
     error = drawn.std(0) / math.sqrt(len(drawn))
-    print(exact, truncated, drawn.mean(0), error)
     right, greedy = (((drawn.mean(0) - each).abs() / error).max() for each in (exact, truncated))
     if kind is ES:
         assert greedy < 4.0 < right
     else:
         assert right < 4.0 < greedy
+
+
+def test_particles_under_vmap_and_one_by_one_are_the_same() -> None:
+    runs = []
+    for vmaps in (True, False):
+        network = momentum()
+        particles = Particles(network, 3)
+        particles.move_to(torch.linspace(-0.1, 0.1, 6, dtype=torch.float64).view(3, 2))
+        problems = bowls().repeated(3)
+        if not vmaps:
+            particles.give_up_vmap()
+        trajectory = unroll(problems, particles, begin(problems, particles), 5, losses_only=True)
+        assert particles.vmaps is vmaps
+        runs.append((trajectory.losses, trajectory.end.evaluation.params, *(each.mean for each in trajectory.end.state)))
+    for one, other in zip(*runs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_what_vmap_has_no_rule_for_is_stepped_one_by_one() -> None:
+    class Branches(Constant):
+        def step(self, evaluation: Evaluation, state: tuple[()], noise: Generator | None = None) -> Step:
+            return Step((1.0 if evaluation.params.sum() > 100 else 0.1) * self.weights.expand_as(evaluation.params), ())
+
+    ep = an_episode(Parabola(), Branches(), 4, 2)
+    particles = Particles(ep.network, 3)
+    assert particles.vmaps
+    problems = ep.problems.repeated(3)
+    end = unroll(problems, particles, begin(problems, particles), 4, losses_only=True).end
+    assert not particles.vmaps
+    torch.testing.assert_close(end.evaluation.params, 0.4 * ep.network.weights.detach().expand(3, 3))
+
+
+def test_a_non_differentiable_metric_at_the_end_of_the_episode() -> None:
+    """Coordinates of θ_2 = 2 φ above a half, of which φ = 0.25 ± 0.1 ε are one or none: more is better with a minus."""
+    episode = an_episode(Parabola(), Constant(), 2, 1)
+    with torch.no_grad():
+        episode.network.weights.copy_(torch.tensor([0.25, -9.0, -9.0]))
+    for objective, sign in (("above", 1), ("-above", -1)):
+        (estimate,) = NRES(200, 0.1, objective=objective).estimates(episode)
+        # E[ΔL ε] / 2σ: one of the pair is above, (1/3) E|ε| / 2σ = (1/3) 0.798 / 0.2
+        assert estimate.grads[0][0].item() == pytest.approx(sign * 1.33, abs=0.15)
+        assert estimate.loss.item() == pytest.approx(sign / 6, abs=1e-12)
+        assert estimate.losses.shape == (2, 1)
+
+
+def test_objectives_that_there_are_not_are_named() -> None:
+    with pytest.raises(MetaOptError, match="must be one of meta_loss, final_loss, above, .* not accuracy"):
+        list(PES(objective="accuracy").estimates(an_episode(Parabola(), Constant(), 2, 1)))
+
+
+def test_the_final_loss_is_that_of_the_episode_whatever_the_truncations() -> None:
+    """Constant steps: after two steps θ = 2φ, ∇ = 2 c (2φ - b), however the two steps are cut."""
+    whole = total(list(NRES(3, 0.1, objective="final_loss").estimates(an_episode(Parabola(), Constant(), 2, 2))))
+    cut = total(list(NRES(3, 0.1, objective="final_loss").estimates(an_episode(Parabola(), Constant(), 2, 1))))
+    torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)
+    summed = total(list(NRES(3, 0.1).estimates(an_episode(Parabola(), Constant(), 2, 1))))
+    assert (summed - whole).norm() > 0.1 * whole.norm()
+
+
+@pytest.mark.parametrize("kind", [ES, PES, NRES])
+def test_pairs_split_over_processes_give_the_estimates_of_one(kind: Callable[..., Evolution]) -> None:
+    def estimates(rank: int, processes: int) -> list[MetaGradient]:
+        episode = replace(an_episode(Parabola(), Constant(), 6, 2, count=2), rank=rank, num_processes=processes)
+        return list(kind(6, 0.1, split_pairs=True).estimates(episode))
+
+    (one,) = [estimates(0, 1)]
+    for processes in (2, 3):
+        parts = [estimates(rank, processes) for rank in range(processes)]
+        for whole, *shares in zip(one, *parts, strict=True):
+            mean = torch.stack([share.grads[0] for share in shares]).mean(0)
+            torch.testing.assert_close(mean, whole.grads[0], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(torch.stack([share.loss for share in shares]).mean(), whole.loss)
+    with pytest.raises(MetaOptError, match="must be a multiple of the number of processes, 4, with"):
+        estimates(0, 4)
+
+
+def test_a_particle_that_diverges_counts_as_the_largest_difference() -> None:
+    class Cliff(Parabola):
+        def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+            theta = params["theta"]
+            return torch.where(theta[0] > 0.5, torch.inf, super().loss(params, problem, batch))
+
+    episode = partial(an_episode, Cliff(), Constant(), 1, 1)
+    (spoilt,) = PES(8, 0.1).estimates(episode())
+    assert not spoilt.grads[0].isfinite().all()
+    (estimate,) = PES(8, 0.1, max_difference=0.5).estimates(episode())
+    assert estimate.loss.isfinite()
+    # Half of all particles are over the edge: E[0.5 |ε|] / 2σ, of eight pairs
+    assert estimate.grads[0][0].item() == pytest.approx(0.5 * 0.798 / 0.2, abs=1.0)
+
+
+def test_memory_does_not_grow_with_the_unroll() -> None:
+    episode = an_episode(Parabola(), Constant(), 50, 50)
+    problems, particles = episode.problems.repeated(2), Particles(episode.network, 2)
+    trajectory = unroll(problems, particles, begin(problems, particles), 50, losses_only=True)
+    assert all(set(vars(each)) == {"loss"} for each in trajectory.evaluations[1:])
+
+
+def test_the_native_rollouts_of_particles_are_those_of_their_weights() -> None:
+    problems = bowls()
+    network = CoordinatewiseLSTM(1, 4, inputs="log_sign+moments")
+    network.build(problems.layout, Generator().manual_seed(0))
+    particles = Particles(network.double(), 2)
+    offsets = 0.1 * torch.randn(
+        2, sum(each.numel() for each in network.parameters()), generator=Generator().manual_seed(1), dtype=torch.float64
+    )
+    particles.move_to(offsets)
+    repeated = problems.repeated(2)
+    losses = unroll(repeated, particles, begin(repeated, particles), 6, losses_only=True).losses
+    for number, offset in enumerate(offsets):
+        moved = copy.deepcopy(network)
+        torch.nn.utils.vector_to_parameters(
+            torch.nn.utils.parameters_to_vector(network.parameters()) + offset, moved.parameters()
+        )
+        alone = unroll(bowls(), moved, begin(bowls(), moved), 6).losses
+        torch.testing.assert_close(losses[:, 2 * number : 2 * number + 2], alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("option", "value"), [("pairs", 0), ("sigma", 0.0), ("max_difference", math.inf)])
+def test_values_out_of_range(option: str, value: float) -> None:
+    with pytest.raises(MetaOptError, match=f"model.estimator.{option} must be"):
+        PES(**{option: value})
