@@ -1,4 +1,7 @@
-"""Meta-train for a few episodes in DEVICES processes with PROBLEMS problems each, and save φ to OUT."""
+"""Meta-train for a few episodes in DEVICES processes with PROBLEMS problems each, and save φ to OUT.
+
+With a fourth argument, ``pes``, by evolution strategies whose pairs are divided among the processes.
+"""
 
 import sys
 
@@ -6,6 +9,7 @@ import torch
 from problems_for_tests import Regression
 from trainers_for_tests import trainer
 
+from meta_opt.meta_training.estimators.pes import PES
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
@@ -16,6 +20,7 @@ if __name__ == "__main__":
         CoordinatewiseLSTM(hidden_size=4, inputs="log_sign+moments"),
         num_steps=10,
         unroll_length=5,
+        estimator=PES(pairs=4, split_pairs=True) if sys.argv[4:] == ["pes"] else None,
         num_problems=problems,
         episodes_per_epoch=4,
         num_validation_problems=2,
