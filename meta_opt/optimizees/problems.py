@@ -125,6 +125,13 @@ class Problems:
         """B, the number of problems."""
         return len(self._generators) * self._copies
 
+    def twin(self) -> Problems:
+        """The same problems, which draw the same mini-batches from streams of their own, from here on."""
+        other = copy.copy(self)
+        other._generators = [generator.clone_state() for generator in self._generators]
+        other._judges = [generator.clone_state() for generator in self._judges]
+        return other
+
     def repeated(self, copies: int) -> Problems:
         """Each problem ``copies`` times: all of them, then all again, with the same θ_0 and the same mini-batches.
 

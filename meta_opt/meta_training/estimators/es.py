@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from meta_opt.inner_loop.unroll import Position
 from meta_opt.meta_training.estimators.evolution import Evolution
-from meta_opt.meta_training.estimators.particles import all_at_first
 
 
 class ES(Evolution):
@@ -19,13 +17,9 @@ class ES(Evolution):
     ``model.num_steps``, it is not.
     """
 
-    keeps_center = True
+    restarts = True
 
     def directions(self, draw: Callable[[], Tensor], before: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :meth:`Evolution.directions`."""
         drawn = draw()
         return drawn, drawn
-
-    def next_start(self, end: Position, count: int) -> Position:
-        """Where the particle at φ is."""
-        return all_at_first(end, count)

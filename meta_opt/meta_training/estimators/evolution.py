@@ -1,12 +1,19 @@
-"""What estimators by evolution strategies share: antithetic particles, what they are worth, and the estimate.
+"""What estimators by evolution strategies share: antithetic particles, what they cost, and the estimate.
 
 A pair k are two particles with weights φ ± σ ε_k, ε_k ~ N(0, I), which optimize the same problems from the same θ_0 on the
-same mini-batches (common random numbers). With L_k± what they cost, and with a direction ξ_k
+same mini-batches (common random numbers). With L_k± what they cost, and with a direction ξ_k,
 
-    ĝ = 1/(2 K σ) Σ_k (L_k+ - L_k-) ξ_k
+    ĝ = 1/K Σ_k ξ_k (L_k+ - L_k-) / 2σ
 
 is, for ξ_k = ε_k, on average the gradient at φ of L smoothed by a Gaussian of width σ (Salimans et al. 2017,
 arXiv:1703.03864). Nothing is differentiated: L may be anything that can be computed.
+
+In D dimensions its variance is about D/K times the square of the gradient. Where there is a gradient of first order g as
+well, it tells most of each difference beforehand, and the estimate
+
+    ĝ = g + 1/K Σ_k ξ_k ((L_k+ - L_k-) / 2σ - ⟨g, ε_k⟩)
+
+has the same mean whatever g is, since E[ξ εᵀ] = 1, and the variance of what g does not tell only (a control variate).
 """
 
 from __future__ import annotations
@@ -21,24 +28,28 @@ from torch import Tensor
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import Position, begin, unroll, unroll_lengths
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
-from meta_opt.meta_training.estimators.particles import Particles
+from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.estimators.particles import Particles, all_at
 from meta_opt.optimizees.problems import Problems
-from meta_opt.optimizers.contract import OptimizerNetwork
 
 
 class Evolution(Estimator):
     """Meta-gradients from the losses of K antithetic pairs of particles.
 
-    Memory is that of 2K optimizers and their problems, whatever the length of an unroll.
+    Memory is that of 2K optimizers and their problems, and with a control variate that of the gradients of an unroll.
+
+    Attributes:
+        restarts: Whether particles start each unroll where the optimizer with weights φ has come to.
     """
 
-    keeps_center = False  # whether one more particle, the first, stays at φ
+    restarts: bool = False
 
     def __init__(
         self,
         pairs: int = 4,
         sigma: float = 0.01,
         objective: str = "meta_loss",
+        control_variate: bool = True,
         max_difference: float | None = None,
         split_pairs: bool = False,
     ) -> None:
@@ -50,6 +61,9 @@ class Evolution(Estimator):
             objective: What a particle costs: the meta-loss of each unroll (meta_loss); or the loss at the end of the
                 episode (final_loss) or a metric of the optimizee there, with a minus where more is better, such as
                 -accuracy: then there is one meta-gradient an episode.
+            control_variate: Let the meta-gradient of first order tell most of what pairs differ by, so that they need
+                only tell the rest: the same on average, with less variance. Of the objective meta_loss, for optimizers
+                that read gradients; others do without.
             max_difference: Within a pair, a difference counts as at most this, so that a particle that diverges does
                 not spoil an episode. Null: all differences count in full.
             split_pairs: Divide the pairs of an episode among processes, all on the same problems; else each process has
@@ -67,6 +81,7 @@ class Evolution(Estimator):
         self.pairs = pairs
         self.sigma = sigma
         self.objective = objective
+        self.control_variate = control_variate
         self.max_difference = max_difference
         self.split_pairs = split_pairs
 
@@ -87,31 +102,53 @@ class Evolution(Estimator):
             The positions of the first particles of each pair, and ξ; each [K, D].
         """
 
-    def next_start(self, end: Position, count: int) -> Position:
-        """Where the next unroll starts, given where particles are; here there."""
-        return end
-
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """See :meth:`Estimator.estimates`."""
-        numbers = self._numbers(episode)
-        particles = Particles(episode.network, 2 * len(numbers) + self.keeps_center)
+        numbers, network = self._numbers(episode), episode.network
+        controlled = self.control_variate and self.objective == "meta_loss" and "grad" in network.reads
+        particles = Particles(network, 2 * len(numbers))
         problems = episode.problems.repeated(len(particles))
-        xi: Tensor | None = None
+        alone = episode.problems.twin()  # what φ itself, without a perturbation, optimizes
+        center = begin(alone, network, grads=controlled).detach() if controlled or self.restarts else None
         position: Position | None = None
-        lengths = unroll_lengths(episode.num_steps, episode.unroll_length)
-        recorded = []
+        xi: Tensor | None = None
+        lengths, recorded = unroll_lengths(episode.num_steps, episode.unroll_length), []
         for number, length in enumerate(lengths):
             places, xi = self.directions(partial(self._drawn, episode, numbers, number), xi)
-            particles.move_to(self.sigma * self._of_particles(places))
-            position = position or begin(problems, particles)
+            particles.move_to(self.sigma * torch.cat([places, -places]))
+            if position is None:
+                position = begin(problems, particles)
+            elif self.restarts and center is not None:
+                position = all_at(center, len(particles))
             trajectory = unroll(problems, particles, position, length, losses_only=True)
-            position = self.next_start(trajectory.end.detach(), len(particles))
-            recorded.append(trajectory.losses.unflatten(1, (len(particles), -1)))  # [T, P, B]
+            position = trajectory.end.detach()
+            losses = trajectory.losses.unflatten(1, (len(particles), -1))  # [T, P, B]
+            control = None
+            if center is None:
+                recorded.append(losses.mean(1))
+            else:
+                of_center = unroll(alone, network, center, length, grads=controlled, losses_only=not controlled)
+                center = of_center.end.detach()
+                control = first_order(of_center, network, episode.meta_loss) if controlled else None
+                recorded.append(of_center.losses)
             if self.objective == "meta_loss" or number == len(lengths) - 1:
-                costs = self._costs(episode, problems, trajectory.end, recorded[-1])
-                losses = torch.cat(recorded)
-                yield self._estimate(episode.network, costs, xi, losses[:, 0] if self.keeps_center else losses.mean(1))
+                costs = self._costs(episode, problems, position, losses)
+                loss, differences = self._differences(costs)
+                loss = loss if control is None else control.loss
+                estimate = self._estimate(differences / (2 * self.sigma), places, xi, control)
+                weights = network.trained_parameters()
+                parts = estimate.split([weight.numel() for weight in weights])
+                grads = tuple(part.view_as(weight) for part, weight in zip(parts, weights, strict=True))
+                yield MetaGradient(loss, grads, torch.cat(recorded))
                 recorded = []
+
+    @staticmethod
+    def _estimate(slopes: Tensor, places: Tensor, xi: Tensor, control: MetaGradient | None) -> Tensor:
+        """ĝ, [D], of the slopes along each ε [K]."""
+        if control is None:
+            return slopes @ xi / len(xi)
+        known = torch.cat([grad.flatten() for grad in control.grads])
+        return known + (slopes - places @ known) @ xi / len(xi)
 
     def _numbers(self, episode: Episode) -> range:
         """Which of the K pairs this process has."""
@@ -136,11 +173,6 @@ class Evolution(Estimator):
         ]
         return torch.stack(rows).to(weights[0])
 
-    def _of_particles(self, places: Tensor) -> Tensor:
-        """[K, D] to [P, D]: the center, where there is one, the first particles of all pairs, the second."""
-        center = places.new_zeros(int(self.keeps_center), places.shape[1])
-        return torch.cat([center, places, -places])
-
     def _costs(self, episode: Episode, problems: Problems, end: Position, losses: Tensor) -> Tensor:
         """What each particle costs, [P], of the losses [T, P, B] of this unroll, or of where it ends."""
         if self.objective == "meta_loss":
@@ -157,20 +189,13 @@ class Evolution(Estimator):
         values = metrics[name].to(losses).unflatten(0, (losses.shape[1], -1)).mean(1)
         return -values if self.objective.startswith("-") else values
 
-    def _estimate(self, network: OptimizerNetwork, costs: Tensor, xi: Tensor, losses: Tensor) -> MetaGradient:
-        """The meta-gradient, of the costs [P] and the directions ξ [K, D]."""
-        first, second = costs[int(self.keeps_center) :].chunk(2)
+    def _differences(self, costs: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of what particles cost, [], and what the two of each pair differ by, [K]; of costs [P]."""
         if self.max_difference is None:
-            loss, differences = costs.mean(), first - second
-        else:
-            finite = costs.isfinite()
-            loss = costs[finite].mean()  # not finite if none is
-            worst = torch.finfo(costs.dtype).max / 4
-            first, second = (torch.where(each.isfinite(), each, worst) for each in (first, second))
-            differences = (first - second).clamp(-self.max_difference, self.max_difference)
-        if self.keeps_center:
-            loss = costs[0]
-        flat = differences @ xi / (2 * self.sigma * len(xi))
-        weights = network.trained_parameters()
-        parts = flat.split([weight.numel() for weight in weights])
-        return MetaGradient(loss, tuple(part.view_as(weight) for part, weight in zip(parts, weights, strict=True)), losses)
+            first, second = costs.chunk(2)
+            return costs.mean(), first - second
+        finite = costs.isfinite()
+        worst = torch.finfo(costs.dtype).max / 4
+        first, second = torch.where(finite, costs, worst).chunk(2)
+        differences = (first - second).clamp(-self.max_difference, self.max_difference)
+        return costs[finite].mean(), differences  # a mean of none is not finite, and the episode is skipped

@@ -154,13 +154,13 @@ class _Together(Rollout):
         return updates.flatten(0, 1)
 
 
-def all_at_first(position: Position, count: int) -> Position:
-    """Every one of ``count`` particles where the first one is."""
+def all_at(position: Position, count: int) -> Position:
+    """Each of ``count`` particles where an optimizer is."""
 
     def repeated(evaluation: Evaluation) -> Evaluation:
-        rows = {name: tensor.chunk(count)[0] for name, tensor in vars(evaluation).items()}
-        return Evaluation.of(**{name: row.repeat(count, *[1] * (row.dim() - 1)) for name, row in rows.items()})
+        known = {name: tensor.expand(count, *tensor.shape).flatten(0, 1) for name, tensor in vars(evaluation).items()}
+        return Evaluation.of(**known)
 
     evaluation = repeated(position.evaluation)
     judged = evaluation if position.judged is position.evaluation else repeated(position.judged)
-    return Position(evaluation, (position.state[0],) * count, judged)
+    return Position(evaluation, (position.state,) * count, judged)

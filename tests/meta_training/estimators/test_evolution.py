@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +30,10 @@ from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.state import axis
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.estimators.particles import Particles
-from meta_opt.testing.episodes import bowls, momentum
+from meta_opt.testing.episodes import bowls, built, episode_of, momentum
+
+sys.path.append(str(Path(__file__).parents[3] / "plugins" / "template"))
+from meta_opt_example.momentum_mlp import MomentumMlp
 
 SUM = MetaLoss("sum", "constant")
 
@@ -129,11 +134,14 @@ def toy(unroll_length: int, seed: int = 0) -> Episode:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [PES, NRES, ES])
-def test_over_truncations_pes_and_nres_are_unbiased_and_es_is_not(kind: Callable[..., Evolution]) -> None:
+@pytest.mark.parametrize(("kind", "controlled"), [(PES, False), (PES, True), (NRES, False), (ES, False)])
+def test_over_truncations_pes_and_nres_are_unbiased_and_es_is_not(
+    kind: Callable[..., Evolution], controlled: bool
+) -> None:
     exact = total(list(SecondOrder().estimates(toy(100))))
     truncated = total(list(SecondOrder().estimates(toy(10))))
-    drawn = torch.stack([total(list(kind(20, 0.1).estimates(toy(10, seed)))) for seed in range(30)])
+    estimator = kind(20, 0.1, control_variate=controlled)
+    drawn = torch.stack([total(list(estimator.estimates(toy(10, seed)))) for seed in range(30)])
     error = drawn.std(0) / math.sqrt(len(drawn))
     right, greedy = (((drawn.mean(0) - each).abs() / error).max() for each in (exact, truncated))
     if kind is ES:
@@ -262,3 +270,22 @@ def test_the_native_rollouts_of_particles_are_those_of_their_weights() -> None:
 def test_values_out_of_range(option: str, value: float) -> None:
     with pytest.raises(MetaOptError, match=f"model.estimator.{option} must be"):
         PES(**{option: value})
+
+
+def test_a_control_variate_leaves_the_mean_and_takes_variance() -> None:
+    network = built(MomentumMlp())
+    whole = partial(episode_of, network, 4)
+    exact = total(list(SecondOrder().estimates(whole())))
+    deviations = {}
+    for controlled in (False, True):
+        estimator = NRES(2, 1e-3, control_variate=controlled)
+        drawn = torch.stack(
+            [
+                total(list(estimator.estimates(replace(whole(), generator=partial(problem_generator, seed)))))
+                for seed in range(60)
+            ]
+        )
+        mean, error = drawn.mean(0), drawn.std(0).norm() / math.sqrt(60)
+        assert (mean - exact).norm() < 2 * error
+        deviations[controlled] = float(error)
+    assert deviations[True] < 0.5 * deviations[False]
