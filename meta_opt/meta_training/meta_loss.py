@@ -12,7 +12,7 @@ from meta_opt.errors import MetaOptError
 
 _LEAST = 1e-12  # loss that the logarithm is taken of
 
-MetaLossName = Literal["sum", "log_sum", "log_mean"]
+MetaLossName = Literal["sum", "log_sum", "log_mean", "best"]
 
 
 class MetaLoss:
@@ -21,6 +21,7 @@ class MetaLoss:
         sum        Σ_t w_t f_t
         log_sum    Σ_t w_t ln f_t
         log_mean   W ln(Σ_t w_t f_t / W)        W = Σ_t w_t
+        best       Σ_t w_t min_{s≤t} f_s        over the steps of the unroll
 
     Logarithms weigh a late, small loss as much as an early, large one (Wichrowska et al. 2017, arXiv:1703.04813,
     section 4.2). With mini-batches, the logarithm of each loss cares about the usual one more than about the mean: an
@@ -35,7 +36,7 @@ class MetaLoss:
         """Choose the meta-loss.
 
         Args:
-            name: ``"sum"``, ``"log_sum"`` or ``"log_mean"``.
+            name: ``"sum"``, ``"log_sum"``, ``"log_mean"`` or ``"best"``.
             step_weights: See :func:`parse_step_weights`.
 
         Raises:
@@ -49,6 +50,8 @@ class MetaLoss:
         weights = self._weights(len(losses)).to(losses)
         if self._name == "sum":
             return (weights @ losses).mean()
+        if self._name == "best":
+            return (weights @ losses.cummin(0).values).mean()
         losses = torch.where(losses < 0, torch.nan, losses)
         if self._name == "log_sum":
             return (weights @ losses.clamp_min(_LEAST).log()).mean()
@@ -63,6 +66,8 @@ class MetaLoss:
         """
         if self._name == "sum":
             return losses.sum(0)
+        if self._name == "best":
+            return losses.cummin(0).values.sum(0)
         return torch.where(losses < 0, torch.nan, losses).mean(0).clamp_min(_LEAST).log()
 
     def ratio(self, losses: Tensor, reference: Tensor) -> Tensor:
@@ -85,6 +90,9 @@ class MetaLoss:
         weights = (self._weights(len(losses)).to(losses) / losses.shape[1]).unsqueeze(1)
         if self._name == "sum":
             return weights.expand_as(losses)
+        if self._name == "best":
+            where = losses.cummin(0).indices
+            return torch.zeros_like(losses).scatter_add_(0, where, weights.expand_as(losses))
         if self._name == "log_sum":
             return torch.where(losses > _LEAST, weights / losses, 0.0)
         shares = weights / weights.sum()

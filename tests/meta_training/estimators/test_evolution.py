@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from meta_opt.errors import MetaOptError
 from meta_opt.meta_training.estimators.contract import Episode, MetaGradient
 from meta_opt.meta_training.estimators.es import ES
 from meta_opt.meta_training.estimators.evolution import Evolution
+from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.nres import NRES
 from meta_opt.meta_training.estimators.pes import PES
 from meta_opt.meta_training.estimators.second_order import SecondOrder
@@ -266,7 +268,7 @@ def test_the_native_rollouts_of_particles_are_those_of_their_weights() -> None:
         torch.testing.assert_close(losses[:, 2 * number : 2 * number + 2], alone, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("option", "value"), [("pairs", 0), ("sigma", 0.0), ("max_difference", math.inf)])
+@pytest.mark.parametrize(("option", "value"), [("pairs", 0), ("sigma", 0.0), ("max_difference", math.inf), ("correction", 1.5)])
 def test_values_out_of_range(option: str, value: float) -> None:
     with pytest.raises(MetaOptError, match=f"model.estimator.{option} must be"):
         PES(**{option: value})
@@ -278,7 +280,7 @@ def test_a_control_variate_leaves_the_mean_and_takes_variance() -> None:
     exact = total(list(SecondOrder().estimates(whole())))
     deviations = {}
     for controlled in (False, True):
-        estimator = NRES(2, 1e-3, control_variate=controlled)
+        estimator = NRES(2, 1e-3, control_variate=controlled, correction=1.0)
         drawn = torch.stack(
             [
                 total(list(estimator.estimates(replace(whole(), generator=partial(problem_generator, seed)))))
@@ -289,3 +291,16 @@ def test_a_control_variate_leaves_the_mean_and_takes_variance() -> None:
         assert (mean - exact).norm() < 2 * error
         deviations[controlled] = float(error)
     assert deviations[True] < 0.5 * deviations[False]
+
+
+def test_less_correction_is_nearer_to_first_order() -> None:
+    network = built(MomentumMlp())
+
+    def of(**options: Any) -> Tensor:
+        return total(list(PES(1, 1e-3, **options).estimates(episode_of(network))))
+
+    known = total(list(FirstOrder().estimates(episode_of(network))))
+    torch.testing.assert_close(of(correction=0.0), known)
+    torch.testing.assert_close(of(correction=0.25) - known, 0.25 * (of(correction=1.0) - known))
+    size = sum(weight.numel() for weight in network.parameters())
+    torch.testing.assert_close(of(), of(correction=min(1.0, 100 / size)))
