@@ -63,6 +63,7 @@ class Setting:
         dtype: Floating-point type of θ.
         autocast: The type in which ``torch.autocast`` lets losses compute what they may; None for none.
         held_back: Whether losses are those on batches that the optimizee holds back.
+        regret: Whether the loss after a step is the lowest so far.
         progress: Is told what is being done.
     """
 
@@ -75,6 +76,7 @@ class Setting:
     dtype: torch.dtype = torch.float32
     autocast: torch.dtype | None = None
     held_back: bool = False
+    regret: bool = False
     progress: Progress = field(default_factory=Progress)
 
     def curves(self, optimizer: InnerOptimizer, split: Split, num_steps: int | None = None) -> Curves:
@@ -93,7 +95,7 @@ class Setting:
         held_back: bool,
     ) -> Curves:
         """Curves on so many problems of ``split``, over so many steps."""
-        return run_episodes(
+        curves = run_episodes(
             self.optimizee,
             optimizer,
             split,
@@ -106,6 +108,7 @@ class Setting:
             held_back=held_back,
             progress=self.progress.advance,
         )
+        return replace(curves, losses=curves.losses.cummin(0).values) if self.regret else curves
 
     def count(self, split: Split) -> int:
         """How many problems of ``split`` there are."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from meta_opt.errors import MetaOptError
 from meta_opt.messages import clipped
+from meta_opt.optimizers.black_box import BOX, FROM_VALUES
 from meta_opt.optimizers.baselines import Baseline, BaselineOfTensors, Muon, SpectralMuon
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.optimizers.quasi_newton import BFGS, LBFGS, Newton
@@ -33,7 +34,7 @@ OF_COORDINATES: dict[str, Callable[..., InnerOptimizer]] = {
 }
 OF_MATRICES: dict[str, Callable[..., InnerOptimizer]] = {"Muon": Muon, "SpectralMuon": SpectralMuon}
 OF_CURVATURE: dict[str, Callable[..., InnerOptimizer]] = {"LBFGS": LBFGS, "BFGS": BFGS, "Newton": Newton}
-KNOWN = {**OF_COORDINATES, **OF_MATRICES, **OF_CURVATURE}
+KNOWN = {**OF_COORDINATES, **OF_MATRICES, **OF_CURVATURE, **FROM_VALUES}
 UNTUNED = ("AdamW:cosine:lr=0.001", "SpectralMuon:cosine:lr=0.06")
 LONG = 200  # steps from which on a schedule is what people use
 
@@ -103,9 +104,11 @@ def baseline(name: str) -> HandMade:
         _refuse(name, f"warmup is a part of the steps, from 0 to less than 1, not {warmup:g}")
     if lr is not None and not 0.0 < lr < float("inf"):
         _refuse(name, f"lr must be more than 0, not {lr:g}")
-    if first in OF_CURVATURE and (parts and parts != [f"lr={parts[0][3:]}"]):
+    if first in OF_CURVATURE | FROM_VALUES and (parts and parts != [f"lr={parts[0][3:]}"]):
         _refuse(name, f"{first} takes no schedule and no options")
     make = _known(name, first, options) if first in KNOWN else _of_class(name, _class(first), options)
+    if first in FROM_VALUES and lr is None:
+        lr = BOX
     return HandMade(make, Schedule(shape, warmup), lr)
 
 

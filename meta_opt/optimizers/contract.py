@@ -101,7 +101,13 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
 
     Its state is on the device, and of the type, of φ. ``forward`` is :meth:`step`, so that
     ``torch.func.functional_call(network, phi, (evaluation, state))`` steps with other weights.
+
+    Attributes:
+        any_layout: Whether the network serves any number and order of coordinates of its groups; if not, those only that
+            it was built for.
     """
+
+    any_layout: bool = True
 
     @abstractmethod
     def build(self, layout: Layout, generator: Generator) -> None:

@@ -28,18 +28,20 @@ class SearchState:
         cell: Of the LSTM, [B, H].
         best_loss: The lowest loss so far, [B]; infinite before the first.
         best: Where that was, [B, N].
-        queue: Proposals that have not been evaluated yet, each [B, N].
-        tried: Where losses have come in since the last proposals, each [B, N].
-        losses: Those losses, each [B].
+        queue: Proposals that come next, [M, B, N]; the first ``left`` of them count.
+        tried: The last M places, [M, B, N].
+        losses: The losses there, [M, B]; infinite where there was none.
+        left: How many proposals have not been evaluated yet, [].
     """
 
     hidden: Tensor = axis("problem")
     cell: Tensor = axis("problem")
     best_loss: Tensor = axis("problem")
     best: Tensor = axis("coordinate")
-    queue: tuple[Tensor, ...] = axis("coordinate")
-    tried: tuple[Tensor, ...] = axis("coordinate")
-    losses: tuple[Tensor, ...] = axis("problem")
+    queue: Tensor = axis("coordinate")
+    tried: Tensor = axis("coordinate")
+    losses: Tensor = axis("problem")
+    left: Tensor = axis("problem")
 
 
 class RNNBlackBox(OptimizerNetwork):
@@ -54,6 +56,7 @@ class RNNBlackBox(OptimizerNetwork):
     """
 
     reads = frozenset({"loss", "params"})
+    any_layout = False
 
     def __init__(self, hidden_size: int = 64, proposals: int = 1, bound: float = 1.5) -> None:
         """Choose the architecture.
@@ -103,44 +106,51 @@ class RNNBlackBox(OptimizerNetwork):
             raise MetaOptError(
                 f"this rnn_blackbox was made for {known} coordinates, and the problem has {layout.num_coordinates}"
             )
-        zeros = self.output.new_zeros
+        zeros, size = self.output.new_zeros, (self.proposals, num_problems)
         return SearchState(
             zeros(num_problems, self.hidden_size),
             zeros(num_problems, self.hidden_size),
             self.output.new_full((num_problems,), math.inf),
             zeros(num_problems, known),
-            (),
-            (),
-            (),
+            zeros(*size, known),
+            zeros(*size, known),
+            self.output.new_full(size, math.inf),
+            zeros(()),
         )
 
     def step(self, evaluation: Evaluation, state: SearchState, noise: Generator | None = None) -> Step:
-        """Go to the next of the proposals, or make new ones."""
-        params, loss = evaluation.params, evaluation.loss
-        tried, losses = (*state.tried, params), (*state.losses, loss)
-        if state.queue:
-            place, *queue = state.queue
-            return Step(
-                place - params,
-                SearchState(
-                    state.hidden, state.cell, state.best_loss, state.best, tuple(queue), tried, losses
-                ),
+        """Go to the next of the proposals; where none is left, make new ones."""
+        losses = torch.cat([state.losses[1:], evaluation.loss.unsqueeze(0)])
+        tried = torch.cat([state.tried[1:], evaluation.params.unsqueeze(0)])
+        # At first one place is known, which counts as all.
+        unknown = losses.isinf()
+        losses = torch.where(unknown, evaluation.loss, losses)
+        tried = torch.where(unknown.unsqueeze(2), evaluation.params, tried)
+        due = state.left == 0
+        found = self._proposed(tried, losses, state)
+        hidden, cell, best_loss, best, queue = (
+            torch.where(due, new, old)
+            for new, old in zip(
+                found, (state.hidden, state.cell, state.best_loss, state.best, state.queue), strict=True
             )
+        )
+        left = torch.where(due, self.proposals, state.left) - 1
+        following = SearchState(hidden, cell, best_loss, best, queue.roll(-1, 0), tried, losses, left)
+        return Step(queue[0] - evaluation.params, following)
+
+    def _proposed(self, tried: Tensor, losses: Tensor, state: SearchState) -> tuple[Tensor, ...]:
+        """What hidden state, cell, lowest loss, best place and queue become after M losses."""
         best_loss, best, reads = state.best_loss, state.best, []
-        tried += tried[-1:] * (self.proposals - len(tried))  # at first one place is known
-        losses += losses[-1:] * (self.proposals - len(losses))
-        for place, its_loss in zip(tried, losses, strict=True):
-            better = its_loss < best_loss
-            known = best_loss.isfinite()
-            gain = torch.where(known, its_loss.asinh() - torch.where(known, best_loss, 0.0).asinh(), 0.0)
-            reads += [place / self.bound, torch.stack([its_loss.asinh(), gain, better.to(gain)], 1)]
-            best_loss = torch.where(better, its_loss, best_loss)
+        for place, loss in zip(tried, losses, strict=True):
+            better, known = loss < best_loss, best_loss.isfinite()
+            gain = torch.where(known, loss.asinh() - torch.where(known, best_loss, 0.0).asinh(), 0.0)
+            reads += [place / self.bound, torch.stack([loss.asinh(), gain, better.to(gain)], 1)]
+            best_loss = torch.where(better, loss, best_loss)
             best = torch.where(better.unsqueeze(1), place, best)
         hidden, cell = self._lstm(torch.cat([*reads, state.hidden], 1), state.cell)
-        offsets = torch.addmm(self.output_biases, hidden, self.output.T).chunk(self.proposals, 1)
+        offsets = torch.addmm(self.output_biases, hidden, self.output.T).unflatten(1, (self.proposals, -1))
         middle = (best / self.bound).clamp(-_EDGE, _EDGE).atanh()
-        place, *queue = (self.bound * torch.tanh(middle + offset) for offset in offsets)
-        return Step(place - params, SearchState(hidden, cell, best_loss, best, tuple(queue), (), ()))
+        return hidden, cell, best_loss, best, self.bound * torch.tanh(middle + offsets.movedim(1, 0))
 
     def _lstm(self, inputs: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs with the hidden state behind them, [B, F + H]; the new hidden state and cell, [B, H]."""

@@ -64,6 +64,8 @@ def states_of_parameters(optimizer: OptimizerNetwork) -> None:
 
 def saved_states(optimizer: OptimizerNetwork) -> None:
     """What is saved and loaded, or copied, goes on as if nothing had been, also after a gradient was missing."""
+    if not optimizer.any_layout:
+        return
     name, used, undisturbed = type(optimizer).__name__, _Used(optimizer), _Used(optimizer)
     for number, each in enumerate(_EVALUATIONS[:3]):
         for one in (used, undisturbed):
@@ -129,6 +131,8 @@ def several_types(optimizer: OptimizerNetwork) -> None:
 
 def added_parameters(optimizer: OptimizerNetwork) -> None:
     """Parameters that are added begin as they would alone, beyond the scope nobody sees them, and they are saved."""
+    if not optimizer.any_layout:
+        return
     name = type(optimizer).__name__
     plain, used, alone = _Used(optimizer, only=[0, 1]), _Used(optimizer, only=[0, 1]), _Used(optimizer, only=[0, 2])
     for number, each in enumerate(_EVALUATIONS):

@@ -11,7 +11,7 @@ from torch import Tensor
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import InnerOptimizer
+from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 from meta_opt.testing.given import LAYOUT, built, close, draw_evaluations, of_rows, updates_of
 
 
@@ -33,6 +33,8 @@ def permuted_coordinates(optimizer: InnerOptimizer) -> None:
     Tensors are alike that have one shape, place in the model and network. Where the scope is the coordinate, their
     coordinates may be exchanged as well.
     """
+    if isinstance(optimizer, OptimizerNetwork) and not optimizer.any_layout:
+        return
     layout = Layout(("all",) * 2, (torch.Size([4]),) * 2, ("all",) * 2, (0.5, 0.5))
     optimizer, evaluations = built(optimizer, layout), draw_evaluations(2, layout)
     orders = {
