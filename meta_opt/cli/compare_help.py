@@ -31,7 +31,8 @@ what is compared:
                                   the steps; lr=0.001, which is not tuned; options such as weight_decay=0.1
                                   (default: SGD Nesterov RMSprop Adam up to 200 steps, for more Adam AdamW:cosine
                                   Nesterov:cosine Muon:cosine; and AdamW:cosine:lr=0.001 SpectralMuon:cosine:lr=0.06,
-                                  what one has without any tuning)
+                                  what one has without any tuning). RandomSearch, CMAES and GP see losses only
+                                  (pip install 'meta-opt[blackbox]'), for --regret
 
 on what:
   --optimizee NAME                default: what the checkpoint was trained on, with the options it had; also
@@ -45,6 +46,7 @@ on what:
                                   32 at least)
   --held_back true                losses are those on batches that the optimizee holds back, for learning rates too
                                   (default: as in training)
+  --regret true                   the loss after a step is the lowest so far: what a black-box optimizer has found
   --seed_everything N             all randomness comes from this (default: that of the first checkpoint)
   --config FILE                   these options from YAML; of a run's own config.yaml, what the run was trained on
   --print_config                  print all options as YAML, and do nothing else

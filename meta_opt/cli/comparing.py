@@ -76,6 +76,7 @@ def run(options: list[str]) -> int:
             dtype,
             autocast,
             config.held_back,
+            config.regret,
             bar,
         )
         comparisons = compare(setting, learned, baselines)
@@ -88,6 +89,7 @@ def run(options: list[str]) -> int:
             "optimizee_options": optimizee.plain_init_args(registry.name_of),
             "num_validation_problems": config.num_validation_problems,
             "held_back": config.held_back,
+            "regret": config.regret,
             "seed": config.seed_everything,
             "device": str(device),
             "precision": config.precision,
@@ -205,6 +207,7 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--num_problems", type=int, default=100)
     parser.add_argument("--num_validation_problems", type=int, default=32)
     parser.add_argument("--held_back", type=bool, default=False)
+    parser.add_argument("--regret", type=bool, default=False)
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument("--precision", type=Literal[tuple(PRECISIONS)], default="32-true")

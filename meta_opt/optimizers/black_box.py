@@ -125,7 +125,7 @@ class GaussianProcess(Searcher):
             self._study.add_trial(
                 self._optuna.trial.create_trial(params=known, distributions=self._space, value=value)
             )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():  # which its fit needs
             warnings.simplefilter("ignore")
             self._trial = self._study.ask(self._space)
         return np.array([self._trial.params[name] for name in self._names])

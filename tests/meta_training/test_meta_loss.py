@@ -38,7 +38,14 @@ def test_values() -> None:
     assert MetaLoss("log_mean", "linear:2").value(losses).item() == pytest.approx(4 * sum(means) / 2)
 
 
-@pytest.mark.parametrize("name", ["sum", "log_sum", "log_mean"])
+def test_the_lowest_loss_so_far() -> None:
+    losses, meta_loss = torch.tensor([[3.0], [1.0], [2.0], [0.5]]), MetaLoss("best", "linear:1")
+    assert meta_loss.value(losses).item() == 3 * 1 + 1 * 2 + 1 * 3 + 0.5 * 4
+    assert meta_loss.slopes(losses).tolist() == [[1.0], [5.0], [0.0], [4.0]]
+    assert meta_loss.of_episodes(losses).item() == 5.5
+
+
+@pytest.mark.parametrize("name", ["sum", "log_sum", "log_mean", "best"])
 @pytest.mark.parametrize("weights", ["constant", "linear:2", "exponential:0.9", "last"])
 def test_slopes_are_the_derivative_of_the_value(name: MetaLossName, weights: str) -> None:
     losses = (
