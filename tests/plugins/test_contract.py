@@ -24,6 +24,8 @@ from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 from meta_opt.testing import optimizee_checks, optimizer_checks
 from meta_opt_optimizees.cifar_cnn import CifarCnn
 from meta_opt_optimizees.digits_mlp import DigitsMlp
+from meta_opt_optimizees.digits_tuning import DigitsTuning
+from meta_opt_optimizees.gp_functions import GPFunctions
 from meta_opt_optimizees.landscape import Landscape
 from meta_opt_optimizees.mixture import Mixture
 from meta_opt_optimizees.mnist_cnn import MnistCnn
@@ -55,6 +57,8 @@ CASES = {
         lambda: DigitsMlp([7, 5], "leaky_relu", init_std=None), 64 * 7 + 7 + 7 * 5 + 5 + 5 * 10 + 10, CLASSES
     ),
     "mnist_mlp": Case(MnistMlp, 784 * 20 + 20 + 20 * 10 + 10, CLASSES, needs_files=True),
+    "gp_functions": Case(lambda: GPFunctions(3), 3),
+    "digits_tuning": Case(DigitsTuning, 2),
     "landscape": Case(Landscape, 2, frozenset({"found"})),
     "mnist_cnn": Case(
         lambda: MnistCnn([4, 3], 3, [5], batch_size=16),
