@@ -4,13 +4,14 @@
     python benchmarks/estimators.py mnist --seconds 120
     python benchmarks/estimators.py figure --figure docs/pictures/estimators.png
 
-schedule: two weights, learning rate and decay of SGD, α_t = e^φ_0 / (1 + t/500)^φ_1 (Wu et al. 2018, arXiv:1803.02021; Vicol
-et al. 2021, arXiv:2112.13835, section 5), for digits_mlp in batches of 8 over 2,000 steps. mnist: a coordinatewise LSTM of
-one layer of 8 units for mnist_mlp over 1,000 steps.
+schedule: two weights, learning rate and decay of SGD, α_t = e^φ_0 / (1 + t/500)^φ_1 (Wu et al. 2018,
+arXiv:1803.02021; Vicol et al. 2021, arXiv:2112.13835, section 5), for digits_mlp in batches of 8 over 2,000 steps.
+mnist: a coordinatewise LSTM of one layer of 8 units for mnist_mlp over 1,000 steps.
 
-Bias and variance are those of the sum of an episode's estimates at the φ of the beginning: of the schedule against the exact
-gradient of whole episodes; of the LSTM along the gradient of first order, against differences of the meta-losses of whole
-episodes. Meta-training is a loop of its own, without validation, that stops after so many seconds of processor time, wherever it is.
+Bias and variance are those of the sum of an episode's estimates at the φ of the beginning: of the schedule against
+the exact gradient of whole episodes; of the LSTM along the gradient of first order, against differences of the
+meta-losses of whole episodes. Meta-training is a loop of its own, without validation, that stops after so many
+seconds of processor time, wherever it is.
 """
 
 from __future__ import annotations
@@ -149,7 +150,10 @@ class Trial:
 
     def train(self, seconds: float) -> int:
         """Meta-train for so long; returns the number of meta-updates."""
-        optimizer, clip = torch.optim.Adam(self.network.parameters(), lr=self.work.lr), GradientClipper(None, 2.0, False)
+        optimizer, clip = (
+            torch.optim.Adam(self.network.parameters(), lr=self.work.lr),
+            GradientClipper(None, 2.0, False),
+        )
         ends, updates = time.process_time() + seconds, 0
         for index in itertools.count(1000):
             for estimate in self.estimator.estimates(self.episode(index)):
@@ -193,7 +197,9 @@ def reference(work: Workload, direction: Tensor | None) -> Tensor:
 def run(name: str, methods: list[str], seconds: float, folder: Path) -> None:
     """All methods on one workload; what is known is written after each."""
     work = WORKLOADS[name]
-    direction = None if work.exact else torch.nn.functional.normalize(Trial(work, "first_order").measure()[0].mean(0), dim=0)
+    direction = (
+        None if work.exact else torch.nn.functional.normalize(Trial(work, "first_order").measure()[0].mean(0), dim=0)
+    )
     right = reference(work, direction)
     size = right.mean(0).norm()
     for method in methods:
@@ -201,7 +207,9 @@ def run(name: str, methods: list[str], seconds: float, folder: Path) -> None:
         sums, per_update = trial.measure()
         of = sums if direction is None else sums @ direction
         bias = float((of.mean(0) - right.mean(0)).norm() / size)
-        noise = float((sums - sums.mean(0)).square().sum(1).mean().sqrt() / size) * math.sqrt(len(sums) / (len(sums) - 1))
+        noise = float((sums - sums.mean(0)).square().sum(1).mean().sqrt() / size) * math.sqrt(
+            len(sums) / (len(sums) - 1)
+        )
         updates = trial.train(seconds)
         losses = trial.validate()
         result: dict[str, Any] = {

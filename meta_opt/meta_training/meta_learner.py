@@ -96,8 +96,8 @@ class MetaLearner(LightningModule):
             estimator: What makes meta-gradients of an episode; null for first_order.
             num_problems: B, problems per episode and process.
             meta_loss: Σ w_t f_t (sum), or for losses that are not negative Σ w_t ln f_t (log_sum), or the logarithm of
-                the mean of f_t over an unroll, times its length (log_mean), or for black-box optimizers the lowest loss so
-                far of the unroll instead of f_t, Σ w_t min_{s≤t} f_s (best).
+                the mean of f_t over an unroll, times its length (log_mean), or for black-box optimizers the lowest
+                loss so far of the unroll instead of f_t, Σ w_t min_{s≤t} f_s (best).
             step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
             held_back: Take the meta-loss, and all losses that are logged, of batches that the optimizee holds back (its
                 sample_held_back): learn what generalizes, not what is fitted.

@@ -103,8 +103,8 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
     ``torch.func.functional_call(network, phi, (evaluation, state))`` steps with other weights.
 
     Attributes:
-        any_layout: Whether the network serves any number and order of coordinates of its groups; if not, those only that
-            it was built for.
+        any_layout: Whether the network serves any number and order of coordinates of its groups; if not, those only
+            that it was built for.
     """
 
     any_layout: bool = True

@@ -1,6 +1,7 @@
 """A tuning task from real runs: the learning rate and the width of a small network on digits.
 
-What networks reached is in a table, ``digits_tuning.npz``, which ``benchmarks/digits_tuning.py`` makes by training them.
+What networks reached is in a table, ``digits_tuning.npz``, which ``benchmarks/digits_tuning.py`` makes by training
+them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from meta_opt_optimizees.gp_functions import BLACK_BOX_SETTINGS, BOX
 class DigitsTuning(Optimizee):
     """Choose the learning rate of SGD (θ_1) and the width (θ_2) of a network with one hidden layer, for few digits.
 
-    A problem is a training set of 50 to 600 of the digits, an activation, a size of mini-batches and a number of steps; the
-    loss is the cross entropy on images that the network has not seen, less the least in the table. Between the points of the
-    table it is interpolated, both on logarithmic scales: |θ_i| ≤ 1.5 is learning rates from 10⁻³ to 10 and widths from 2 to
-    128. Outside, it is the loss at the edge and the squared distance to it. Test problems are networks trained on
-    and judged by other images than those of meta-training.
+    A problem is a training set of 50 to 600 of the digits, an activation, a size of mini-batches and a number of
+    steps; the loss is the cross entropy on images that the network has not seen, less the least in the table. Between
+    the points of the table it is interpolated, both on logarithmic scales: |θ_i| ≤ 1.5 is learning rates from 10⁻³ to
+    10 and widths from 2 to 128. Outside, it is the loss at the edge and the squared distance to it. Test problems are
+    networks trained on and judged by other images than those of meta-training.
     """
 
     def __init__(self) -> None:

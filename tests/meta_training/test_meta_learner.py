@@ -16,8 +16,9 @@ from trainers_for_tests import trainer
 from meta_opt.errors import DivergedError, MetaOptError, OptimizeeError
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.meta_training.estimators import subset
-from meta_opt.meta_training.estimators.contract import MetaGradient
+from meta_opt.meta_training.estimators.contract import Estimator, MetaGradient
 from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.estimators.pes import PES
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.checking import LOGGED
@@ -103,8 +104,9 @@ def test_same_seed_same_phi_bit_for_bit_and_another_seed_another() -> None:
     assert not torch.allclose(results[0], results[2])
 
 
-def test_resume_is_exact(tmp_path: Path) -> None:
-    options = {"average_decay": 0.9, "clip_relative": 2.0, "lr_schedule": "cosine", "lr": 0.01}
+@pytest.mark.parametrize("estimator", [FirstOrder(), PES(pairs=2)])
+def test_resume_is_exact(tmp_path: Path, estimator: Estimator) -> None:
+    options = {"estimator": estimator, "average_decay": 0.9, "clip_relative": 2.0, "lr_schedule": "cosine", "lr": 0.01}
     whole = learner(**options)
     trainer(max_epochs=4).fit(whole)
     first = learner(**options)

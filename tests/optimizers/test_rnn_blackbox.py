@@ -62,10 +62,14 @@ def test_proposals_of_a_batch_do_not_depend_on_each_others_losses() -> None:
     state, places = position.state, []
     for loss in (5.0, 1.0, 2.0, 3.0):
         for other in (loss, loss + 1.0):  # the same place whatever its predecessor's loss, but when a batch is complete
-            evaluation = position.evaluation.of(loss=torch.full((4,), other).double(), params=position.evaluation.params)
+            evaluation = position.evaluation.of(
+                loss=torch.full((4,), other).double(), params=position.evaluation.params
+            )
             step = network.step(evaluation, state)
             places.append(step.update)
-        state = network.step(position.evaluation.of(loss=torch.full((4,), loss).double(), params=evaluation.params), state).state
+        state = network.step(
+            position.evaluation.of(loss=torch.full((4,), loss).double(), params=evaluation.params), state
+        ).state
     same = [torch.equal(places[2 * at], places[2 * at + 1]) for at in range(4)]
     assert same == [False, True, True, False]
 

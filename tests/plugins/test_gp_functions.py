@@ -29,7 +29,9 @@ def test_no_place_of_a_grid_is_below_zero_and_one_is_close() -> None:
         optimizee, problem = GPFunctions(), {name: each[index] for name, each in problems._problem.items()}
         assert (_value(torch.cartesian_prod(side, side), problem) - problem["least"]).min() > -1e-3
         outside = optimizee.loss({"theta": torch.tensor([2.5, 0.0])}, problem, {})
-        assert outside.item() == pytest.approx(1 + optimizee.loss({"theta": torch.tensor([1.5, 0.0])}, problem, {}).item())
+        assert outside.item() == pytest.approx(
+            1 + optimizee.loss({"theta": torch.tensor([1.5, 0.0])}, problem, {}).item()
+        )
 
 
 @pytest.mark.parametrize("options", [{"dimensions": 0}, {"length_scale": 0.0}])

@@ -1,21 +1,21 @@
 """What estimators by evolution strategies share: antithetic particles, what they cost, and the estimate.
 
-A pair k are two particles with weights φ ± σ ε_k, ε_k ~ N(0, I), which optimize the same problems from the same θ_0 on the
-same mini-batches (common random numbers). With L_k± what they cost, and with a direction ξ_k,
+A pair k are two particles with weights φ ± σ ε_k, ε_k ~ N(0, I), which optimize the same problems from the same θ_0
+on the same mini-batches (common random numbers). With L_k± what they cost, and with a direction ξ_k,
 
     ĝ = 1/K Σ_k ξ_k (L_k+ - L_k-) / 2σ
 
 is, for ξ_k = ε_k, on average the gradient at φ of L smoothed by a Gaussian of width σ (Salimans et al. 2017,
 arXiv:1703.03864). Nothing is differentiated: L may be anything that can be computed.
 
-In D dimensions its variance is about D/K times the square of the gradient. Where there is a gradient of first order g as
-well, it tells most of each difference beforehand, and the estimate
+In D dimensions its variance is about D/K times the square of the gradient. Where there is a gradient of first order g
+as well, it tells most of each difference beforehand, and the estimate
 
     ĝ = g + 1/K Σ_k ξ_k ((L_k+ - L_k-) / 2σ - ⟨g, ε_k⟩)
 
-has the same mean whatever g is, since E[ξ εᵀ] = 1, and the variance of what g does not tell only (a control variate). Of
-thousands of weights even that is mostly noise, and less of the sum may be added: first order and evolution are then mixed,
-as by inverse variance in Metz et al. (2019, arXiv:1810.10180, section 4).
+has the same mean whatever g is, since E[ξ εᵀ] = 1, and the variance of what g does not tell only (a control variate).
+Of thousands of weights even that is mostly noise, and less of the sum may be added: first order and evolution are then
+mixed, as by inverse variance in Metz et al. (2019, arXiv:1810.10180, section 4).
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Evolution(Estimator):
             control_variate: Let the meta-gradient of first order tell most of what pairs differ by, so that they need
                 only tell the rest: the same on average, with less variance. Of the objective meta_loss, for optimizers
                 that read gradients; others do without.
-            correction: How much of what pairs tell beyond the control variate is added to it: 1 for all, which keeps the
-                estimate unbiased; 0 for none, first order. Null: 100 K/D for D weights of φ, at most 1, so that the mean
-                of 100 meta-updates has about as much signal as noise.
+            correction: How much of what pairs tell beyond the control variate is added to it: 1 for all, which keeps
+                the estimate unbiased; 0 for none, first order. Null: 100 K/D for D weights of φ, at most 1, so that the
+                mean of 100 meta-updates has about as much signal as noise.
             max_difference: Within a pair, a difference counts as at most this, so that a particle that diverges does
                 not spoil an episode. Null: all differences count in full.
             split_pairs: Divide the pairs of an episode among processes, all on the same problems; else each process has

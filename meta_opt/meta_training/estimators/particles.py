@@ -1,14 +1,16 @@
 """Particles: copies of a learned optimizer with perturbed weights, which optimize copies of the same problems at once.
 
-To the inner loop P particles of B problems are one optimizer of P·B problems. An architecture that knows a rollout faster
-than its steps (native code, a CUDA graph) has one for each particle. Others step all particles under ``torch.vmap``, which
-saves two thirds of the time of small operations, or where that has no rule for something, one after the other.
+To the inner loop P particles of B problems are one optimizer of P·B problems. An architecture that knows a rollout
+faster than its steps (native code, a CUDA graph) has one for each particle. Others step all particles under
+``torch.vmap``, which saves two thirds of the time of small operations, or where that has no rule for something, one
+after the other.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -91,7 +93,7 @@ class _OneByOne(Rollout):
         self.record = None
 
     @property
-    def state(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def state(self) -> tuple[Any, ...]:
         return tuple(rollout.state for rollout in self._rollouts)
 
     def step(self, evaluation: Evaluation) -> Tensor:
@@ -121,10 +123,10 @@ class _Together(Rollout):
         self.record = None
 
     @property
-    def state(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def state(self) -> tuple[Any, ...]:
         if self._instead is not None:
             return self._instead.state
-        return tuple(map_state(lambda rows, at=at: rows[at], self._stacked) for at in range(len(self._particles)))
+        return tuple(map_state(itemgetter(at), self._stacked) for at in range(len(self._particles)))
 
     def step(self, evaluation: Evaluation) -> Tensor:
         """The updates, [P·B, N]."""
@@ -139,7 +141,9 @@ class _Together(Rollout):
     def _step(self, evaluation: Evaluation) -> Tensor:
         form = self._stacked
 
-        def of_one(weights: dict[str, Tensor], known: dict[str, Tensor], state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        def of_one(
+            weights: dict[str, Tensor], known: dict[str, Tensor], state: list[Tensor]
+        ) -> tuple[Tensor, list[Tensor]]:
             nonlocal form
             tensors = iter(state)
             own = map_state(lambda _: next(tensors), form)

@@ -10,13 +10,13 @@ from meta_opt.meta_training.estimators.evolution import Evolution
 
 
 class PES(Evolution):
-    """Particles go on from unroll to unroll, with new perturbations in each; their sum is what losses are multiplied by.
+    """Particles go on from unroll to unroll with new perturbations, whose sum losses are multiplied by.
 
         ξ_i = ε_1 + ... + ε_i
 
-    What a particle loses in unroll i is due to all perturbations so far. So the sum of an episode's estimates is on average
-    the gradient of the smoothed meta-loss of the whole episode, however long its unrolls are; its variance grows with
-    their number.
+    What a particle loses in unroll i is due to all perturbations so far. So the sum of an episode's estimates is on
+    average the gradient of the smoothed meta-loss of the whole episode, however long its unrolls are; its variance
+    grows with their number.
     """
 
     def directions(self, draw: Callable[[], Tensor], before: Tensor | None) -> tuple[Tensor, Tensor]:

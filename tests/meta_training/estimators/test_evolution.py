@@ -16,11 +16,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from meta_opt.errors import MetaOptError
+from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.estimators.contract import Episode, MetaGradient
 from meta_opt.meta_training.estimators.es import ES
 from meta_opt.meta_training.estimators.evolution import Evolution
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.nres import NRES
+from meta_opt.meta_training.estimators.particles import Particles
 from meta_opt.meta_training.estimators.pes import PES
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_loss import MetaLoss
@@ -30,8 +32,6 @@ from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.state import axis
-from meta_opt.inner_loop.unroll import begin, unroll
-from meta_opt.meta_training.estimators.particles import Particles
 from meta_opt.testing.episodes import bowls, built, episode_of, momentum
 
 sys.path.append(str(Path(__file__).parents[3] / "plugins" / "template"))
@@ -41,7 +41,13 @@ SUM = MetaLoss("sum", "constant")
 
 
 def an_episode(
-    optimizee: Optimizee, network: OptimizerNetwork, num_steps: int, unroll_length: int, *, seed: int = 0, count: int = 1
+    optimizee: Optimizee,
+    network: OptimizerNetwork,
+    num_steps: int,
+    unroll_length: int,
+    *,
+    seed: int = 0,
+    count: int = 1,
 ) -> Episode:
     problems = Problems(optimizee, "train", range(count), seed=0, dtype=torch.float64)
     if not list(network.parameters()):
@@ -163,7 +169,9 @@ def test_particles_under_vmap_and_one_by_one_are_the_same() -> None:
             particles.give_up_vmap()
         trajectory = unroll(problems, particles, begin(problems, particles), 5, losses_only=True)
         assert particles.vmaps is vmaps
-        runs.append((trajectory.losses, trajectory.end.evaluation.params, *(each.mean for each in trajectory.end.state)))
+        runs.append(
+            (trajectory.losses, trajectory.end.evaluation.params, *(each.mean for each in trajectory.end.state))
+        )
     for one, other in zip(*runs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
@@ -268,7 +276,9 @@ def test_the_native_rollouts_of_particles_are_those_of_their_weights() -> None:
         torch.testing.assert_close(losses[:, 2 * number : 2 * number + 2], alone, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("option", "value"), [("pairs", 0), ("sigma", 0.0), ("max_difference", math.inf), ("correction", 1.5)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("pairs", 0), ("sigma", 0.0), ("max_difference", math.inf), ("correction", 1.5)]
+)
 def test_values_out_of_range(option: str, value: float) -> None:
     with pytest.raises(MetaOptError, match=f"model.estimator.{option} must be"):
         PES(**{option: value})
