@@ -18,8 +18,8 @@ from torch import Tensor
 
 from meta_opt.errors import MetaOptError
 from meta_opt.messages import clipped
-from meta_opt.optimizers.black_box import BOX, FROM_VALUES
 from meta_opt.optimizers.baselines import Baseline, BaselineOfTensors, Muon, SpectralMuon
+from meta_opt.optimizers.black_box import BOX, FROM_VALUES
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.optimizers.quasi_newton import BFGS, LBFGS, Newton
 from meta_opt.optimizers.schedules import SHAPES, Schedule

@@ -1,8 +1,8 @@
 """Baselines that see values only, from libraries of their own: random search, CMA-ES, a Gaussian process.
 
-All search a box, by default |θ_i| ≤ 1.5, in which the functions of the plane that ship with meta-opt, draws of a Gaussian process and
-the tuning of a network have their minima; in place of a learning rate they have its half side, which is not tuned. ``cma`` and ``optuna`` come with
-``pip install meta-opt[blackbox]``.
+All search a box, by default |θ_i| ≤ 1.5, in which the functions of the plane that ship with meta-opt, draws of a
+Gaussian process and the tuning of a network have their minima; in place of a learning rate they have its half side,
+which is not tuned. ``cma`` and ``optuna`` come with ``pip install meta-opt[blackbox]``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
@@ -51,9 +51,7 @@ class BlackBox(InnerOptimizer):
         """Go where the searchers say."""
         params = evaluation.params
         places, losses = params.detach().double().cpu().numpy(), evaluation.loss.detach().double().cpu().tolist()
-        found = [
-            searcher.next(place, value) for searcher, place, value in zip(state, places, losses, strict=True)
-        ]
+        found = [searcher.next(place, value) for searcher, place, value in zip(state, places, losses, strict=True)]
         return Step(torch.from_numpy(np.stack(found)).to(params) - params, state)
 
 
@@ -122,9 +120,7 @@ class GaussianProcess(Searcher):
             self._study.tell(self._trial, value)
         elif np.abs(place).max() <= self._box:
             known = dict(zip(self._names, place.tolist(), strict=True))
-            self._study.add_trial(
-                self._optuna.trial.create_trial(params=known, distributions=self._space, value=value)
-            )
+            self._study.add_trial(self._optuna.trial.create_trial(params=known, distributions=self._space, value=value))
         with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():  # which its fit needs
             warnings.simplefilter("ignore")
             self._trial = self._study.ask(self._space)

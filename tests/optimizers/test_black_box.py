@@ -12,7 +12,7 @@ import torch
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Setting, compare
 from meta_opt.inner_loop.episodes import run_episodes
-from meta_opt.optimizers.baselines import baseline
+from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.black_box import BOX
 from meta_opt_optimizees.landscape import Landscape
 
@@ -28,8 +28,8 @@ def made(name: str) -> Any:
 
 @pytest.mark.parametrize(("name", "steps", "regret"), [("RandomSearch", 40, 0.3), ("CMAES", 40, 0.1), ("GP", 15, 0.05)])
 def test_they_find_the_bottom_of_a_bowl(name: str, steps: int, regret: float) -> None:
-    losses = run_episodes(Landscape("convex_bowl"), made(name)(0.0), "test", 3, steps, seed=0).losses
-    again = run_episodes(Landscape("convex_bowl"), made(name)(0.0), "test", 3, steps, seed=0).losses
+    losses = run_episodes(Landscape("convex_bowl"), made(name)(BOX), "test", 3, steps, seed=0).losses
+    again = run_episodes(Landscape("convex_bowl"), made(name)(BOX), "test", 3, steps, seed=0).losses
     assert (losses.amin(0) < regret).all()
     assert torch.equal(losses, again)
     # f is ½ of the squared distance over its mean, within √2 1.5 1.4 of the middle at most
@@ -39,10 +39,10 @@ def test_they_find_the_bottom_of_a_bowl(name: str, steps: int, regret: float) ->
 def test_a_comparison_of_regrets_is_of_the_lowest_loss_so_far() -> None:
     setting = Setting(Landscape("rastrigin"), [5, 20], num_problems=4, regret=True)
     short, long = compare(setting, {}, {"RandomSearch": made("RandomSearch")})
-    plain = run_episodes(Landscape("rastrigin"), made("RandomSearch")(0.0), "test", 4, 20, seed=0).losses
+    plain = run_episodes(Landscape("rastrigin"), made("RandomSearch")(BOX), "test", 4, 20, seed=0).losses
     for comparison, steps in ((short, 5), (long, 20)):
         (entry,) = comparison.entries
-        assert entry.runs["final"].learning_rate is None
+        assert entry.runs["final"].learning_rate == BOX
         assert entry.merit("final").value == pytest.approx(plain[: steps + 1].amin(0).mean().item())
 
 
@@ -56,4 +56,4 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MetaOptError, match=r"the baseline CMAES needs cma: pip install 'meta-opt\[blackbox\]'"):
-        run_episodes(Landscape("convex_bowl"), baseline("CMAES")(0.0), "test", 1, 2, seed=0)
+        run_episodes(Landscape("convex_bowl"), baseline("CMAES")(BOX), "test", 1, 2, seed=0)
