@@ -69,7 +69,7 @@ class Uniform(Searcher):
 
 
 class CMA(Searcher):
-    """CMA-ES of ``cma`` (Hansen), from the first place, with a first standard deviation of a third of the box's side."""
+    """CMA-ES of ``cma`` (Hansen), from the first place, first spread over a third of the box's side."""
 
     def __init__(self, size: int, seed: int, box: float) -> None:
         self._box = box

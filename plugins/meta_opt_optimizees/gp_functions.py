@@ -12,8 +12,8 @@ from meta_opt.api import Optimizee, OptimizeeError, Split, TensorDict
 
 BOX = 1.5  # functions are of |θ_i| ≤ BOX; outside, the value at the edge and the squared distance to it
 _NUM_WAVES = 128
-_NUM_SAMPLES = 1024
-_NUM_ROUNDS = 5
+_NUM_SAMPLES = 2048
+_NUM_ROUNDS = 6
 
 
 class GPFunctions(Optimizee):
@@ -53,10 +53,10 @@ class GPFunctions(Optimizee):
         points = BOX * (2.0 * torch.rand(_NUM_SAMPLES, self._dimensions, generator=generator) - 1.0)
         width = 0.3 * self._length_scale
         for _ in range(_NUM_ROUNDS):  # around the best, closer and closer
-            best = points[_value(points, waves).argsort()[:8]]
+            best = points[_value(points, waves).argsort()[:16]]
             near = best + width * torch.randn(16, *best.shape, generator=generator)
             points = torch.cat([best, near.flatten(0, 1).clamp(-BOX, BOX)])
-            width /= 3
+            width /= 2.5
         return {**waves, "least": _value(points, waves).min()}
 
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
