@@ -30,7 +30,8 @@ commands:
   list        the installed optimizees, optimizers and estimators, and what they recommend
 
 options:
-  -h, --help  this text; `meta-opt COMMAND --help` for the options of a command
+  -h, --help  this text; `meta-opt COMMAND --help` for the options of a command,
+              `meta-opt fit --optimizee NAME --help` for those of an optimizee as well
   --version   the version
 
 examples:
@@ -44,6 +45,7 @@ examples:
 LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 
 COMMANDS = ("fit", "validate", "test", "compare", "landscape", "plot", "study", "recommend", "list")
+_WITH_CLASSES = ("fit", "validate", "test", "compare", "landscape")  # commands that choose optimizees
 
 
 def main(args: list[str] | None = None) -> int:
@@ -109,6 +111,11 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.listing import list_plugins
 
         return list_plugins(options)
+    if command in _WITH_CLASSES:
+        from meta_opt.cli.option_help import class_asked_for_help, print_class_help
+
+        if asked := class_asked_for_help(command, options):
+            return print_class_help(*asked)
     if command == "compare" and {"-h", "--help"} & set(options):
         from meta_opt.cli.compare_help import HELP as COMPARE_HELP
 
@@ -150,9 +157,13 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.recommending import run as run_trials
 
         return run_trials(options)
+    if {"-h", "--help"} & set(options):
+        from meta_opt.cli.option_help import print_help
+
+        return print_help(command, options)
     from meta_opt.cli.training import run
 
-    return run(command, options)
+    return run(command, ["--help" if option == "--help_all" else option for option in options])
 
 
 def _study(options: list[str]) -> int:

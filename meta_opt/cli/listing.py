@@ -74,6 +74,17 @@ def _list(*, check: bool) -> int:
     return 1 if check and (problems or unreadable) else 0
 
 
+def described_names(kind: registry.Kind) -> str:
+    """The names of a kind that can be used, each with what it is, a line each; no plugin is imported."""
+    plugins = [registry.find(kind, name) for name in registry.names(kind)]
+    width = max((len(clipped(plugin.name)) for plugin in plugins), default=0)
+    states = [(clipped(plugin.name), *_state(plugin, check=False)) for plugin in plugins]
+    lines = [
+        f"  {name:{width}}  {f'BROKEN: {problem}' if problem else text}".rstrip() for name, problem, text in states
+    ]
+    return "\n".join(lines) or "  none is installed"
+
+
 def _printed(plugin: Plugin) -> tuple[str, str]:
     return clipped(plugin.name), clipped(f"{plugin.distribution} {plugin.version}")
 

@@ -426,7 +426,7 @@ def test_a_checkpoint_that_cannot_be_used(trained, meta_opt, damage):
 def test_help_of_an_optimizee(trained, meta_opt):
     status, out, _ = meta_opt("compare", "--optimizee.help", "bowl")
     assert status == 0
-    assert "Factor of the squared distance. (type: float, default: 1.0)" in " ".join(out.split())
+    assert "(float, default 1.0) Factor of the squared distance." in " ".join(out.split())
 
 
 def test_help_names_every_option_and_no_other(meta_opt):

@@ -133,7 +133,7 @@ def test_a_checkpoint_does_not_import_what_nobody_asked_for(run: Any, monkeypatc
 
 
 def test_help(run: Any) -> None:
-    assert "(type: int, default: 3)" in succeeds(run, "fit", "--optimizee.help", OPTIMIZEE)
+    assert "(int, default 3)" in succeeds(run, "fit", "--optimizee.help", OPTIMIZEE)
 
 
 PATHS = [
