@@ -13,7 +13,8 @@ import itertools
 
 from meta_opt import registry
 from meta_opt.inner_loop.episodes import run_episodes
-from meta_opt.saved.recipes import load_optimizer, pretrained_path
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from meta_opt.optimizees.problems import layout_of, problem_generator
 from meta_opt.optimizers.baseline_names import HandMade, baseline
 from meta_opt.optimizers.contract import LearnedOptimizer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.saved.recipes import load_optimizer, pretrained_path
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 
 
 def main() -> None:

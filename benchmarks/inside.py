@@ -20,7 +20,8 @@ from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.lstm_gac import GACState
 from meta_opt.optimizers.memory import DenseMemory
 from meta_opt.optimizers.ntm_bfgs import NTMBFGS, NTMState
-from meta_opt.saved.recipes import load_optimizer, pretrained_path
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 from meta_opt_optimizees.quadratic import Quadratic
 
 mpl.use("Agg")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from meta_opt.api import Optimizee
 from meta_opt.inner_loop.episodes import run_episodes
-from meta_opt.saved.recipes import load_optimizer, pretrained_path
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 from meta_opt_optimizees.cifar_cnn import CifarCnn
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 from meta_opt_optimizees.mnist_mlp import MnistMlp

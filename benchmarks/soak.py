@@ -35,7 +35,8 @@ import yaml
 
 from meta_opt import cli
 from meta_opt.errors import CheckpointError
-from meta_opt.saved.recipes import load, pretrained
+from meta_opt.saved.pretrained import pretrained
+from meta_opt.saved.recipes import load
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
 FIT = ["fit", "--optimizee", "quadratic", "--model.episodes_per_epoch", "4", "--trainer.max_epochs", "12", *QUIET]

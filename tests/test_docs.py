@@ -18,7 +18,7 @@ from meta_opt import LearnedOptimizer
 from meta_opt.api import Optimizee
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizers.baseline_names import adam
-from meta_opt.saved import recipes
+from meta_opt.saved import pretrained
 from meta_opt.testing import check_estimator, check_optimizer
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 
@@ -55,7 +55,7 @@ class TwoGroups(DigitsMlp):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 def test_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recipes, "_PRETRAINED", (tmp_path / "pretrained",))
+    monkeypatch.setattr(pretrained, "_FOLDERS", (tmp_path / "pretrained",))
     save_untrained(tmp_path / "pretrained" / "general_mlp.ckpt", DigitsMlp(), **AS_ADAM)
     save_untrained(tmp_path / "checkpoints" / "digits_mlp" / "run_0" / "best.ckpt", DigitsMlp(), **AS_ADAM)
     save_untrained(tmp_path / "checkpoints" / "two_networks.ckpt", TwoGroups(), share="group", **AS_ADAM)

@@ -29,7 +29,8 @@ from meta_opt.optimizees.layout import Layout, Sharing
 from meta_opt.optimizees.problems import layout_of
 from meta_opt.optimizers.baseline_names import KNOWN, baseline, default_baselines
 from meta_opt.optimizers.sharing import SharedNetworks
-from meta_opt.saved.recipes import Recipe, load_optimizer, pretrained, pretrained_path, read_recipe
+from meta_opt.saved.pretrained import pretrained, pretrained_path
+from meta_opt.saved.recipes import Recipe, load_optimizer, read_recipe
 from meta_opt.saved.runs import Run, relative
 
 

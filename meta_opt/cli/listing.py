@@ -20,14 +20,16 @@ from meta_opt.errors import MetaOptError, RegistryError
 from meta_opt.installed import installed
 from meta_opt.messages import clipped, one_line
 from meta_opt.registry import Plugin
+from meta_opt.saved.pretrained import pretrained, read_card
 
 USAGE = """\
 usage: meta-opt list [--check]
        meta-opt list NAME [NAME ...]
 
-Lists the installed optimizees, optimizers and estimators: name, distribution and version, and what they are.
+Lists the installed optimizees, optimizers and estimators: name, distribution and version, and what they are; and the
+pretrained optimizers: size, what they reach relative to the best tuned baseline (below 1 is better), and their task.
 Plugins are not imported: what is said to be broken is what their source and metadata tell.
-Those that are named are imported, which takes a few seconds: the settings that they recommend are shown as well.
+Plugins that are named are imported, which takes a few seconds: the settings that they recommend are shown as well.
 
 options:
   -h, --help  this text
@@ -47,7 +49,10 @@ def list_plugins(options: list[str]) -> int:
         raise MetaOptError(f"list takes no {unknown[0]}; its only option is --check")
     if wanted:
         for name in wanted:
-            _show(_find(name))
+            if name in pretrained():
+                print(f"pretrained {name}  {_pretrained(name)}")
+            if name not in pretrained() or any(name in registry.names(kind) for kind in registry.KINDS):
+                _show(_find(name))
         return 0
     return _list(check="--check" in options)
 
@@ -67,11 +72,25 @@ def _list(*, check: bool) -> int:
             print(f"  {text}" if text else "", flush=check)
         if not shown[kind]:
             print("  none")
+    print("pretrained optimizers (ratios to the best tuned baseline):")
+    names = list(pretrained())
+    for name in names:
+        print(f"  {name:{max(map(len, names))}}  {_pretrained(name)}")
+    if not names:
+        print("  none")
     if unreadable := installed().unreadable:
         print("metadata that cannot be read:")
         for text in unreadable:
             print(f"  {one_line(text)}")
     return 1 if check and (problems or unreadable) else 0
+
+
+def _pretrained(name: str) -> str:
+    """Size, headline and task of a pretrained optimizer."""
+    card = read_card(name)
+    size = round(pretrained()[name].stat().st_size / 1000)
+    task = clipped(card.task.partition(". ")[0].partition(": ")[0].rstrip("."), _DESCRIPTION)
+    return f"{task}\n    {size} kB; {card.headline}"
 
 
 def described_names(kind: registry.Kind) -> str:

@@ -16,7 +16,8 @@ from meta_opt.optimizees.layout import depths_of, kind_of
 from meta_opt.optimizers.contract import OptimizerNetwork, Scope
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
-from meta_opt.saved.recipes import load_optimizer, pretrained_path, read_recipe
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer, read_recipe
 
 
 class LearnedOptimizer(torch.optim.Optimizer):

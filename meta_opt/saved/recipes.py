@@ -13,18 +13,17 @@ import torch
 
 from meta_opt import registry
 from meta_opt.errors import CheckpointError, MetaOptError, shown
-from meta_opt.messages import clipped, nearest
+from meta_opt.messages import clipped
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.archives import read_archive
 from meta_opt.saved.costs import Cost, read_cost
 from meta_opt.saved.plain_values import check_arguments, checked_layout, plain
+from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.upgrades import FORMAT, upgraded
 from meta_opt.saved.weights import build
 
 RUN_SETTINGS = "meta_opt_run"  # where the command line keeps its own settings in a checkpoint
-# In a wheel the pretrained checkpoints lie in the package, in a checkout beside it.
-_PRETRAINED = (Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] / "checkpoints" / "pretrained")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -220,21 +219,3 @@ def warm_start(name: str, optimizers: Sequence[OptimizerNetwork]) -> None:
             optimizer.start_from(other)
         except MetaOptError as error:
             raise MetaOptError(f"model.warm_start {name}: {error} (--model.warm_start null starts anew)") from error
-
-
-def pretrained() -> dict[str, Path]:
-    """The checkpoints that come with meta-opt, by name."""
-    return {path.stem: path for folder in reversed(_PRETRAINED) for path in sorted(folder.glob("*.ckpt"))}
-
-
-def pretrained_path(name: str) -> Path:
-    """The checkpoint that comes with meta-opt under this name.
-
-    Raises:
-        CheckpointError: If there is none; names the nearest match and all there are.
-    """
-    paths = pretrained()
-    if name not in paths:
-        there = f"There are {', '.join(paths) or 'none'}"
-        raise CheckpointError(f"no pretrained optimizer is called {clipped(name)!r}; {nearest(name, paths)}{there}")
-    return paths[name]

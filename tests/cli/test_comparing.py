@@ -258,7 +258,7 @@ def test_several_checkpoints_share_the_baselines(trained, meta_opt):
 
 
 def test_pretrained_by_name(trained, meta_opt, monkeypatch):
-    monkeypatch.setattr("meta_opt.saved.recipes._PRETRAINED", (Path("checkpoints/bowl/run_0"),))
+    monkeypatch.setattr("meta_opt.saved.pretrained._FOLDERS", (Path("checkpoints/bowl/run_0"),))
     assert meta_opt("compare", "--pretrained", "best", *FEW, "--baselines", "Adam")[0] == 0
     assert list(results()["optimizers"]) == ["best", "Adam"]
     assert "did you mean 'best'?" in fails(meta_opt, "--pretrained", "bestt")

@@ -187,3 +187,21 @@ def test_names_of_other_kinds_are_found(meta_opt: Any) -> None:
     status, out, _ = meta_opt("list", "first_order")
     assert status == 0
     assert out.startswith("estimator first_order  meta-opt 0.")
+
+
+def test_pretrained_optimizers_are_listed(meta_opt: Any) -> None:
+    status, out, _ = meta_opt("list")
+    assert status == 0
+    lines = out.partition("pretrained optimizers (ratios to the best tuned baseline):\n")[2].splitlines()
+    index = next(index for index, line in enumerate(lines) if line.startswith("  digits_mlp "))
+    assert lines[index].endswith("  An optimizer for a small sigmoid network (64-20-10) on 8×8 digits")
+    assert lines[index + 1] == "    62 kB; sum of losses 0.10x, final loss 0.002x in 100 steps"
+
+
+def test_a_pretrained_optimizer_by_name(meta_opt: Any) -> None:
+    status, out, _ = meta_opt("list", "general_mlp", "digits_mlp")
+    assert status == 0
+    first, _, second, _, third, *_ = out.splitlines()
+    assert first.startswith("pretrained general_mlp  ")
+    assert second.startswith("pretrained digits_mlp  ")
+    assert third.startswith("optimizee digits_mlp  ")

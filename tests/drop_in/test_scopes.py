@@ -14,7 +14,8 @@ from problems_for_tests import Regression
 from torch import Tensor, nn
 
 from meta_opt import LearnedOptimizer
-from meta_opt.saved.recipes import load_optimizer, pretrained
+from meta_opt.saved.pretrained import pretrained
+from meta_opt.saved.recipes import load_optimizer
 
 NAMES = sorted(pretrained())
 

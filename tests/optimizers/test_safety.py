@@ -11,7 +11,8 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, problem_generator
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm import native
-from meta_opt.saved.recipes import load_optimizer, pretrained, pretrained_path
+from meta_opt.saved.pretrained import pretrained, pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 
 ENGINES = ["torch", *(["native"] if native.available() else [])]
 ORTHOGONAL = "log_sign+moments+scales+orthogonal"

@@ -18,7 +18,8 @@ from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM, SubspaceState
-from meta_opt.saved.recipes import load_optimizer, pretrained_path
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 
 
 def layout_of(size: int) -> Layout:

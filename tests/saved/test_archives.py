@@ -13,7 +13,8 @@ import torch
 
 from meta_opt.errors import CheckpointError
 from meta_opt.saved.archives import read_archive
-from meta_opt.saved.recipes import load, pretrained
+from meta_opt.saved.pretrained import pretrained
+from meta_opt.saved.recipes import load
 
 GOOD = pretrained()["digits_mlp"].read_bytes()
 

@@ -7,7 +7,8 @@ import torch
 from meta_opt.errors import CheckpointError, StorageError
 from meta_opt.meta_training.loading import load_learner
 from meta_opt.saved.checkpoints import AtomicCheckpointIO, export, remove_leftovers
-from meta_opt.saved.recipes import load, load_optimizer, pretrained_path, read_recipe
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load, load_optimizer, read_recipe
 
 
 def content(number):

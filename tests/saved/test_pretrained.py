@@ -10,7 +10,9 @@ import torch
 
 from meta_opt import registry
 from meta_opt.inner_loop.episodes import run_episodes
-from meta_opt.saved.recipes import load, load_optimizer, pretrained, read_recipe
+from meta_opt.saved import pretrained as folder
+from meta_opt.saved.pretrained import Card, pretrained, read_card
+from meta_opt.saved.recipes import load, load_optimizer, read_recipe
 
 NAMES = (
     "alpha_opt",
@@ -70,3 +72,24 @@ def test_optimizes(name: str, optimizee: str, num_steps: int, most: float) -> No
     curves = run_episodes(problems, load_optimizer(pretrained()[name]), "test", num_problems, num_steps, seed=0)
     assert torch.isfinite(curves.losses).all()
     assert curves.final.mean() < most
+
+
+def test_headlines_of_the_cards():
+    card = read_card("mnist_mlp")
+    assert card.task == "An optimizer for a small sigmoid network (784-20-10) on MNIST."
+    assert card.headline == "sum of losses 0.45x, final loss 0.56x in 200 steps of mnist_mlp"
+    assert read_card("general_mlp").optimizee == "digits_mlp"
+    assert read_card("cifar_cnn").final_loss == "1.20"  # the longest, not the best
+    for name in NAMES:
+        assert read_card(name).num_steps
+        assert read_card(name).task.startswith("An optimizer for ")
+
+
+def test_cards_that_say_little(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_FOLDERS", (tmp_path,))
+    for name in ("bare", "short"):
+        (tmp_path / f"{name}.ckpt").touch()
+    (tmp_path / "short.md").write_text("# short\n\nFor bowls.\n")
+    assert read_card("bare") == Card("no card is beside its checkpoint")
+    assert read_card("short") == Card("For bowls.")
+    assert read_card("short").headline == "no comparison in its card"

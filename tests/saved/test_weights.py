@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from meta_opt.errors import CheckpointError
-from meta_opt.saved.recipes import load, load_optimizer, pretrained
+from meta_opt.saved.pretrained import pretrained
+from meta_opt.saved.recipes import load, load_optimizer
 
 BIASES = "average.module.networks.matrix.biases.0"
 

@@ -153,7 +153,8 @@ LOSSES = """
 import torch
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizers.lstm import native
-from meta_opt.saved.recipes import load_optimizer, pretrained_path
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 assert native.available()
 optimizer = load_optimizer(pretrained_path("digits_mlp"))
