@@ -27,7 +27,9 @@ commands:
   plot        what learned optimizers do with gradients that are made up, a picture each
   study       many runs with different options, what they reached, and the figure of it
   recommend   settings for an optimizee, from short trials
-  list        the installed optimizees, optimizers and estimators, and what they recommend
+  list        the installed optimizees, optimizers and estimators, what they recommend, and the pretrained optimizers
+  new         a plugin to begin with: an optimizee of your own
+  check       whether a class of yours keeps its contract
 
 options:
   -h, --help  this text; `meta-opt COMMAND --help` for the options of a command,
@@ -44,7 +46,7 @@ examples:
 
 LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 
-COMMANDS = ("fit", "validate", "test", "compare", "landscape", "plot", "study", "recommend", "list")
+COMMANDS = ("fit", "validate", "test", "compare", "landscape", "plot", "study", "recommend", "list", "new", "check")
 _WITH_CLASSES = ("fit", "validate", "test", "compare", "landscape")  # commands that choose optimizees
 
 
@@ -111,6 +113,14 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.listing import list_plugins
 
         return list_plugins(options)
+    if command == "new":
+        from meta_opt.cli.creating import create
+
+        return create(options)
+    if command == "check":
+        from meta_opt.cli.conformance import check
+
+        return check(options)
     if command in _WITH_CLASSES:
         from meta_opt.cli.option_help import class_asked_for_help, print_class_help
 
