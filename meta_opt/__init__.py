@@ -14,6 +14,7 @@ from meta_opt.errors import CheckpointError, DivergedError, MetaOptError, Optimi
 
 if TYPE_CHECKING:
     from meta_opt.drop_in.torch_optimizer import LearnedOptimizer
+    from meta_opt.evaluation.in_python import Compared, compare
     from meta_opt.meta_training.meta_learner import MetaLearner
     from meta_opt.optimizees.contract import Optimizee
     from meta_opt.optimizees.layout import Layout
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "Compared",
     "DivergedError",
     "Evaluation",
     "Layout",
@@ -35,9 +37,11 @@ __all__ = [
     "OptimizeeError",
     "Problems",
     "RegistryError",
+    "compare",
 ]
 
 _LAZY = {
+    "Compared": "meta_opt.evaluation.in_python",
     "Evaluation": "meta_opt.optimizees.problems",
     "Layout": "meta_opt.optimizees.layout",
     "LearnedOptimizer": "meta_opt.drop_in.torch_optimizer",
@@ -45,6 +49,7 @@ _LAZY = {
     "ModuleOptimizee": "meta_opt.optimizees.module",
     "Optimizee": "meta_opt.optimizees.contract",
     "Problems": "meta_opt.optimizees.problems",
+    "compare": "meta_opt.evaluation.in_python",
 }
 
 

@@ -8,23 +8,26 @@ others.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 
 from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
+from meta_opt.meta_training.recommended import (
+    DEFAULT_OPTIMIZER,
+    argument_names,
+    kind_of,
+    recommended,
+    recommended_estimator,
+)
 from meta_opt.registry import Kind
 from meta_opt.saved.recipes import Part, Recipe, load_optimizer, read_recipe
 from meta_opt.saved.runs import Run, relative
 
-DEFAULT_OPTIMIZER = "coordinatewise_lstm"
-DEFAULT_ESTIMATOR = "first_order"
 # Of compare: the type of θ, and that of autocast.
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
     "32-true": (torch.float32, None),
@@ -95,7 +98,7 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         if "optimizee" in asked:
             _use_class(defaults, "optimizee", asked["optimizee"], {})
         _use_class(defaults, "optimizer", asked.get("optimizer") or registry.load("optimizer", DEFAULT_OPTIMIZER), {})
-        estimator = defaults.classes["optimizer"].recommended_settings().get("model.estimator", DEFAULT_ESTIMATOR)
+        estimator = recommended_estimator(defaults.classes["optimizer"])
         _use_class(defaults, "estimator", asked.get("estimator") or registry.load("estimator", estimator), {})
         _recommend(defaults, new=True)
     return defaults
@@ -249,60 +252,17 @@ def _use_class(defaults: Defaults, kind: Kind, cls: type[Any], init_args: dict[s
 def _recommend(defaults: Defaults, *, new: bool) -> None:
     """Add the settings that optimizee and optimizer recommend, the optimizer's above the optimizee's.
 
-    An optimizee's settings of an optimizer or an estimator, and an optimizer's of an estimator, are meant for the
-    default one. Another takes of them what it has arguments for, of such values; the rest is left out. Weights to start
-    from are those of the default optimizer, and nothing to another. What an optimizee recommends for the optimizer that
-    was chosen, ``NAME:OPTION``, stands above all of these.
-
     Args:
         defaults: With the classes.
         new: Whether a meta-training begins; else optimizer and estimator are as the checkpoint has them.
     """
-    optimizee = defaults.classes.get("optimizee")
-    settings, pair = _recommended(optimizee, registry.name_of(defaults.classes["optimizer"])) if optimizee else ({}, {})
-    if new and registry.name_of(defaults.classes["optimizer"]) != DEFAULT_OPTIMIZER:
-        settings.pop("model.warm_start", None)
-    own = dict(defaults.classes["optimizer"].recommended_settings()) if new else {}
-    own.pop("model.estimator", None)  # which class it is has been chosen
-    usual: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
-    for name, value in (settings | own | (pair if new else {})).items():
-        kind: Kind | None = next((kind for kind in usual if name.startswith(f"{registry.OPTIONS[kind]}.")), None)
-        if kind is None:
-            defaults.options[name] = value
-        elif new:
-            option, _, argument = name.rpartition(".")
-            chosen = defaults.classes[kind]
-            usually = registry.name_of(chosen) == usual[kind]
-            meant = kind == "optimizer" and (name in {**own, **pair} or usually)
-            meant = meant or (kind == "estimator" and name not in pair and usually)
-            if argument in argument_names(chosen) and (meant or _takes(chosen, argument, value)):
-                defaults.options[option]["init_args"][argument] = value
-            elif meant:
-                defaults.options[name] = value  # which is no option, as set_defaults will say
-
-
-def _recommended(cls: type[Any], optimizer: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an optimizee recommends for every optimizer, and for that of this name alone."""
-    settings = cls.recommended_settings()
-    pair = {name.partition(":")[2]: value for name, value in settings.items() if name.partition(":")[0] == optimizer}
-    return {name: value for name, value in settings.items() if ":" not in name}, pair
-
-
-def _takes(cls: type[Any], argument: str, value: Any) -> bool:
-    """Whether the annotation of an argument of a class allows a value; where it says nothing, anything."""
-    parser = ArgumentParser(exit_on_error=False)
-    others = set(argument_names(cls)) - {argument}
-    parser.add_class_arguments(cls, as_group=False, skip=others, fail_untyped=False)
-    try:
-        parser.parse_object({argument: value})
-    except ArgumentError:
-        return False
-    return True
-
-
-def argument_names(cls: type[Any]) -> list[str]:
-    """Names of the arguments that a class is made with."""
-    return list(inspect.signature(cls.__init__).parameters)[1:]
+    for name, value in recommended(defaults.classes, new=new).items():
+        kind = kind_of(name)
+        option, _, argument = name.rpartition(".")
+        if kind is not None and argument in argument_names(defaults.classes[kind]):
+            defaults.options[option]["init_args"][argument] = value
+        else:
+            defaults.options[name] = value  # if it is no option, set_defaults says so
 
 
 def _names_a_class(value: Any) -> bool:

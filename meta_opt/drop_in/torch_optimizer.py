@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place, is_dtensor, local
 from meta_opt.errors import MetaOptError
-from meta_opt.optimizees.layout import depths_of, kind_of
+from meta_opt.optimizees.layout import Layout, depths_of, kind_of
 from meta_opt.optimizers.contract import OptimizerNetwork, Scope
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import load_optimizer, read_recipe
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """What has trained a learned optimizer: a :class:`~meta_opt.MetaLearner`."""
+
+    @property
+    def trained(self) -> OptimizerNetwork:
+        """The learned optimizer."""
+
+    @property
+    def layout(self) -> Layout:
+        """What its weights were made for."""
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -59,7 +73,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        pretrained: str | None = None,
+        pretrained: str | OptimizerNetwork | Trained | None = None,
         *,
         checkpoint: str | Path | None = None,
         num_steps: int | None = None,
@@ -72,7 +86,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Args:
             params: Parameters, named parameters, or parameter groups with ``lr`` and ``network`` of their own.
-            pretrained: Name of a checkpoint that comes with meta-opt; this or ``checkpoint``.
+            pretrained: Name of a checkpoint that comes with meta-opt, or what you have trained yourself: a MetaLearner,
+                or a learned optimizer, of which a copy is kept; this or ``checkpoint``.
             checkpoint: A checkpoint that ``meta-opt fit`` has written.
             num_steps: How many steps the training will have, for checkpoints that make something of it (``general``):
                 updates then fall to zero along a cosine. One that stops early stops with larger updates, one that goes
@@ -90,11 +105,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 the checkpoint's although there are several.
         """
         if (pretrained is None) == (checkpoint is None):
-            raise MetaOptError("give either pretrained, a name, or checkpoint, a path")
+            raise MetaOptError("give either pretrained, a name or what you have trained, or checkpoint, a path")
         if engine not in get_args(Engine):
             raise MetaOptError(f"engine must be one of {', '.join(get_args(Engine))}, not {engine!r}")
-        path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
-        learned = load_optimizer(path, optimizer_class)
+        if pretrained is None or isinstance(pretrained, str):
+            path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
+            learned = load_optimizer(path, optimizer_class)
+            names = learned.network_names(read_recipe(path).layout) if isinstance(learned, SharedNetworks) else []
+        else:
+            learned, names = _copy(pretrained)
         if engine != "auto":
             if not isinstance(learned, CoordinatewiseLSTM):
                 raise MetaOptError(f"engine {engine}: {type(learned).__name__} has no engine to choose")
@@ -103,10 +122,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise MetaOptError(f"num_steps must be at least 1, not {num_steps}")
         if num_steps is not None and not learned.horizon:
             raise MetaOptError(
-                f"num_steps {num_steps}: {path.stem} makes nothing of it; leave it out, or choose another checkpoint"
+                f"num_steps {num_steps}: this {type(learned).__name__} makes nothing of it; leave it out, or choose another checkpoint"
             )
-        layout = read_recipe(path).layout
-        self._networks = learned.network_names(layout) if isinstance(learned, SharedNetworks) else ["all"]
+        self._networks = names or ["all"]
         self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"
         self._network = learned
         self._order = None if order is None else {id(param): depth for param, depth in _depths(list(order))}
@@ -294,6 +312,25 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         )
                     states[param] = {name: state[name].to(like) for name, like in expected.items()}
         return states
+
+
+def _copy(trained: OptimizerNetwork | Trained) -> tuple[OptimizerNetwork, list[str]]:
+    """A copy of a learned optimizer, frozen and on the CPU, and the names of its networks, if it shares them."""
+    network = trained.trained if isinstance(trained, Trained) else trained
+    if not isinstance(network, OptimizerNetwork):
+        raise MetaOptError(
+            "pretrained must be the name of a checkpoint that comes with meta-opt, a MetaLearner or a learned "
+            f"optimizer, not {type(network).__name__}"
+        )
+    names: list[str] = []
+    if isinstance(network, SharedNetworks) and network.share != "all":
+        if not isinstance(trained, Trained):
+            raise MetaOptError(
+                f"this {type(network).__name__} has a network for each {network.share}, whose names it does not know: "
+                "give the MetaLearner that has trained it, or a checkpoint"
+            )
+        names = network.network_names(trained.layout)
+    return copy.deepcopy(network).cpu().requires_grad_(False), names
 
 
 def _check_shards(param: Tensor, scope: Scope) -> None:

@@ -34,9 +34,11 @@ from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
+from meta_opt.meta_training.recommended import parts_by_name, recommended
 from meta_opt.optimizees.checking import LOGGED, check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.held_back import check_held_back
+from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.checking import check_class, check_step
@@ -51,10 +53,11 @@ Monitor = Literal["objective", "final_loss", "loss_sum"]
 class MetaLearner(LightningModule):
     """Meta-trains a learned optimizer on an optimizee."""
 
+    @parts_by_name
     def __init__(
         self,
-        optimizee: Optimizee,
-        optimizer: OptimizerNetwork,
+        optimizee: Optimizee | str,
+        optimizer: OptimizerNetwork | str | None = None,
         num_steps: int = 100,
         max_num_steps: int | None = None,
         num_validation_steps: int | None = None,
@@ -84,8 +87,10 @@ class MetaLearner(LightningModule):
         """Set up meta-training.
 
         Args:
-            optimizee: The problems to learn from.
-            optimizer: The learned optimizer; its weights φ are made here.
+            optimizee: The problems to learn from. In Python also a name, with which the settings that it recommends
+                are the defaults; those of the trainer are in trainer_settings.
+            optimizer: The learned optimizer; its weights φ are made here. In Python also a name, or None for the
+                default one, made with the arguments that are recommended.
             num_steps: Optimizee steps per episode.
             max_num_steps: Let training episodes be longer than that: of a length drawn log-uniformly from num_steps to
                 this. Null: none is.
@@ -127,6 +132,8 @@ class MetaLearner(LightningModule):
             OptimizeeError: If the optimizee's loss is not a finite, differentiable scalar at θ_0.
         """
         super().__init__()
+        assert isinstance(optimizee, Optimizee)
+        assert isinstance(optimizer, OptimizerNetwork)
         self.automatic_optimization = False
         arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
         check_ranges(arguments)
@@ -364,6 +371,21 @@ class MetaLearner(LightningModule):
     def trained(self) -> OptimizerNetwork:
         """The learned optimizer as it is validated, saved for use and tested: with the average of φ."""
         return self.average.module  # type: ignore[return-value]
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters of the optimizee, which φ was made for."""
+        return self._layout
+
+    @property
+    def trainer_settings(self) -> dict[str, Any]:
+        """Arguments for :class:`lightning.Trainer`: what meta-training needs, and what the optimizee recommends."""
+        classes: dict[registry.Kind, type[Any]] = {
+            kind: type(getattr(self, kind)) for kind in ("optimizee", "optimizer", "estimator")
+        }
+        settings = recommended(classes)
+        own = {name[8:]: value for name, value in settings.items() if name.startswith("trainer.")}
+        return {"inference_mode": False, "num_sanity_val_steps": 0, "max_epochs": 20, **own}
 
     def val_dataloader(self) -> range:
         """One batch: all validation problems."""

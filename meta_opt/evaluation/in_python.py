@@ -1,0 +1,240 @@
+"""Comparisons from Python: names and trained objects in, an object with a table, a data frame and a figure out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.figure import Figure
+
+from meta_opt import registry
+from meta_opt.errors import MetaOptError
+from meta_opt.evaluation.compare import MERITS, Comparison, Contestant, Setting, Validation
+from meta_opt.evaluation.compare import compare as compare_all
+from meta_opt.evaluation.figures import comparison_figure
+from meta_opt.evaluation.reports import Report
+from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.optimizees.contract import Optimizee
+from meta_opt.optimizers.baseline_names import baseline, default_baselines
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.saved.costs import Cost
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer, make, read_recipe
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Learned = str | Path | MetaLearner | OptimizerNetwork
+"""A learned optimizer: the name of a pretrained one, a checkpoint, or what has been trained."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What :func:`compare` has found.
+
+    Attributes:
+        comparisons: One for each number of steps.
+        report: What ``meta-opt compare`` would write.
+    """
+
+    comparisons: Sequence[Comparison]
+    report: Report
+
+    def table(self) -> str:
+        """The table that ``meta-opt compare`` prints."""
+        return self.report.table()
+
+    def __str__(self) -> str:
+        return self.table()
+
+    __repr__ = __str__
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each number of steps and optimizer: means over test problems, standard errors, rates and ratios."""
+        return [
+            {"num_steps": comparison.num_steps, "optimizer": entry.name, "kind": entry.kind}
+            | {name: value for merit in MERITS for name, value in _figures(comparison, entry, merit).items()}
+            | {"steps_to_best_baseline_final": comparison.steps_to_best_baseline_final(entry)}
+            for comparison in self.comparisons
+            for entry in comparison.entries
+        ]
+
+    def to_dataframe(self) -> DataFrame:
+        """:meth:`rows` as a ``pandas.DataFrame``.
+
+        Raises:
+            MetaOptError: If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MetaOptError("to_dataframe needs pandas (pip install pandas); rows() has the same without") from error
+        return pandas.DataFrame(self.rows())
+
+    def plot(self) -> Figure:
+        """The loss curves, as ``meta-opt compare`` draws them."""
+        return comparison_figure(
+            self.comparisons, title=self.report.optimizee, num_problems=self.report.num_problems, command=""
+        )
+
+
+def compare(
+    optimizers: Iterable[Learned] | Mapping[str, Learned],
+    optimizee: str | Optimizee | None = None,
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    baselines: Sequence[str] | None = None,
+    num_problems: int = 100,
+    num_validation_problems: int = 32,
+    held_back: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Compared:
+    """Compare learned optimizers with tuned baselines on the same test problems, as ``meta-opt compare`` does.
+
+    Example::
+
+        result = compare(["general_mlp", learner], optimizee="digits_mlp", num_steps=[100, 200])
+        print(result.table())
+        result.plot().savefig("curves.png")
+
+    Args:
+        optimizers: The learned optimizers: names of pretrained ones, paths of checkpoints, meta-learners, or learned
+            optimizers themselves; in a mapping, by the names that they get.
+        optimizee: What to compare on: a name, with its default options, or an object. None: what the first of the
+            optimizers that knows it was trained on.
+        num_steps: Steps, or several numbers of them. None: those of the optimizers' training if that was on the same
+            optimizee, or what the optimizee recommends, or else 100.
+        baselines: As for ``--baselines``; None for the default ones of so many steps.
+        num_problems: Test problems.
+        num_validation_problems: Problems that learning rates are tuned on.
+        held_back: Whether losses are those on batches that the optimizee holds back.
+        seed: All randomness comes from it.
+        device: Where to compute.
+
+    Raises:
+        MetaOptError: If something that is named does not exist, or a number is out of range.
+    """
+    named = dict(optimizers) if isinstance(optimizers, Mapping) else _named(optimizers)
+    if not named:
+        raise MetaOptError("say what to compare: one learned optimizer at least")
+    chosen = _optimizee(optimizee, list(named.values()))
+    horizons = _horizons(num_steps, chosen, list(named.values()))
+    for name, value, least in (
+        ("num_problems", num_problems, 2),
+        ("num_validation_problems", num_validation_problems, 1),
+    ):
+        if value < least:
+            raise MetaOptError(f"{name} must be at least {least}, not {value}")
+    chosen = copy.deepcopy(chosen).to(device)
+    learned = {name: _contestant(each, chosen, torch.device(device)) for name, each in named.items()}
+    asked = list(baselines) if baselines is not None else default_baselines(max(horizons))
+    setting = Setting(
+        chosen, horizons, num_problems, num_validation_problems, seed, torch.device(device), held_back=held_back
+    )
+    comparisons = compare_all(setting, learned, {each: baseline(each) for each in asked})
+    title = registry.name_of(type(chosen)).rpartition(".")[2]
+    places = {name: str(each) if isinstance(each, str | Path) else "" for name, each in named.items()}
+    costs = {name: _cost(each) for name, each in named.items()}
+    return Compared(comparisons, Report(title, num_problems, comparisons, {"seed": seed}, places, "", costs))
+
+
+def _named(optimizers: Iterable[Learned]) -> dict[str, Learned]:
+    """By names that differ."""
+    if isinstance(optimizers, str | Path | torch.nn.Module):
+        optimizers = [optimizers]
+    named: dict[str, Learned] = {}
+    for each in optimizers:
+        if isinstance(each, str | Path):
+            name = str(each)
+        else:
+            name = type(each.optimizer if isinstance(each, MetaLearner) else each).__name__
+        number = 2
+        unique = name
+        while unique in named:
+            unique, number = f"{name}-{number}", number + 1
+        named[unique] = each
+    return named
+
+
+def _path(each: str | Path) -> Path:
+    return Path(each) if isinstance(each, Path) or each.endswith(".ckpt") else pretrained_path(each)
+
+
+def _optimizee(asked: str | Optimizee | None, optimizers: Sequence[Learned]) -> Optimizee:
+    if isinstance(asked, Optimizee):
+        return asked
+    if isinstance(asked, str):
+        cls = registry.resolve("optimizee", registry.path_in_file(asked) if ".py:" in asked else asked)
+        return cls()
+    for each in optimizers:
+        if isinstance(each, MetaLearner):
+            return each.optimizee
+        if isinstance(each, str | Path):
+            path = _path(each)
+            return make("optimizee", read_recipe(path).optimizee, path)
+    raise MetaOptError("say what to compare on, with optimizee: a learned optimizer alone does not know")
+
+
+def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, optimizers: Sequence[Learned]) -> list[int]:
+    if asked is None:
+        known = [found.num_steps for each in optimizers if (found := _validation(each, optimizee)) is not None]
+        recommended = type(optimizee).recommended_settings().get("model.num_steps", 100)
+        asked = known[0] if known else recommended
+    horizons = list(dict.fromkeys([asked] if isinstance(asked, int) else asked))
+    if not horizons or min(horizons) < 1:
+        raise MetaOptError(f"num_steps must be at least 1, not {asked}")
+    return horizons
+
+
+def _contestant(each: Learned, optimizee: Optimizee, device: torch.device) -> Contestant:
+    if isinstance(each, str | Path):
+        optimizer = load_optimizer(_path(each))
+    elif isinstance(each, MetaLearner):
+        optimizer = each.trained
+    elif isinstance(each, OptimizerNetwork):
+        optimizer = each
+    else:
+        raise MetaOptError(
+            f"{type(each).__name__} cannot be compared: give the name of a pretrained optimizer, a checkpoint, a "
+            "MetaLearner or a learned optimizer"
+        )
+    frozen = copy.deepcopy(optimizer).requires_grad_(False).to(device, torch.float32)
+    return Contestant(frozen, _validation(each, optimizee))
+
+
+def _validation(each: Learned, optimizee: Optimizee) -> Validation | None:
+    """How training validated, if that was on this very optimizee."""
+    asked = registry.name_of(type(optimizee)), optimizee.plain_init_args(registry.name_of)
+    if isinstance(each, MetaLearner):
+        own = registry.name_of(type(each.optimizee)), each.optimizee.plain_init_args(registry.name_of)
+        model: Mapping[str, Any] = each.hparams
+    elif isinstance(each, str | Path):
+        recipe = read_recipe(_path(each))
+        own, model = (recipe.optimizee.name or "", recipe.optimizee.init_args), recipe.model
+    else:
+        return None
+    if own != asked or own[1] is None:
+        return None
+    steps = model.get("num_validation_steps") or model["num_steps"]
+    return Validation(steps, model["num_validation_problems"], model["seed"], model.get("held_back", False))
+
+
+def _cost(each: Learned) -> Cost | None:
+    if isinstance(each, MetaLearner):
+        return each.cost
+    return read_recipe(_path(each)).cost if isinstance(each, str | Path) else None
+
+
+def _figures(comparison: Comparison, entry: Any, merit: Any) -> dict[str, Any]:
+    mean = entry.merit(merit)
+    return {
+        merit: mean.value,
+        f"{merit}_sem": mean.sem,
+        f"{merit}_learning_rate": entry.runs[merit].learning_rate,
+        f"{merit}_ratio": comparison.ratio(entry, merit),
+    }

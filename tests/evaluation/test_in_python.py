@@ -1,0 +1,114 @@
+"""``meta_opt.compare``: what is compared with what, on what, and what comes of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from problems_for_tests import Square
+
+import meta_opt
+from meta_opt import MetaLearner, MetaOptError, compare
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt_optimizees.quadratic import Quadratic
+
+FEW = {"num_problems": 3, "num_validation_problems": 2, "baselines": ["Adam"]}
+
+
+@pytest.fixture(scope="module")
+def learner() -> MetaLearner:
+    return MetaLearner("quadratic", num_steps=7, num_problems=2, num_validation_problems=2)
+
+
+def test_names_and_what_has_been_trained(learner: MetaLearner) -> None:
+    result = compare(["quadratic", learner], num_steps=[5, 8], optimizee="quadratic", **FEW)
+    rows = result.rows()
+    assert [(row["num_steps"], row["optimizer"], row["kind"]) for row in rows] == [
+        (steps, name, kind)
+        for steps in (5, 8)
+        for name, kind in (("quadratic", "learned"), ("CoordinatewiseLSTM", "learned"), ("Adam", "baseline"))
+    ]
+    assert rows[2]["sum_ratio"] == rows[2]["final_ratio"] == 1.0
+    assert rows[0]["sum_ratio"] == pytest.approx(rows[0]["sum"] / rows[2]["sum"])
+    assert rows[2]["final_learning_rate"] > 0
+    assert rows[0]["final_learning_rate"] is None
+    assert "quadratic, 5 steps, 3 test problems" in result.table()
+    assert str(result) == repr(result) == result.table()
+
+
+def test_it_is_what_the_command_line_compares(learner: MetaLearner) -> None:
+    (first,) = compare(["quadratic"], num_steps=4, num_problems=3, baselines=["Adam:lr=0.1"]).comparisons
+    (second,) = compare(
+        {"mine": pretrained_path("quadratic")}, Quadratic(), 4, num_problems=3, baselines=["Adam:lr=0.1"]
+    ).comparisons
+    assert [entry.name for entry in second.entries] == ["mine", "Adam:lr=0.1"]
+    assert torch.equal(first.entries[0].runs["sum"].loss_mean, second.entries[0].runs["sum"].loss_mean)
+
+
+def test_what_it_is_compared_on(learner: MetaLearner) -> None:
+    (own,) = compare([learner], **FEW).comparisons
+    assert own.num_steps == 7  # as in training
+    assert own.entries[0].validation is not None
+    (elsewhere,) = compare([learner.trained], Square(), num_steps=None, **FEW).comparisons
+    assert elsewhere.num_steps == 100
+    with pytest.raises(MetaOptError, match="say what to compare on, with optimizee"):
+        compare([learner.trained], **FEW)
+
+
+def test_what_is_compared_stays_as_it_is(learner: MetaLearner) -> None:
+    compare([learner, learner], num_steps=3, **FEW)
+    assert all(weight.requires_grad for weight in learner.optimizer.parameters())
+    rows = compare([learner, learner], num_steps=3, **FEW).rows()
+    assert [row["optimizer"] for row in rows] == ["CoordinatewiseLSTM", "CoordinatewiseLSTM-2", "Adam"]
+    assert rows[0]["sum"] == rows[1]["sum"]
+
+
+def test_figure_and_data_frame(learner: MetaLearner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result = compare([learner], num_steps=3, **FEW)
+    figure = result.plot()
+    assert isinstance(figure, Figure)
+    figure.savefig(tmp_path / "curves.png")
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: ("frame", rows)))
+    assert result.to_dataframe() == ("frame", result.rows())
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MetaOptError, match=r"to_dataframe needs pandas \(pip install pandas\)"):
+        result.to_dataframe()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), "say what to compare: one learned optimizer at least"),
+        ((["quadratics"],), "no pretrained optimizer is called 'quadratics'; did you mean 'quadratic'?"),
+        ((["quadratic"], "quadratc"), "no optimizee is called 'quadratc'"),
+        ((["quadratic"], None, 0), "num_steps must be at least 1, not 0"),
+        ((["quadratic"], None, []), "num_steps must be at least 1"),
+        (([3], "quadratic", 3), "int cannot be compared"),
+        ((["nowhere/best.ckpt"], "quadratic"), "nowhere/best.ckpt"),
+    ],
+)
+def test_what_is_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(MetaOptError) as raised:
+        compare(*arguments)
+    assert message in str(raised.value)
+
+
+def test_too_few_problems() -> None:
+    with pytest.raises(MetaOptError, match="num_problems must be at least 2, not 1"):
+        compare(["quadratic"], num_problems=1)
+    with pytest.raises(MetaOptError, match="num_validation_problems must be at least 1, not 0"):
+        compare(["quadratic"], num_validation_problems=0)
+
+
+def test_it_is_exported() -> None:
+    assert meta_opt.compare is compare
+    assert isinstance(compare([CoordinatewiseLSTM_built()], "quadratic", 2, **FEW), meta_opt.Compared)
+
+
+def CoordinatewiseLSTM_built() -> CoordinatewiseLSTM:  # noqa: N802
+    return MetaLearner(Quadratic(), CoordinatewiseLSTM(), num_steps=2).optimizer

@@ -1,0 +1,80 @@
+"""Meta-learners from names, with what is recommended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from meta_opt import MetaLearner, MetaOptError, registry
+from meta_opt.meta_training.estimators.second_order import SecondOrder
+from meta_opt.meta_training.recommended import recommended
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
+from meta_opt_optimizees.digits_mlp import DigitsMlp
+from meta_opt_optimizees.quadratic import Quadratic
+
+
+@pytest.mark.parametrize("optimizer", ["coordinatewise_lstm", "subspace_lstm", "lstm_gac", "alpha_opt"])
+@pytest.mark.parametrize("optimizee", ["digits_mlp", "quadratic"])
+def test_names_give_what_the_command_line_gives(optimizee, optimizer, capsys):
+    from meta_opt.cli import main
+
+    assert main(["fit", "--optimizee", optimizee, "--optimizer", optimizer, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    learner = MetaLearner(optimizee, optimizer)
+    settings = {**config["model"], "seed": 0}
+    estimator = settings.pop("estimator")
+    assert dict(learner.hparams) == settings
+    made = learner.optimizer.plain_init_args(registry.name_of)
+    assert made == config["optimizer"]["init_args"]
+    assert type(learner.estimator).__name__ == estimator["class_path"].rpartition(".")[2]
+    assert learner.estimator.init_args == estimator.get("init_args", {})
+    assert learner.trainer_settings["max_epochs"] == config["trainer"]["max_epochs"]
+    assert learner.trainer_settings["inference_mode"] is False
+
+
+def test_what_is_given_counts():
+    learner = MetaLearner("digits_mlp", num_steps=9, lr=0.5, unroll_length=3)
+    assert (learner.hparams.num_steps, learner.hparams.lr, learner.hparams.unroll_length) == (9, 0.5, 3)
+    assert learner.hparams.meta_loss == "log_mean"  # recommended
+    assert MetaLearner("digits_mlp", "coordinatewise_lstm", 9).num_steps == 9
+
+
+def test_objects_are_taken_as_they_are():
+    learner = MetaLearner(Quadratic(), CoordinatewiseLSTM(inputs="none"))
+    assert learner.hparams.num_problems == 1  # the constructor's default; 64 is recommended
+    own = SecondOrder()
+    learner = MetaLearner("digits_mlp", CoordinatewiseLSTM(hidden_size=3), estimator=own)
+    assert learner.optimizer.init_args["inputs"] == CoordinatewiseLSTM().init_args["inputs"]
+    assert learner.estimator is own
+    learner = MetaLearner(DigitsMlp(hidden_sizes=[3]))
+    assert isinstance(learner.optimizer, CoordinatewiseLSTM)
+    assert learner.optimizer.init_args["output"] == "magnitude"  # recommended for one that is made here
+    assert learner.hparams.meta_loss == "sum"  # and not for settings beside an object
+    assert isinstance(MetaLearner(Quadratic(), SubspaceLSTM).optimizer, SubspaceLSTM)
+
+
+def test_a_class_in_a_file(tmp_path: Path):
+    from meta_opt.cli import main
+
+    assert main(["new", "for_python", "--out", str(tmp_path / "x")]) == 0
+    learner = MetaLearner(f"{tmp_path}/x/for_python.py:ForPython", num_problems=1)
+    assert learner.hparams.unroll_length == 50
+
+
+def test_names_that_do_not_do():
+    with pytest.raises(MetaOptError, match="no optimizee is called 'quadratc'; did you mean 'quadratic'?"):
+        MetaLearner("quadratc")
+    with pytest.raises(MetaOptError, match="optimizee mixture cannot be made from its name alone .*'parts'"):
+        MetaLearner("mixture")
+
+
+def test_warm_starts_are_for_the_default_optimizer():
+    from meta_opt_optimizees.omniglot import Omniglot
+
+    estimator = {"estimator": SecondOrder}
+    usual = recommended({"optimizee": Omniglot, "optimizer": CoordinatewiseLSTM, **estimator})
+    assert "model.warm_start" in usual
+    assert "model.warm_start" not in recommended({"optimizee": Omniglot, "optimizer": SubspaceLSTM, **estimator})
