@@ -88,9 +88,9 @@ def print_help(command: str, options: list[str]) -> int:
     """
     from meta_opt.cli import HELP
     from meta_opt.cli.defaults import find_defaults
-    from meta_opt.cli.training import TRAINER_DEFAULTS
     from meta_opt.meta_training.callbacks import StopWhenStale
     from meta_opt.meta_training.meta_learner import MetaLearner
+    from meta_opt.meta_training.recommended import TRAINER_DEFAULTS
 
     defaults = find_defaults(command, with_dotted_paths(options, command))
     subject = next(line.split(maxsplit=1)[1] for line in HELP.splitlines() if line.startswith(f"  {command} "))

@@ -40,17 +40,11 @@ from meta_opt.messages import clipped, own_frames
 from meta_opt.meta_training.callbacks import Interruption, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.progress import Progress
+from meta_opt.meta_training.recommended import TRAINER_DEFAULTS
 from meta_opt.saved.runs import Run, relative
 
 _MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
 _MAX_DEVICES = 4096  # processes on one machine
-TRAINER_DEFAULTS = {
-    "max_epochs": 20,
-    "log_every_n_steps": 1,
-    "num_sanity_val_steps": 0,  # the optimizee's loss is checked before anything is written
-    "inference_mode": False,  # validation differentiates
-    "enable_model_summary": False,
-}
 
 
 def run(command: str, options: list[str]) -> int:

@@ -34,7 +34,7 @@ from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
-from meta_opt.meta_training.recommended import parts_by_name, recommended
+from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, parts_by_name, recommended
 from meta_opt.optimizees.checking import LOGGED, check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.held_back import check_held_back
@@ -385,7 +385,7 @@ class MetaLearner(LightningModule):
         }
         settings = recommended(classes)
         own = {name[8:]: value for name, value in settings.items() if name.startswith("trainer.")}
-        return {"inference_mode": False, "num_sanity_val_steps": 0, "max_epochs": 20, **own}
+        return {**TRAINER_DEFAULTS, **own}
 
     def val_dataloader(self) -> range:
         """One batch: all validation problems."""

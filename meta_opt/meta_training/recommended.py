@@ -21,6 +21,13 @@ from meta_opt.registry import Kind
 
 DEFAULT_OPTIMIZER = "coordinatewise_lstm"
 DEFAULT_ESTIMATOR = "first_order"
+TRAINER_DEFAULTS = {
+    "max_epochs": 20,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,  # the optimizee's loss is checked before anything is written
+    "inference_mode": False,  # validation differentiates
+    "enable_model_summary": False,
+}
 _USUAL: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
 P = ParamSpec("P")
 
