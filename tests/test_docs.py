@@ -61,12 +61,17 @@ def test_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_untrained(tmp_path / "checkpoints" / "two_networks.ckpt", TwoGroups(), share="group", **AS_ADAM)
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "use"}
-    loop, checkpoint, lightning, networks, resume = blocks("use.md")
+    loop, checkpoint, learner, compare, lightning, networks, resume = blocks("use.md")
 
     exec(loop, names)
     assert names["loss"] < 0.5 < math.log(10)
 
     exec(checkpoint, names)
+    exec(learner, names)
+    assert names["optimizer"]._network is not names["learner"].trained
+    exec(compare, names)
+    assert [row["optimizer"] for row in names["result"].rows()][:2] == ["general_mlp", "CoordinatewiseLSTM"]
+    assert (tmp_path / "curves.png").is_file()
     exec(lightning, names)
     module, trainer = names["classifier"], names["trainer"]
     assert module.training_step((names["images"], names["labels"]), 0) < 0.5
@@ -91,8 +96,11 @@ def test_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 def test_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (train,) = blocks("api.md")
+    named, train = blocks("api.md")
     names: dict[str, Any] = {}
+    exec(named, names)
+    assert names["learner"].hparams.num_problems == 64  # recommended
+    assert int(names["learner"].episode) == 10
     exec(train, names)
     assert int(names["learner"].episode) == 10
     assert names["trained"] is names["learner"].trained
