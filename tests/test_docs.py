@@ -16,6 +16,7 @@ from checkpoints_for_tests import save_untrained
 
 from meta_opt import LearnedOptimizer
 from meta_opt.api import Optimizee
+from meta_opt.cli import COMMANDS
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizers.baseline_names import adam
 from meta_opt.saved import pretrained
@@ -154,3 +155,30 @@ def test_entry_point_of_the_guide(guide: Path) -> None:
     ((module, name),) = re.findall(r'^robust_regression = "(\w+):(\w+)"$', text, re.MULTILINE)
     assert issubclass(getattr(import_module(module), name), Optimizee)
     assert f'only-include = ["{module}.py"]' in text
+
+
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_links_of_the_pages(page: Path) -> None:
+    """Every command is one that there is, and every link to a file leads to one."""
+    text = page.read_text(encoding="utf-8")
+    commands = re.findall(r"^ {4}(?:\$ )?meta-opt (\w[\w-]*)", text, re.MULTILINE)
+    assert set(commands) <= set(COMMANDS)
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_readme_in_python() -> None:
+    """README's example, word for word but for fewer episodes and problems."""
+    use, train = re.findall(r"^```python\n(.*?)^```$", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"model": torch.nn.Linear(3, 3)}
+    exec(use, names)
+    assert isinstance(names["optimizer"], LearnedOptimizer)
+    assert 'MetaLearner("quadratic")' in train
+    assert "compare([" in train
+    quick = train.replace('MetaLearner("quadratic")', 'MetaLearner("quadratic", episodes_per_epoch=1, num_problems=2)')
+    quick = quick.replace("**learner.trainer_settings", "fast_dev_run=True, inference_mode=False")
+    exec(quick.replace(".table()", ".table() and None").replace("learner])", "learner], num_problems=2)"), names)
+    assert names["learner"].episode == 1

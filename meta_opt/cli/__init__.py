@@ -47,7 +47,7 @@ examples:
 LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 
 COMMANDS = ("fit", "validate", "test", "compare", "landscape", "plot", "study", "recommend", "list", "new", "check")
-_WITH_CLASSES = ("fit", "validate", "test", "compare", "landscape")  # commands that choose optimizees
+_WITH_CLASSES = ("fit", "validate", "test", "compare", "landscape", "recommend")  # commands that choose optimizees
 
 
 def main(args: list[str] | None = None) -> int:

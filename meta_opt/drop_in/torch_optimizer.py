@@ -225,7 +225,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         def put(_: torch.optim.Optimizer) -> None:
             self.state.update(states)
 
-        # Last before loading, where it sees what other hooks made, and first after it, so that they see what it did.
+        # Last before loading and first after it, so that it sees the other hooks' changes and they see its own.
         hooks = self.register_load_state_dict_pre_hook(take), self.register_load_state_dict_post_hook(put, prepend=True)
         try:
             super().load_state_dict(state_dict)

@@ -30,14 +30,14 @@ Merit = Literal["sum", "final"]  # figure of merit: Σ_{t=1..num_steps} f_t(θ_t
 MERITS: tuple[Merit, ...] = ("sum", "final")
 _START = 0.03  # learning rate in the middle of the first grid
 _FINE = 4  # points per decade of the grid around the best learning rate
-_COARSE = 2  # every how manieth of them is tried everywhere
+_COARSE = 2  # on the coarse grid every second rate is tried
 _REACH = 10  # how far the first grid reaches to each side: 2.5 decades
 _LIMIT = 8 * _FINE  # where widening ends
 _FEWEST_RUNS = 2 * (_REACH // _COARSE) + 1 + 2
 
 
 class Progress:
-    """Is told what is being done; this one does not listen. Steps are counted over all problems."""
+    """Progress callback that does nothing. Steps are counted over all problems."""
 
     def expect(self, steps: int) -> None:
         """So many more steps will be taken."""

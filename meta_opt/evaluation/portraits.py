@@ -22,7 +22,7 @@ _HISTORY = 20  # steps with one gradient, before another
 _QUIET, _LOUD = 20, 40  # steps of zeros, and of a constant, of a step response
 _SIZES = (0.1, 1.0, 10.0)
 _MOST_STEPS = 1000
-_APART = 10  # every how manieth coordinate is a probe
+_APART = 10  # every tenth coordinate is a probe
 
 
 @dataclass(frozen=True)

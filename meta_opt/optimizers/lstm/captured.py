@@ -62,7 +62,7 @@ class _StaticStep:
         self.owner: Callable[[], CapturedRollout | None] = lambda: None
         self.signature = _signature(optimizer, state, grad)
         self.num_coordinates = grad.numel()
-        with torch.inference_mode(False), torch.no_grad():  # tensors of inference could not be overwritten in training
+        with torch.inference_mode(False), torch.no_grad():  # inference tensors cannot be written to in training
             self.state = map_state(torch.clone, state)
             self._evaluation = _evaluation(grad.clone())
             self.update = torch.empty_like(grad)

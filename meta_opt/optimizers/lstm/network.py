@@ -98,7 +98,7 @@ def bias_grads(biases: Sequence[Tensor], features: tuple[float, ...]) -> list[Te
     return [*biases, *(bias @ _column(features, bias.dtype, bias.device).T for bias in biases)]
 
 
-@functools.cache  # to bring numbers to a GPU is to wait for it, which a CUDA graph cannot hold; that reads them later
+@functools.cache  # copying numbers to the GPU synchronizes, which must not happen while a CUDA graph is captured
 def _column(features: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Features as [K, 1]."""
     with torch.inference_mode(False):  # it is used in training too
