@@ -44,7 +44,7 @@ _TRAINER = {
 
 def class_asked_for_help(command: str, options: list[str]) -> tuple[Kind, str | None] | None:
     """The kind of class that ``--KIND.help`` asks about, and the name, if there is one; None without that option."""
-    for option, following in zip(options, [*options[1:], None], strict=True):
+    for option, following in zip(options, [*options[1:], None], strict=False):
         name, equals, value = option.partition("=")
         for kind in registry.KINDS:
             if name == f"--{registry.OPTIONS[kind]}.help":
