@@ -170,8 +170,9 @@ def test_commands_and_links_of_the_pages(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_readme_in_python() -> None:
+def test_readme_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """README's example, word for word but for fewer episodes and problems."""
+    monkeypatch.chdir(tmp_path)
     use, train = re.findall(r"^```python\n(.*?)^```$", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {"model": torch.nn.Linear(3, 3)}
     exec(use, names)
