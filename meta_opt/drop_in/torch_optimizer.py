@@ -112,8 +112,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
             path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
             learned = load_optimizer(path, optimizer_class)
             names = learned.network_names(read_recipe(path).layout) if isinstance(learned, SharedNetworks) else []
+            title = path.stem
         else:
             learned, names = _copy(pretrained)
+            title = type(learned).__name__
         if engine != "auto":
             if not isinstance(learned, CoordinatewiseLSTM):
                 raise MetaOptError(f"engine {engine}: {type(learned).__name__} has no engine to choose")
@@ -122,7 +124,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise MetaOptError(f"num_steps must be at least 1, not {num_steps}")
         if num_steps is not None and not learned.horizon:
             raise MetaOptError(
-                f"num_steps {num_steps}: this {type(learned).__name__} makes nothing of it; leave it out, or choose another checkpoint"
+                f"num_steps {num_steps}: {title} makes nothing of it; leave it out, or choose another checkpoint"
             )
         self._networks = names or ["all"]
         self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"

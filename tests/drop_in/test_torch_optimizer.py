@@ -474,7 +474,9 @@ def test_refuses_sparse_and_complex(path: Path) -> None:
 
 def test_arguments_are_checked(path: Path) -> None:
     for both in ({}, {"pretrained": "general_mlp", "checkpoint": path}):
-        with pytest.raises(MetaOptError, match="give either pretrained, a name or what you have trained, or checkpoint, a path"):
+        with pytest.raises(
+            MetaOptError, match="give either pretrained, a name or what you have trained, or checkpoint, a path"
+        ):
             LearnedOptimizer(params(), **both)
     with pytest.raises(MetaOptError, match="lr must be at least 0, not -1"):
         LearnedOptimizer(params(), checkpoint=path, lr=-1)
