@@ -36,7 +36,7 @@ class Card:
     def headline(self) -> str:
         """Both ratios in words."""
         if self.num_steps is None:
-            return "no comparison in its card"
+            return "no single ratio in its card"
         where = f" of {self.optimizee}" if self.optimizee else ""
         return f"sum of losses {self.loss_sum}x, final loss {self.final_loss}x in {self.num_steps} steps{where}"
 
