@@ -19,8 +19,8 @@ _MAX_CHARACTERS = 200_000
 _MAX_DEPTH = 32
 _MAX_VALUES = 100_000  # with each alias counted as what it stands for
 _OWN = re.compile(r"# meta-opt \S+: meta-opt fit --config THIS_FILE\n")  # how the config.yaml of a run begins
-_OF_FIT = ("early_stopping",)  # options of fit that the other commands lack
-_GROUPS = ("model", "trainer", *_OF_FIT)
+_OF_FIT = ("early_stopping", "preset")  # options of fit that the other commands lack
+_GROUPS = ("model", "trainer", "early_stopping")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -19,6 +19,7 @@ from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
 from meta_opt.meta_training.recommended import (
     DEFAULT_OPTIMIZER,
+    Preset,
     argument_names,
     kind_of,
     recommended,
@@ -100,7 +101,10 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         _use_class(defaults, "optimizer", asked.get("optimizer") or registry.load("optimizer", DEFAULT_OPTIMIZER), {})
         estimator = recommended_estimator(defaults.classes["optimizer"])
         _use_class(defaults, "estimator", asked.get("estimator") or registry.load("estimator", estimator), {})
-        _recommend(defaults, new=True)
+        preset = said.get("preset") or "recommended"
+        if preset not in get_args(Preset):
+            raise MetaOptError(f"--preset must be {' or '.join(get_args(Preset))}, not {shown(preset)}")
+        _recommend(defaults, new=True, preset=preset)  # type: ignore[arg-type]  # as has been seen
     return defaults
 
 
@@ -249,14 +253,15 @@ def _use_class(defaults: Defaults, kind: Kind, cls: type[Any], init_args: dict[s
     }
 
 
-def _recommend(defaults: Defaults, *, new: bool) -> None:
+def _recommend(defaults: Defaults, *, new: bool, preset: Preset = "recommended") -> None:
     """Add the settings that optimizee and optimizer recommend, the optimizer's above the optimizee's.
 
     Args:
         defaults: With the classes.
         new: Whether a meta-training begins; else optimizer and estimator are as the checkpoint has them.
+        preset: See :func:`recommended`.
     """
-    for name, value in recommended(defaults.classes, new=new).items():
+    for name, value in recommended(defaults.classes, new=new, preset=preset).items():
         kind = kind_of(name)
         option, _, argument = name.rpartition(".")
         if kind is not None and argument in argument_names(defaults.classes[kind]):

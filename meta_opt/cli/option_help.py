@@ -34,7 +34,8 @@ _CHECKPOINTS = {
     "validate": ("--ckpt_path PATH", "What to load, or 'best' or 'last': that of the newest run."),
     "test": ("--ckpt_path PATH", "What to load, or 'best' or 'last': that of the newest run."),
 }
-_TRAINER = {
+_FIT = {
+    "--preset NAME (default recommended)": "What optimizee and optimizer recommend, or paper: the paper's own settings.",
     "--trainer.max_epochs INT (default {epochs})": "Of model.episodes_per_epoch episodes and a validation each.",
     "--trainer.default_root_dir PATH": "Folder that gets checkpoints/ and logs/.",
     "--trainer.accelerator NAME, --trainer.devices INT": "Where to compute, such as cpu or gpu, and on how many.",
@@ -113,7 +114,7 @@ def print_help(command: str, options: list[str]) -> int:
         lines += [*_of_arguments("early_stopping", "", StopWhenStale, stopping), ""]
     lines.append("run:")
     epochs = defaults.options.get("trainer.max_epochs", TRAINER_DEFAULTS["max_epochs"])
-    for name, text in {**_COMMON, **dict([_CHECKPOINTS[command]]), **(_TRAINER if command == "fit" else {})}.items():
+    for name, text in {**_COMMON, **dict([_CHECKPOINTS[command]]), **(_FIT if command == "fit" else {})}.items():
         lines += [*_wrapped(name.format(epochs=epochs), 2), *_wrapped(text, 6)]
     lines += ["", f"meta-opt {command} --help_all shows the options of the trainer (--trainer.OPTION) as well."]
     print("\n".join(lines))

@@ -14,7 +14,7 @@ import yaml
 from meta_opt import registry
 from meta_opt.cli import configs
 
-OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "trainer.default_root_dir")
+OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "preset", "trainer.default_root_dir")
 _CLASSES = tuple(registry.OPTIONS.values())
 
 

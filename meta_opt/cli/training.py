@@ -40,7 +40,7 @@ from meta_opt.messages import clipped, own_frames
 from meta_opt.meta_training.callbacks import Interruption, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.progress import Progress
-from meta_opt.meta_training.recommended import TRAINER_DEFAULTS
+from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, Preset
 from meta_opt.saved.runs import Run, relative
 
 _MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
@@ -134,6 +134,8 @@ class MetaOptCLI(LightningCLI):
         text = f"Checkpoint of {use}: that of the newest run (of the optimizee, if one is given)."
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=text)
         if self._command == "fit":
+            text = "Defaults: what optimizee and optimizer recommend, or the paper's own settings."
+            parser.add_argument("--preset", type=Preset, default="recommended", help=text)
             parser.add_lightning_class_args(StopWhenStale, "early_stopping")
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -28,19 +28,43 @@ TRAINER_DEFAULTS = {
     "inference_mode": False,  # validation differentiates
     "enable_model_summary": False,
 }
+Preset = Literal["recommended", "paper"]
+# For optimizees that recommend nothing: seen to do well on networks of several kinds, where the paper's own settings
+# (the arguments' defaults) stay behind Adam. No logarithm in the meta-loss, as a loss may be negative.
+GENERAL: dict[str, Any] = {
+    "model.unroll_length": 50,
+    "model.lr_schedule": "cosine",
+    "model.average_decay": 0.98,
+    "model.reference_lr": 0.03,
+    "optimizer.inputs": "log_sign+moments+scales+orthogonal",
+    "optimizer.output": "magnitude",
+    "optimizer.output_scale": 0.1,
+    "optimizer.initial_output": 0.1,
+    "optimizer.base_step": 0.03,
+    "optimizer.anneal_after": 1000,
+}
+_OF_THE_PROBLEM = ("num_steps", "num_problems", "num_validation_steps", "num_validation_problems", "reference_lr")
 _USUAL: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
 P = ParamSpec("P")
 
 
-def recommended(classes: Mapping[Kind, type[Any]], *, new: bool = True) -> dict[str, Any]:
+def recommended(
+    classes: Mapping[Kind, type[Any]], *, new: bool = True, preset: Preset = "recommended"
+) -> dict[str, Any]:
     """What is recommended, by option name; the optimizer's stand above the optimizee's.
 
     Args:
         classes: Those of the meta-training; the optimizer's must be there.
         new: Whether a meta-training begins; else optimizer and estimator are as a checkpoint has them.
+        preset: ``"paper"`` for what an optimizee says of its problems alone, so that all else is as in the paper.
     """
     optimizee, optimizer = classes.get("optimizee"), classes["optimizer"]
     settings, pair = _of_optimizee(optimizee, registry.name_of(optimizer)) if optimizee else ({}, {})
+    if preset == "paper":
+        kept_names = {f"model.{name}" for name in _OF_THE_PROBLEM}
+        return {name: value for name, value in settings.items() if name in kept_names or name.startswith("trainer.")}
+    if optimizee and not settings and not pair:
+        settings = dict(GENERAL)
     if new and registry.name_of(optimizer) != DEFAULT_OPTIMIZER:
         settings.pop("model.warm_start", None)
     own = dict(optimizer.recommended_settings()) if new else {}

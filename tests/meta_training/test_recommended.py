@@ -9,7 +9,7 @@ import yaml
 
 from meta_opt import MetaLearner, MetaOptError, registry
 from meta_opt.meta_training.estimators.second_order import SecondOrder
-from meta_opt.meta_training.recommended import recommended
+from meta_opt.meta_training.recommended import GENERAL, recommended
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 from meta_opt_optimizees.digits_mlp import DigitsMlp
@@ -78,3 +78,33 @@ def test_warm_starts_are_for_the_default_optimizer():
     usual = recommended({"optimizee": Omniglot, "optimizer": CoordinatewiseLSTM, **estimator})
     assert "model.warm_start" in usual
     assert "model.warm_start" not in recommended({"optimizee": Omniglot, "optimizer": SubspaceLSTM, **estimator})
+
+
+def test_an_optimizee_that_recommends_nothing_gets_what_is_generally_good():
+    class Silent(Quadratic):
+        @classmethod
+        def recommended_settings(cls):
+            return {}
+
+    classes = {kind: registry.load(kind, name) for kind, name in (
+        ("optimizer", "coordinatewise_lstm"), ("estimator", "first_order"))}  # fmt: skip
+    assert recommended({**classes, "optimizee": Silent}) == GENERAL
+    of_gac = recommended({**classes, "optimizee": Silent, "optimizer": registry.load("optimizer", "lstm_gac")})
+    assert of_gac["model.unroll_length"] == 50
+    assert "optimizer.output_scale" in of_gac
+    assert "optimizer.anneal_after" not in of_gac  # which has no such argument
+    said = recommended({**classes, "optimizee": Quadratic})
+    assert said["optimizer.inputs"] == "none"
+
+
+def test_the_preset_of_the_paper(capsys):
+    from meta_opt.cli import main
+
+    options = ["fit", "--optimizee", "digits_mlp", "--print_config"]
+    assert main([*options, "--preset", "paper"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["optimizer"]["init_args"] == CoordinatewiseLSTM().plain_init_args(registry.name_of)
+    assert (config["model"]["unroll_length"], config["model"]["meta_loss"]) == (20, "sum")
+    assert config["model"]["reference_lr"] == DigitsMlp.recommended_settings()["model.reference_lr"]
+    assert main([*options, "--preset", "papers"]) == 2
+    assert "--preset must be recommended or paper, not 'papers'" in capsys.readouterr().err
