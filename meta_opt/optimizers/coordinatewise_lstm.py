@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -194,7 +193,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         scales = Scales.zeros(like, num_problems, len(layout.names)) if self._reads.scales else None
         counts = self._reads.scales or self.anneal_after is not None or self.horizon
         steps = like.new_zeros(()) if counts else None
-        horizon = like.new_full((), math.inf) if self.horizon else None
+        horizon = like.new_zeros(()) if self.horizon else None
         return LSTMState(segments, hidden, cell, moments, scales, steps, horizon)
 
     def expect(self, state: LSTMState, num_steps: int) -> LSTMState:

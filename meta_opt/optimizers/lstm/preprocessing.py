@@ -197,7 +197,7 @@ def log_odds(steps: Tensor, horizon: Tensor) -> Tensor:
 
     Args:
         steps: t, [], 1 at the first step.
-        horizon: The number of steps of the run, []; infinite where it is not known, and there are 1,000 to come.
+        horizon: The number of steps of the run, []; 0 where it is not known, and there are 1,000 to come.
     """
-    to_come = torch.where(horizon.isinf(), MORE_STEPS, (horizon - steps + 1.0).clamp_min(1.0))
+    to_come = torch.where(horizon == 0.0, MORE_STEPS, (horizon - steps + 1.0).clamp_min(1.0))
     return (steps / to_come).log() / 4.0

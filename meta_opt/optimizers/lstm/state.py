@@ -32,7 +32,7 @@ class LSTMState:
     moments: Moments | None = axis(None)  # only where inputs or base step need them
     scales: Scales | None = axis(None)  # only where inputs need them; then there is a segment for each tensor
     steps: Tensor | None = axis("problem")  # t, [], only with scales or where updates are annealed
-    horizon: Tensor | None = axis("problem")  # [], how many steps there will be, infinite if unknown; only where used
+    horizon: Tensor | None = axis("problem")  # [], how many steps there will be, 0 if unknown; only where used
 
     @property
     def sizes(self) -> list[int]:
@@ -102,9 +102,10 @@ class LSTMState:
         if anneal_after is not None:
             factor = (anneal_after / steps).clamp_max(1.0).sqrt()
         if self.horizon is not None:
-            part = ((steps - 1.0) / self.horizon).clamp(0.0, 1.0)
+            known = self.horizon > 0.0
+            part = torch.where(known, (steps - 1.0) / self.horizon.clamp_min(1.0), 0.0).clamp_max(1.0)
             cosine = (0.5 + 0.5 * (math.pi * part).cos()).clamp_min(_LEAST_FACTOR)
-            factor = cosine if factor is None else torch.where(self.horizon.isinf(), factor, cosine)
+            factor = cosine if factor is None else torch.where(known, cosine, factor)
         return update if factor is None else update * factor
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:

@@ -151,7 +151,7 @@ def test_a_tensor_whose_gradient_jumps_is_shortened() -> None:
         (50, 99, 0.0),  # 49 before it, 49 after it
         (99, 99, math.log(99) / 4),
         (200, 99, math.log(200) / 4),  # longer than was said: as if each step were the last
-        (1000, math.inf, 0.0),  # 1,000 to come, for all that is known
+        (1000, 0.0, 0.0),  # 1,000 to come, for all that is known
     ],
 )
 def test_how_far_a_run_is(step: int, horizon: float, expected: float) -> None:
