@@ -35,7 +35,7 @@ _CHECKPOINTS = {
     "test": ("--ckpt_path PATH", "What to load, or 'best' or 'last': that of the newest run."),
 }
 _FIT = {
-    "--preset NAME (default recommended)": "What optimizee and optimizer recommend, or paper: the paper's own settings.",
+    "--preset NAME (default recommended)": "What is recommended, or paper: the settings of the paper.",
     "--trainer.max_epochs INT (default {epochs})": "Of model.episodes_per_epoch episodes and a validation each.",
     "--trainer.default_root_dir PATH": "Folder that gets checkpoints/ and logs/.",
     "--trainer.accelerator NAME, --trainer.devices INT": "Where to compute, such as cpu or gpu, and on how many.",
