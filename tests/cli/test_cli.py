@@ -344,7 +344,7 @@ WRONG = {
     "--optimizee bowl --optimizee.dimension x": "--optimizee.dimension must be int, not x",
     "--optimizee bowl --model.clip_norm x": "--model.clip_norm must be float or null, not x",
     "--optimizee subsets": "--optimizee.part must be given",
-    "--optimizee bowl --model.meta_loss x": "--model.meta_loss must be sum, log_sum or log_mean, not x",
+    "--optimizee bowl --model.meta_loss x": "--model.meta_loss must be sum, log_sum, log_mean or best, not x",
     "--optimizee bowl --optimizer.hidden_size 0": "optimizer.hidden_size must be 1 or more, not 0",
     "--optimizee bowl --optimizee.dimension 0": "optimizee.dimension must be at least 1, not 0",
     "--optimizee bowl --model.num_steps 0": "model.num_steps must be at least 1, not 0",
