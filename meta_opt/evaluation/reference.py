@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,9 @@ class Reference(Callback):
         if lr is None:
             return
         if self.lr is None:
-            _say(f"Adam on the validation problems is best with a learning rate of {lr:.2g} ({len(runs)} runs)")
+            _say(
+                trainer, f"Adam on the validation problems is best with a learning rate of {lr:.2g} ({len(runs)} runs)"
+            )
         else:
             score(lr)
         self.lr, self.curves = lr, runs[lr]
@@ -108,5 +111,7 @@ def climb(score: Callable[[float], float], start: float) -> float | None:
 
 
 @rank_zero_only
-def _say(text: str) -> None:
-    print(text, flush=True)
+def _say(trainer: Trainer, text: str) -> None:
+    """Beside the bar, where one is wanted."""
+    if trainer.progress_bar_callback is not None:
+        print(text, file=sys.stderr, flush=True)

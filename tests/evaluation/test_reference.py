@@ -14,6 +14,7 @@ from meta_opt.evaluation.reference import Reference, climb
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.meta_training.progress import Progress
 from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
@@ -52,7 +53,7 @@ def learner(**options: object) -> MetaLearner:
 
 def test_the_ratio_is_to_the_best_adam(capsys: pytest.CaptureFixture[str]) -> None:
     reference, module = Reference(), learner()
-    quiet = trainer(callbacks=[reference])
+    quiet = trainer(callbacks=[reference, Progress()], enable_progress_bar=True)
     quiet.fit(module)
     assert reference.lr is not None
     curves = {
@@ -65,18 +66,18 @@ def test_the_ratio_is_to_the_best_adam(capsys: pytest.CaptureFixture[str]) -> No
     assert float(quiet.callback_metrics["val/times_adam"]) == pytest.approx(reference.ratio)
     assert reference.best is not None
     assert reference.best <= reference.ratio
-    assert f"learning rate of {reference.lr:.2g}" in capsys.readouterr().out
+    assert f"learning rate of {reference.lr:.2g}" in capsys.readouterr().err
 
 
 def test_what_was_found_is_not_sought_again(capsys: pytest.CaptureFixture[str]) -> None:
     reference = Reference()
     reference.load_state_dict({"lr": 0.5, "best": 0.25})
-    trainer(callbacks=[reference], max_epochs=1).fit(learner())
+    trainer(callbacks=[reference, Progress()], max_epochs=1, enable_progress_bar=True).fit(learner())
     assert reference.lr == 0.5
     expected = run_episodes(Regression(), adam(0.5), "validation", 3, 8, seed=0)
     assert reference.curves is not None
     assert torch.equal(reference.curves.losses, expected.losses)
-    assert capsys.readouterr().out == ""
+    assert "best with a learning rate" not in capsys.readouterr().err
     assert reference.state_dict() == {"lr": 0.5, "best": min(0.25, reference.ratio or math.inf)}
 
 

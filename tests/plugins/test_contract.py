@@ -156,8 +156,9 @@ def classes() -> set[type]:
 
 
 def test_the_table_holds_every_optimizee() -> None:
-    families = {Mixture, SmallMlps, Subsets}
-    assert classes() == families | {Quadratic, DigitsMlp, MnistMlp, MnistCnn, CifarCnn, Omniglot, Landscape}
+    families = {Mixture, NetworksAtLarge, SmallMlps, Subsets}
+    networks = {DigitsMlp, MnistMlp, MnistCnn, CifarCnn, Omniglot}
+    assert classes() == families | networks | {Quadratic, Landscape, GPFunctions, DigitsTuning}
 
 
 @pytest.mark.parametrize("name", [*CASES, *FAMILIES], indirect=True)
