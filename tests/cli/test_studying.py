@@ -134,7 +134,7 @@ def test_a_folder_in_use_is_refused(study, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "say which study: activations, architectures,"),
+        ([], "say which study: activations, agent_actions,"),
         (["nothing"], "no study is called 'nothing'; There are activations, "),
         (["activation"], "no study is called 'activation'; did you mean 'activations'? There are"),
         (["missing.yaml"], "missing.yaml: File does not exist"),

@@ -84,7 +84,7 @@ def test_headlines_of_the_cards():
     assert read_card("cifar_cnn").final_loss == "1.20"  # the longest, not the best
     assert read_card("alpha_opt").headline == "no single ratio in its card"  # but one for each landscape
     for name in NAMES:
-        assert read_card(name).num_steps or name == "alpha_opt"
+        assert read_card(name).num_steps or name in ("alpha_opt", "general")  # many problems
         assert read_card(name).task.startswith("An ")
 
 
