@@ -18,7 +18,7 @@ def test_a_picture_for_each_checkpoint(
     shown = capsys.readouterr().out.splitlines()
     assert shown[:2] == ["portraits/0/digits_mlp.png", "portraits/0/quadratic.png"]
     assert shown[2:] == [
-        "note: quadratic combines the gradients of a whole problem, and noise says little of what it does"
+        "note: quadratic combines the gradients of a whole problem: noise says little of what it does"
     ]
     for path in shown[:2]:
         colors = Image.open(path).convert("RGB").getcolors(maxcolors=1 << 20)
