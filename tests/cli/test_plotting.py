@@ -17,9 +17,7 @@ def test_a_picture_for_each_checkpoint(
     assert main(["plot", "--pretrained", "digits_mlp", "quadratic", "--num_steps", "5"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[:2] == ["portraits/0/digits_mlp.png", "portraits/0/quadratic.png"]
-    assert shown[2:] == [
-        "note: quadratic combines the gradients of a whole problem: noise says little of what it does"
-    ]
+    assert shown[2:] == ["note: quadratic combines the gradients of a whole problem: noise says little of what it does"]
     for path in shown[:2]:
         colors = Image.open(path).convert("RGB").getcolors(maxcolors=1 << 20)
         assert colors is not None
