@@ -75,7 +75,8 @@ class Progress(ProgressBar):
         seconds = time.monotonic() - self._started
         epochs = trainer.max_epochs
         of = f"/{epochs}" if epochs and epochs > 0 else ""
-        parts = [f"epoch {trainer.current_epoch + 1}{of}", f"{done} episodes", described(trainer.callback_metrics)]
+        metrics = described(trainer.callback_metrics, names=True)
+        parts = [f"epoch {trainer.current_epoch + 1}{of}", f"{done} episodes", metrics]
         parts.append(f"after {_clock(seconds)}")
         if total is not None and done > self._first:
             parts.append(f"{_clock(seconds / (done - self._first) * max(total - done, 0))} left")
@@ -104,12 +105,14 @@ class Progress(ProgressBar):
             self._bar = None
 
 
-def described(metrics: Mapping[str, Any]) -> str:
-    """The metrics that matter, in few letters."""
-    parts = [text.format(float(metrics[name])) for name, text in _SHOWN if name in metrics]
-    own = (name for name in metrics if name.startswith("val/") and name not in _NOT_METRICS)  # of the optimizee
-    parts += [f"{name.removeprefix('val/')} {float(metrics[name]):.3g}" for name in own]
-    return ", ".join(parts)
+def described(metrics: Mapping[str, Any], *, names: bool = False) -> str:
+    """The metrics that matter, in few letters, or by their names in the log."""
+    own = [name for name in metrics if name.startswith("val/") and name not in _NOT_METRICS]  # of the optimizee
+    shown = [(name, text) for name, text in _SHOWN if name in metrics]
+    shown += [(name, f"{name.removeprefix('val/')} {{:.3g}}") for name in own]
+    if names:
+        shown = [(name, text if name.endswith(TIMES) else f"{name}={{:.4g}}") for name, text in shown]
+    return ", ".join(text.format(float(metrics[name])) for name, text in shown)
 
 
 def _done(trainer: Trainer) -> int:

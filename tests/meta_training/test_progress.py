@@ -25,17 +25,19 @@ def test_a_line_for_each_epoch_where_there_is_no_terminal(capsys: pytest.Capture
     first, second = capsys.readouterr().err.splitlines()
     number = r"[\d.e+-]+"
     assert re.fullmatch(
-        rf"epoch 1/2, 3 episodes, val {number}, train {number}, root {number}, after 00:\d\d, 00:\d\d left", first
+        rf"epoch 1/2, 3 episodes, val/final_loss={number}, train/final_loss={number}, val/root={number}, after 00:\d\d, 00:\d\d left",
+        first,
     )
     assert re.fullmatch(
-        rf"epoch 2/2, 6 episodes, val {number}, train {number}, root {number}, after 00:\d\d, 00:00 left", second
+        rf"epoch 2/2, 6 episodes, val/final_loss={number}, train/final_loss={number}, val/root={number}, after 00:\d\d, 00:00 left",
+        second,
     )
 
 
 def test_without_an_end_there_is_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     fit(max_epochs=-1, max_steps=6)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("epoch 1, 3 episodes, val ")
+    assert lines[0].startswith("epoch 1, 3 episodes, val/final_loss=")
     assert "left" not in lines[0]
 
 
@@ -57,3 +59,4 @@ def test_what_is_said_of_metrics() -> None:
         "a": 1.0,
     }
     assert described(metrics) == "0.31x Adam, val 0.5, accuracy 0.912"
+    assert described(metrics, names=True) == "0.31x Adam, val/final_loss=0.5, val/accuracy=0.9123"
