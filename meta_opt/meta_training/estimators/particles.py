@@ -9,6 +9,7 @@ after the other.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -133,7 +134,12 @@ class _Together(Rollout):
         if self._instead is None:
             try:
                 return self._step(evaluation)
-            except Exception:  # whatever an architecture does that vmap has no rule for; errors of its own come again
+            except Exception as error:  # whatever vmap has no rule for; errors of the architecture's own come again
+                warnings.warn(
+                    f"particles of {type(self._network).__name__} step one by one, more slowly: torch.vmap failed "
+                    f"with {type(error).__name__}",
+                    stacklevel=2,
+                )
                 self._instead = self._particles.one_by_one(self.state)
                 self._particles.give_up_vmap()
         return self._instead.step(evaluation)

@@ -185,7 +185,8 @@ def test_what_vmap_has_no_rule_for_is_stepped_one_by_one() -> None:
     particles = Particles(ep.network, 3)
     assert particles.vmaps
     problems = ep.problems.repeated(3)
-    end = unroll(problems, particles, begin(problems, particles), 4, losses_only=True).end
+    with pytest.warns(UserWarning, match="particles of Branches step one by one, more slowly: torch.vmap failed"):
+        end = unroll(problems, particles, begin(problems, particles), 4, losses_only=True).end
     assert not particles.vmaps
     torch.testing.assert_close(end.evaluation.params, 0.4 * ep.network.weights.detach().expand(3, 3))
 
