@@ -20,7 +20,7 @@ from meta_opt.evaluation.compare import Contestant, Setting, compare
 from meta_opt.evaluation.reports import Report
 from meta_opt.optimizees.problems import layout_of, problem_generator
 from meta_opt.optimizers.baseline_names import HandMade, baseline
-from meta_opt.optimizers.contract import LearnedOptimizer
+from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import load_optimizer
@@ -40,7 +40,7 @@ def main() -> None:
     )
     layout = layout_of(optimizee)
 
-    def base_step(lr: float) -> LearnedOptimizer:
+    def base_step(lr: float) -> InnerOptimizer:
         optimizer = CoordinatewiseLSTM(
             num_layers=0, inputs="log_sign+moments+scales+orthogonal", initial_output=0.0, base_step=lr
         )

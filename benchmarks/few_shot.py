@@ -22,7 +22,8 @@ from meta_opt.optimizees.contract import Split
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.baseline_names import BASELINES, HandMade
 from meta_opt.optimizers.contract import InnerOptimizer
-from meta_opt.saved.recipes import load_optimizer, pretrained
+from meta_opt.saved.pretrained import pretrained
+from meta_opt.saved.recipes import load_optimizer
 from meta_opt_optimizees.omniglot import Omniglot
 
 STEPS = (1, 5, 10, 30, 100)

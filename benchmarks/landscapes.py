@@ -15,7 +15,8 @@ from pathlib import Path
 
 from meta_opt.evaluation.compare import Contestant, Setting, compare
 from meta_opt.optimizers.baseline_names import BASELINES
-from meta_opt.saved.recipes import load_optimizer, pretrained
+from meta_opt.saved.pretrained import pretrained
+from meta_opt.saved.recipes import load_optimizer
 from meta_opt_optimizees.landscape import LANDSCAPES, Landscape
 
 SOLVED = 1e-7

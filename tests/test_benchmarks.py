@@ -1,5 +1,6 @@
 """The two sides of the benchmarks compute the same thing."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt_optimizees.quadratic import Quadratic
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+USED_BY_OTHERS = {"collecting", "general_tasks", "measuring", "plain_pytorch", "sides", "workloads"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,6 +20,12 @@ def _importable():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_is_there(path):
+    names = runpy.run_path(str(path), run_name="benchmark")
+    assert callable(names.get("main")) or path.stem in USED_BY_OTHERS
 
 
 def plain_grads(trainer):
