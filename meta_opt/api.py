@@ -7,6 +7,7 @@ from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaG
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
+from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
 from meta_opt.optimizees.layout import Layout, Segment
 from meta_opt.optimizees.module import ModuleOptimizee
 from meta_opt.optimizees.problems import Evaluation
@@ -17,6 +18,7 @@ from meta_opt.optimizers.state import axis
 
 __all__ = [
     "API_VERSION",
+    "GENERAL_SETTINGS",
     "Decision",
     "Episode",
     "Estimator",

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError
+from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
 from meta_opt.registry import Kind
 
 DEFAULT_OPTIMIZER = "coordinatewise_lstm"
@@ -29,20 +30,6 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
 }
 Preset = Literal["recommended", "paper"]
-# For optimizees that recommend nothing: seen to do well on networks of several kinds, where the paper's own settings
-# (the arguments' defaults) stay behind Adam. No logarithm in the meta-loss, as a loss may be negative.
-GENERAL: dict[str, Any] = {
-    "model.unroll_length": 50,
-    "model.lr_schedule": "cosine",
-    "model.average_decay": 0.98,
-    "model.reference_lr": 0.03,
-    "optimizer.inputs": "log_sign+moments+scales+orthogonal",
-    "optimizer.output": "magnitude",
-    "optimizer.output_scale": 0.1,
-    "optimizer.initial_output": 0.1,
-    "optimizer.base_step": 0.03,
-    "optimizer.anneal_after": 1000,
-}
 _OF_THE_PROBLEM = ("num_steps", "num_problems", "num_validation_steps", "num_validation_problems", "reference_lr")
 _USUAL: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
 P = ParamSpec("P")
@@ -64,7 +51,7 @@ def recommended(
         kept_names = {f"model.{name}" for name in _OF_THE_PROBLEM}
         return {name: value for name, value in settings.items() if name in kept_names or name.startswith("trainer.")}
     if optimizee and not settings and not pair:
-        settings = dict(GENERAL)
+        settings = dict(GENERAL_SETTINGS)
     if new and registry.name_of(optimizer) != DEFAULT_OPTIMIZER:
         settings.pop("model.warm_start", None)
     own = dict(optimizer.recommended_settings()) if new else {}

@@ -8,27 +8,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from meta_opt.api import OptimizeeError
+from meta_opt.api import GENERAL_SETTINGS, OptimizeeError
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu"]
 
-# Seen to meta-train stably; the paper's own settings saturate the sigmoids within a hundred episodes. The network
-# starts as a working optimizer (base_step), a long unroll keeps it from greed, and the logarithm of its mean loss
-# weighs late losses as much as early ones, without forgetting rare mini-batches.
-RECOMMENDED_SETTINGS: dict[str, Any] = {
-    "model.num_steps": 100,
-    "model.unroll_length": 50,
-    "model.meta_loss": "log_mean",
-    "model.lr_schedule": "cosine",
-    "model.average_decay": 0.98,
-    "model.reference_lr": 0.03,
-    "optimizer.inputs": "log_sign+moments+scales+orthogonal",
-    "optimizer.output": "magnitude",
-    "optimizer.output_scale": 0.1,
-    "optimizer.initial_output": 0.1,
-    "optimizer.base_step": 0.03,
-    "optimizer.anneal_after": 1000,
-}
+# The logarithm of the mean loss weighs late losses as much as early ones, without forgetting rare mini-batches.
+RECOMMENDED_SETTINGS: dict[str, Any] = {**GENERAL_SETTINGS, "model.num_steps": 100, "model.meta_loss": "log_mean"}
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,

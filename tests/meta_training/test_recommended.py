@@ -9,7 +9,8 @@ import yaml
 
 from meta_opt import MetaLearner, MetaOptError, registry
 from meta_opt.meta_training.estimators.second_order import SecondOrder
-from meta_opt.meta_training.recommended import GENERAL, recommended
+from meta_opt.meta_training.recommended import recommended
+from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 from meta_opt_optimizees.digits_mlp import DigitsMlp
@@ -88,7 +89,7 @@ def test_an_optimizee_that_recommends_nothing_gets_what_is_generally_good():
 
     classes = {kind: registry.load(kind, name) for kind, name in (
         ("optimizer", "coordinatewise_lstm"), ("estimator", "first_order"))}  # fmt: skip
-    assert recommended({**classes, "optimizee": Silent}) == GENERAL
+    assert recommended({**classes, "optimizee": Silent}) == GENERAL_SETTINGS
     of_gac = recommended({**classes, "optimizee": Silent, "optimizer": registry.load("optimizer", "lstm_gac")})
     assert of_gac["model.unroll_length"] == 50
     assert "optimizer.output_scale" in of_gac
