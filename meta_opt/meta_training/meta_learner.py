@@ -271,7 +271,8 @@ class MetaLearner(LightningModule):
         self.skipped_in_a_row = 0
         final = final_loss(torch.cat(losses).detach(), stochastic=problems.stochastic).mean()
         seconds = time.perf_counter() - started
-        self.cost = self.cost.more(num_steps * self.num_problems * self.trainer.world_size, seconds)
+        runs = self.num_problems * self.estimator.num_runs(self.optimizer, self.trainer.world_size)
+        self.cost = self.cost.more(num_steps * runs, seconds)
         self._log("train/meta_loss", meta_loss, prog_bar=True)
         self._log("train/final_loss", final, prog_bar=True)
         self._log("train/steps_per_s", num_steps / seconds, prog_bar=True)

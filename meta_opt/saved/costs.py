@@ -11,7 +11,7 @@ class Cost(NamedTuple):
     """What a meta-training has cost.
 
     Attributes:
-        optimizee_steps: Steps of the optimizee, of all problems and on all processes together.
+        optimizee_steps: Steps of the optimizee, of all problems, particles and processes together.
         seconds: Wall time of its episodes, without validation.
     """
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from meta_opt.cli import main
+from meta_opt.meta_training.estimators.pes import PES
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.saved.costs import Cost, read_cost
 from meta_opt.saved.recipes import read_recipe
 
@@ -35,6 +37,28 @@ def test_counted_on_after_resuming_and_compared(tmp_path: Path, monkeypatch: pyt
     learned = [each for each in results["optimizers"].values() if each["kind"] == "learned"]
     assert learned[0]["meta_training"] == {"optimizee_steps": second.optimizee_steps, "seconds": second.seconds}
     assert "meta_training" not in results["optimizers"]["SGD"]
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        (["--model.estimator=pes"], 9),  # four pairs, and φ itself for the control variate
+        (["--model.estimator=pes", "--model.estimator.control_variate=false", "--model.estimator.pairs=3"], 6),
+        (["--model.estimator=es", "--model.estimator.control_variate=false"], 9),  # which starts where φ has come to
+    ],
+)
+def test_every_particle_counts(options: list[str], runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *FIT, *SHORT, *options, "--trainer.max_epochs=1"]) == 0
+    cost = read_recipe(tmp_path / "checkpoints" / "quadratic" / "run_0" / "last.ckpt").cost
+    assert cost is not None
+    assert cost.optimizee_steps == 2 * 10 * 3 * runs
+
+
+def test_pairs_are_divided_among_processes_or_not() -> None:
+    network = CoordinatewiseLSTM()
+    assert PES(pairs=4, split_pairs=True).num_runs(network, 2) == 8 + 2
+    assert PES(pairs=4).num_runs(network, 2) == 2 * (8 + 1)
 
 
 def test_checkpoints_of_before_say_none() -> None:

@@ -81,6 +81,10 @@ class Estimator(Configurable, nn.Module, ABC):
             MetaOptError: If it cannot, saying which option to change.
         """
 
+    def num_runs(self, network: OptimizerNetwork, num_processes: int) -> int:
+        """How many problems' worth of optimizee steps an episode makes of each of its problems, on all processes."""
+        return num_processes
+
     @abstractmethod
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """Run the episode, and give meta-gradients on the way, each at the φ of its moment.

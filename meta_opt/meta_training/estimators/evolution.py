@@ -33,6 +33,7 @@ from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaG
 from meta_opt.meta_training.estimators.first_order import first_order
 from meta_opt.meta_training.estimators.particles import Particles, all_at
 from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizers.contract import OptimizerNetwork
 
 _NUM_AVERAGED = 100  # meta-updates; see correction
 
@@ -113,10 +114,15 @@ class Evolution(Estimator):
             The positions of the first particles of each pair, and ξ; each [K, D].
         """
 
+    def num_runs(self, network: OptimizerNetwork, num_processes: int) -> int:
+        """See :meth:`Estimator.num_runs`: one for each particle, and one without a perturbation if that is needed."""
+        particles = 2 * self.pairs * (1 if self.split_pairs else num_processes)
+        return particles + num_processes * (self._is_controlled(network) or self.restarts)
+
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """See :meth:`Estimator.estimates`."""
         numbers, network = self._numbers(episode), episode.network
-        controlled = self.control_variate and self.objective == "meta_loss" and "grad" in network.reads
+        controlled = self._is_controlled(network)
         particles = Particles(network, 2 * len(numbers))
         problems = episode.problems.repeated(len(particles))
         alone = episode.problems.twin()  # what φ itself, without a perturbation, optimizes
@@ -185,6 +191,9 @@ class Evolution(Estimator):
             for pair in pairs
         ]
         return torch.stack(rows).to(weights[0])
+
+    def _is_controlled(self, network: OptimizerNetwork) -> bool:
+        return self.control_variate and self.objective == "meta_loss" and "grad" in network.reads
 
     def _costs(self, episode: Episode, problems: Problems, end: Position, losses: Tensor) -> Tensor:
         """What each particle costs, [P], of the losses [T, P, B] of this unroll, or of where it ends."""
