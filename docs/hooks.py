@@ -1,7 +1,7 @@
 """What mkdocs makes of Markdown and docstrings, put right when the pages are built.
 
-Formulas become MathML, which browsers draw without a script or a font from elsewhere. Docstrings are reStructuredText in two
-places.
+Formulas become MathML, which browsers draw without a script or a font from elsewhere. Docstrings are reStructuredText
+in two places.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SUBSCRIPT = re.compile(r"(?<!\w)([A-Za-zθφα∇])_(?:\{([^}]*)\}|([0-9]+|[tτ
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Formulas in MathML, θ_0 with a subscript, no roles of references (``:class:``), one colon before a block of code."""
+    """Formulas in MathML, subscripts, no roles of references (``:class:``), one colon before a block of code."""
     html = _FORMULA.sub(lambda found: _mathml(found[2], display=found[1] == "div"), html)
     html = re.sub(r":(?:attr|class|func|meth|mod):(?=<code>)", "", html)
     html = re.sub(r"::(?=</p>)", ":", html)

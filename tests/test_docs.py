@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -183,3 +184,31 @@ def test_readme_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     quick = quick.replace("**learner.trainer_settings", "fast_dev_run=True, inference_mode=False")
     exec(quick.replace(".table()", ".table() and None").replace("learner])", "learner], num_problems=2)"), names)
     assert names["learner"].episode == 1
+
+
+@pytest.mark.parametrize(
+    ("html", "page"),
+    [
+        ("<p>θ_0, f_t(θ_t), h_{t+1}; run_0, log_sum</p>", "<p>θ<sub>0</sub>, f<sub>t</sub>(θ<sub>t</sub>), "
+         "h<sub>t+1</sub>; run_0, log_sum</p>"),
+        ('<a href="#θ_0">θ</a><code>θ_0 <b>f_t</b></code>', '<a href="#θ_0">θ</a><code>θ_0 <b>f_t</b></code>'),
+        ("<p>See :class:<code>Step</code>::</p>", "<p>See <code>Step</code>:</p>"),
+    ],
+)  # fmt: skip
+def test_text_of_pages(html: str, page: str) -> None:
+    pytest.importorskip("latex2mathml")
+    assert runpy.run_path(str(DOCS / "hooks.py"))["on_page_content"](html) == page
+
+
+def test_formulas_of_pages() -> None:
+    pytest.importorskip("latex2mathml")
+    make = runpy.run_path(str(DOCS / "hooks.py"))["on_page_content"]
+    page = make(r'<div class="arithmatex">\[a_0 &lt; \frac{1}{b}\]</div> <span class="arithmatex">\(g_t\)</span>')
+    display, inline = re.findall(r"<math .*?</math>", page)
+    assert 'display="block"' in display
+    assert "<mfrac><mrow><mn>1</mn></mrow><mrow><mi>b</mi></mrow></mfrac>" in display
+    assert "<msub><mi>g</mi><mi>t</mi></msub>" in inline
+    assert "arithmatex" not in page
+    assert "<sub>" not in page
+    with pytest.raises(ValueError, match="does not know everything in"):
+        make(r'<div class="arithmatex">\[\unheard{a}\]</div>')
