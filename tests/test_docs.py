@@ -158,15 +158,18 @@ def test_entry_point_of_the_guide(guide: Path) -> None:
     assert f'only-include = ["{module}.py"]' in text
 
 
-PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+CARDS = sorted((DOCS.parent / "checkpoints" / "pretrained").glob("*.md"))
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("results/*.md")), *CARDS]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_commands_and_links_of_the_pages(page: Path) -> None:
-    """Every command is one that there is, and every link to a file leads to one."""
+    """Every command is one that there is, and every benchmark and link to a file leads to one."""
     text = page.read_text(encoding="utf-8")
     commands = re.findall(r"^ {4}(?:\$ )?meta-opt (\w[\w-]*)", text, re.MULTILINE)
     assert set(commands) <= set(COMMANDS)
+    benchmarks = re.findall(r"python (benchmarks/\w+\.py)", text)
+    assert [name for name in benchmarks if not (DOCS.parent / name).exists()] == []
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
     assert [link for link in links if not (page.parent / link).exists()] == []
 
