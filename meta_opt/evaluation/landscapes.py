@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ def landscape_figure(panels: Sequence[Panel], *, steps: int | None = None, capti
     Args:
         panels: What was run.
         steps: Show paths up to this step only; all of them if None.
-        caption: What stands underneath.
+        caption: What stands above, in as many lines as it takes.
     """
     from matplotlib.figure import Figure
 
@@ -134,7 +135,8 @@ def landscape_figure(panels: Sequence[Panel], *, steps: int | None = None, capti
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False, fontsize=9)
     if caption:
-        figure.suptitle(caption, fontsize=9, color="0.35", x=0.01, ha="left")
+        lines = textwrap.wrap(caption, int(13 * figure.get_figwidth()))  # letters
+        figure.suptitle("\n".join(lines), fontsize=9, color="0.35", x=0.01, ha="left")
     return figure
 
 

@@ -42,6 +42,13 @@ def test_a_path_that_runs_away_does_not_shrink_the_picture() -> None:
     assert landscape_figure([panel]).axes[0].get_title(loc="left") == "bowl"
 
 
+def test_a_long_command_stays_within_the_figure() -> None:
+    panel = panel_of("bowl", Landscape("convex_bowl"), {"Adam": adam(0.1)}, 3)
+    figure = landscape_figure([panel], caption="meta-opt landscape --ckpt_path " + "folder/" * 3 + " --baselines" * 8)
+    figure.draw_without_rendering()
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1  # type: ignore[attr-defined]
+
+
 def test_figure_has_a_line_for_each_path() -> None:
     panels = [
         panel_of(name, kind, {"Adam": adam(0.1), "slow": adam(0.001)}, 5)
