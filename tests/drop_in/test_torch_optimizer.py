@@ -128,6 +128,17 @@ def test_groups_name_their_networks(tmp_path: Path, share: str) -> None:
     step(optimizer, 0)
 
 
+def test_a_layer_wider_than_any_in_meta_training_moves_no_further() -> None:
+    lengths = []
+    for width in (224, 512):  # 224² coordinates are about as many as the largest tensor of meta-training had
+        weight = nn.Parameter(torch.zeros(width, width))
+        optimizer = LearnedOptimizer([weight], pretrained="general_mlp")
+        weight.grad = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
+        optimizer.step()
+        lengths.append(float(weight.detach().norm()))
+    assert lengths[1] == pytest.approx(lengths[0], rel=0.2)  # without it 2.3 times as far
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -137,9 +148,10 @@ def test_groups_name_their_networks(tmp_path: Path, share: str) -> None:
         {"inputs": "log_sign+moments+scales+orthogonal"},
         {"inputs": "log_sign+moments+scales", "anneal_after": 5},
         {"spectral": True},
+        {"largest_tensor": 100},
         {"inputs": "log_sign+moments+scales", "anneal_after": 5, "horizon": True},
     ],
-    ids=["kind", "tensor_features", "scales", "orthogonal", "annealed", "spectral", "horizon"],
+    ids=["kind", "tensor_features", "scales", "orthogonal", "annealed", "spectral", "largest_tensor", "horizon"],
 )
 def test_networks_know_a_tensor_by_its_shape_and_place(tmp_path: Path, options: dict[str, Any]) -> None:
     optimizee = DigitsMlp([7])

@@ -21,6 +21,7 @@ class NetworkSettings:
         base_step: α of the step -α·d that the output is added to, where the direction d is m̂/√v̂, but for matrices where
             directions are read.
         spectral: Whether both are in units of the tensor, see :func:`unit_of`.
+        largest_tensor: Coordinates beyond which both shrink, see :func:`shortened`; None for never.
     """
 
     reads: Reads
@@ -29,13 +30,27 @@ class NetworkSettings:
     output_scale: float
     base_step: float
     spectral: bool = False
+    largest_tensor: int | None = None
 
     def of(self, segment: Segment) -> NetworkSettings:
         """What surrounds the network in one tensor."""
-        if not self.spectral:
+        if not self.by_tensor:
             return self
-        unit = unit_of(segment)
-        return replace(self, output_scale=unit * self.output_scale, base_step=unit * self.base_step, spectral=False)
+        unit = unit_of(segment) if self.spectral else 1.0
+        if self.largest_tensor is not None:
+            unit *= shortened(segment, self.largest_tensor)
+        return replace(
+            self,
+            output_scale=unit * self.output_scale,
+            base_step=unit * self.base_step,
+            spectral=False,
+            largest_tensor=None,
+        )
+
+    @property
+    def by_tensor(self) -> bool:
+        """Whether they differ between tensors."""
+        return self.spectral or self.largest_tensor is not None
 
     @property
     def num_outputs(self) -> int:
@@ -65,3 +80,16 @@ def unit_of(segment: Segment) -> float:
     if not rows:
         return _UNIT_OF_VECTORS
     return math.sqrt(max(1.0, rows / columns) / max(rows, columns))
+
+
+def shortened(segment: Segment, largest: int) -> float:
+    """√(largest/n) for a tensor of n > largest coordinates, 1 for others.
+
+    An update whose entries are as large as in the largest tensor of meta-training is then, as a vector, no longer than
+    it was there, however wide the layer.
+
+    Args:
+        segment: One tensor.
+        largest: Coordinates of the largest tensor that keeps its updates.
+    """
+    return math.sqrt(largest / max(segment.num_coordinates, largest))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.optimizers.lstm.settings import unit_of
+from meta_opt.optimizers.lstm.settings import shortened, unit_of
 
 STEP = 0.06
 OPTIONS: dict[str, Any] = {
@@ -68,6 +69,19 @@ def test_rows_of_an_embedding_move_by_the_base_step() -> None:
         update = optimizer.step(Evaluation.of(grad=grad), optimizer.init_state(layout, 1)).update
     norm = float(update.view(500, 16).norm(dim=1).square().mean().sqrt())
     assert 0.7 < norm / STEP < 1.25
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"), [((3, 4), 1.0), ((4, 4), 1.0), ((8, 8), 0.5), ((2, 2, 4, 4), 0.5), ((64,), 0.5), ((0, 3), 1.0)]
+)
+def test_updates_of_larger_tensors_are_shortened(shape: tuple[int, ...], factor: float) -> None:
+    (segment,) = Layout.of({"theta": torch.zeros(shape)}).segments("all", tensors=True)
+    assert shortened(segment, 16) == factor
+
+
+def test_what_is_no_size_is_refused() -> None:
+    with pytest.raises(MetaOptError, match=r"optimizer\.largest_tensor must be 1 or more, not 0"):
+        CoordinatewiseLSTM(largest_tensor=0)
 
 
 def final_loss(width: int, **options: Any) -> float:
