@@ -53,6 +53,8 @@ def main(checkpoint, how, out):
     params = [whole(param).detach() for param in net.parameters()]
     if rank == 0:
         torch.save(params, out)
+    distributed.barrier()  # nobody goes while another still talks to it
+    del net, optimizer, params  # what holds on to the group, whose threads must end before the process
     distributed.destroy_process_group()
 
 

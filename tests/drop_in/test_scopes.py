@@ -18,6 +18,7 @@ from meta_opt.saved.pretrained import pretrained
 from meta_opt.saved.recipes import load_optimizer
 
 NAMES = sorted(pretrained())
+OF_GROUPS = ("cifar_cnn", "omniglot", "omniglot_few_shot")
 
 
 def model(seed: int = 0) -> nn.Sequential:
@@ -29,7 +30,7 @@ def model(seed: int = 0) -> nn.Sequential:
 def optimizer_of(params: Any, name: str, **options: Any) -> LearnedOptimizer:
     """With one of several networks, where the checkpoint has groups."""
     params = list(params)
-    if name in ("cifar_cnn", "omniglot"):
+    if name in OF_GROUPS:
         params = [{"params": params, "network": "fc"}]
     return LearnedOptimizer(params, pretrained=name, **options)
 
@@ -93,9 +94,7 @@ def test_a_group_added_later_changes_nothing_for_the_others(name: str) -> None:
         optimizer = optimizer_of(net.parameters(), name)
         for step in range(6):
             if add and step == 3:
-                optimizer.add_param_group(
-                    {"params": [extra], **({"network": "fc"} if name in ("cifar_cnn", "omniglot") else {})}
-                )
+                optimizer.add_param_group({"params": [extra], **({"network": "fc"} if name in OF_GROUPS else {})})
             optimizer.zero_grad()
             loss = net(inputs()).square().mean()
             (loss + extra.square().mean()).backward()
