@@ -2,15 +2,16 @@
 
     python benchmarks/drop_in.py
     python benchmarks/drop_in.py --hidden_sizes 256 256 --threads 1
+    python benchmarks/drop_in.py --device cuda
 
 All sides move the same parameters (784-20-10) by the same fixed gradients, in turn; figures are medians over the
 repetitions. Sides: LearnedOptimizer with its native kernel (native) and in PyTorch (torch), the same network from
 ``nn.LSTMCell`` in a ``torch.optim.Optimizer`` (plain), LearnedOptimizer with general_mlp, which reads and writes more
-(general_mlp), and torch.optim.Adam (adam). In a line:
+(general_mlp), general, which also has a horizon, and torch.optim.Adam (adam). In a line:
 
     ms_per_step             of optimizer.step()
     times_as_fast_as_plain  plain's over each side's
-    largest_difference      between native's parameters and plain's after three steps
+    largest_difference      between the first side's parameters and plain's after three steps
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.saved.recipes import load_optimizer
 from plain_pytorch import PlainLSTM
-from sides import plain_lstm as plain_lstm
+from sides import plain_lstm, wait_for
+
+_HORIZON = 100_000  # steps that general is told of: more than are taken
 
 
 class PlainOptimizer(torch.optim.Optimizer):
@@ -64,19 +67,19 @@ class _Nothing(Optimizee):
         return params["x"].sum()
 
 
-def make_params(hidden_sizes: list[int]) -> list[nn.Parameter]:
+def make_params(hidden_sizes: list[int], device: str = "cpu") -> list[nn.Parameter]:
     """Parameters of a fully connected network with 784 inputs and 10 outputs, and gradients, always the same."""
     torch.manual_seed(0)
     sizes = [784, *hidden_sizes, 10]
     params = []
     for before, after in pairwise(sizes):
         for shape in ((after, before), (after,)):
-            params.append(nn.Parameter(0.1 * torch.randn(shape)))
-            params[-1].grad = 0.01 * torch.randn(shape)
+            params.append(nn.Parameter(0.1 * torch.randn(shape).to(device)))
+            params[-1].grad = 0.01 * torch.randn(shape).to(device)
     return params
 
 
-def make_sides(hidden_sizes: list[int], folder: Path) -> dict[str, torch.optim.Optimizer]:
+def make_sides(hidden_sizes: list[int], folder: Path, device: str = "cpu") -> dict[str, torch.optim.Optimizer]:
     """The optimizers that are compared, each with parameters of its own."""
     module = MetaLearner(_Nothing(), CoordinatewiseLSTM())
     checkpoint = {"state_dict": module.state_dict()}
@@ -88,19 +91,24 @@ def make_sides(hidden_sizes: list[int], folder: Path) -> dict[str, torch.optim.O
     makers: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
         "native": lambda params: LearnedOptimizer(params, checkpoint=path, engine="native"),
         "torch": lambda params: LearnedOptimizer(params, checkpoint=path, engine="torch"),
-        "plain": lambda params: PlainOptimizer(params, plain_lstm(network, "all")),
+        "plain": lambda params: PlainOptimizer(params, plain_lstm(network, "all").to(device)),
         "general_mlp": lambda params: LearnedOptimizer(params, pretrained="general_mlp"),
+        "general": lambda params: LearnedOptimizer(params, pretrained="general", num_steps=_HORIZON),
         "adam": lambda params: torch.optim.Adam(params, lr=1e-3),
     }
-    sides = (name for name in side_names() if name in makers)
-    return {name: makers[name](make_params(hidden_sizes)) for name in [*sides, "general_mlp", "adam"]}
+    sides = (name for name in side_names(device) if name in makers)
+    return {
+        name: makers[name](make_params(hidden_sizes, device)) for name in [*sides, "general_mlp", "general", "adam"]
+    }
 
 
-def seconds(optimizer: torch.optim.Optimizer, num_steps: int) -> float:
+def seconds(optimizer: torch.optim.Optimizer, num_steps: int, device: str) -> float:
     """Per step."""
+    wait_for(device)
     started = time.perf_counter()
     for _ in range(num_steps):
         optimizer.step()
+    wait_for(device)
     return (time.perf_counter() - started) / num_steps
 
 
@@ -117,21 +125,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of every side; default: all cores")
     parser.add_argument("--repeats", type=int, default=31, help="repetitions")
     parser.add_argument("--num_steps", type=int, default=10, help="steps of a side in a repetition")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
-    threads = prepare(arguments.threads)
+    threads, device = prepare(arguments.threads), arguments.device
     with tempfile.TemporaryDirectory() as folder:
-        sides = make_sides(arguments.hidden_sizes, Path(folder))
+        sides = make_sides(arguments.hidden_sizes, Path(folder), device)
     for optimizer in sides.values():
-        seconds(optimizer, 3)
-    difference = largest_difference(sides["native"], sides["plain"]) if "native" in sides else None
+        seconds(optimizer, 3, device)
+    difference = largest_difference(next(iter(sides.values())), sides["plain"])
     rounds = [
-        {name: seconds(optimizer, arguments.num_steps) for name, optimizer in sides.items()}
+        {name: seconds(optimizer, arguments.num_steps, device) for name, optimizer in sides.items()}
         for _ in range(arguments.repeats)
     ]
     times = {name: median(each[name] for each in rounds) for name in sides}
     line = {
         "coordinates": sum(param.numel() for param in sides["plain"].param_groups[0]["params"]),
         "threads": threads,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
         "repeats": arguments.repeats,
         "ms_per_step": {name: round(1e3 * value, 4) for name, value in times.items()},
         "times_as_fast_as_plain": {name: round(times["plain"] / value, 2) for name, value in times.items()},

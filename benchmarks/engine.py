@@ -9,6 +9,9 @@
     python benchmarks/engine.py memory         peak memory of mnist_mlp with T = 20 and T = 100
     python benchmarks/engine.py resnet         two meta-steps on 11 million coordinates, T = 20
 
+With --device cuda the sides are torch and plain on a GPU; split_ms are of a meta-step of its own there, which waits for
+the GPU after every part, and memory is what the GPU has allocated.
+
 Sides: meta-opt with its native kernel (native), the same with model.estimator.replay_fraction 0.25 (quarter), in
 PyTorch (torch), and the reference of plain_pytorch.py (plain).
 In every repetition all sides take one meta-step (unroll, meta-gradient, Adam) in turn, each from θ_0; figures are
@@ -33,9 +36,11 @@ import json
 import time
 from collections.abc import Iterator
 
+import torch
+
 import workloads
 from measuring import Bench, Line, peak_bytes, prepare, side_names
-from sides import make_side
+from sides import make_side, wait_for
 
 
 def main() -> None:
@@ -45,8 +50,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of every side; default: all cores")
     parser.add_argument("--repeats", type=int, default=11, help="repetitions at most; fewer where they take minutes")
     parser.add_argument("--memory_limit_gb", type=float, default=12.0, help="leave out sides that would need more")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
-    bench = Bench(prepare(arguments.threads), arguments.repeats, arguments.memory_limit_gb)
+    bench = Bench(prepare(arguments.threads), arguments.repeats, arguments.memory_limit_gb, arguments.device)
     for line in TABLES[arguments.table](bench):
         print(json.dumps({"table": arguments.table} | line), flush=True)
 
@@ -98,19 +104,23 @@ def memory(bench: Bench) -> Iterator[Line]:
 
 
 def resnet(bench: Bench) -> Iterator[Line]:
-    """Seconds of two meta-steps in a row, and the memory that the whole process has taken by their end."""
+    """Seconds of two meta-steps in a row, and the memory of the whole process, or of the GPU, by their end."""
     workload = workloads.resnet()
-    side = make_side(side_names()[0], workload, workload.make())
+    name = side_names(bench.device)[0]
+    side = make_side(name, workload, workload.make(), bench.device)
     side.start()
     for number in (1, 2):
+        wait_for(bench.device)
         started = time.perf_counter()
         side.meta_step(workload.num_steps)
+        wait_for(bench.device)
         seconds = round(time.perf_counter() - started, 2)
+        peak = peak_bytes() if bench.device == "cpu" else torch.cuda.max_memory_allocated()
         yield bench.describe(workload) | {
-            "engine": side_names()[0],
+            "engine": name,
             "meta_step": number,
             "seconds": seconds,
-            "process_peak_gb": round(peak_bytes() / 1e9, 3),
+            "peak_gb": round(peak / 1e9, 3),
         }
 
 

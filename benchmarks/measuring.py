@@ -20,7 +20,7 @@ import torch
 from meta_opt.optimizees.problems import layout_of
 from meta_opt.optimizees.tracing import EAGER_FIRST
 from meta_opt.optimizers.lstm import native
-from sides import PARTS, PlainSide, Side, make_side
+from sides import PARTS, MetaOptSide, PlainSide, Side, make_side, wait_for
 from workloads import Workload
 
 Line = dict[str, Any]
@@ -40,23 +40,24 @@ def prepare(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def side_names() -> list[str]:
+def side_names(device: str = "cpu") -> list[str]:
     """Native code that replays all or a quarter of the coordinates, if it can be built here; PyTorch; the reference."""
-    return [*(["native", "quarter"] if native.available() else []), "torch", "plain"]
+    return [*(["native", "quarter"] if device == "cpu" and native.available() else []), "torch", "plain"]
 
 
 class Bench:
     """Measures workloads, from the smallest to the largest: what would not fit into memory is left out."""
 
-    def __init__(self, threads: int, repeats: int, memory_limit_gb: float) -> None:
+    def __init__(self, threads: int, repeats: int, memory_limit_gb: float, device: str = "cpu") -> None:
         """Choose how.
 
         Args:
             threads: Threads of every side.
             repeats: Repetitions that medians are taken over.
             memory_limit_gb: How much memory a side may take.
+            device: Where all sides compute.
         """
-        self._threads, self._repeats, self._limit = threads, repeats, memory_limit_gb * 1e9
+        self._threads, self._repeats, self._limit, self.device = threads, repeats, memory_limit_gb * 1e9, device
         self._last: dict[str, tuple[int, float]] = {}  # size and bytes of the last workload of each side
 
     def measure(self, workload: Workload) -> Line:
@@ -75,13 +76,16 @@ class Bench:
         size = workload.num_problems * layout.num_coordinates * workload.num_steps
         peaks: dict[str, float] = {}
         skipped: dict[str, str] = {}
-        for side in side_names():
+        for side in side_names(self.device):
             last_size, last_peak = self._last.get(side, (size, 0.0))
             if (expected := last_peak * size / last_size) > self._limit:
                 skipped[side] = f"would take about {expected / 1e9:.3g} GB"
                 continue
             try:
-                peaks[side] = in_fresh_process(_peak_memory, workload, side, self._threads)
+                if self.device == "cpu":
+                    peaks[side] = in_fresh_process(_peak_memory, workload, side, self._threads)
+                else:
+                    peaks[side] = _peak_on_gpu(workload, side, self.device)
             except BrokenProcessPool:
                 skipped[side] = "was killed, probably for its memory"
                 self._last[side] = (size, float("inf"))
@@ -104,18 +108,20 @@ class Bench:
             "coordinates": layout_of(workload.make()).num_coordinates,
             "steps": workload.num_steps,
             "threads": self._threads,
+            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
         }
 
     def _times(self, workload: Workload, names: list[str]) -> list[dict[str, Seconds]]:
         """Of every repetition: seconds of a matrix product, of the optimizee alone, and of every side's meta-step."""
         optimizee = workload.make()
-        matrix = torch.rand(_MATRIX, _MATRIX)
+        device = self.device
+        matrix = torch.rand(_MATRIX, _MATRIX, device=device)
         tasks: dict[str, Callable[[], Seconds]] = {
-            "product": lambda: {"whole": _seconds(lambda: matrix @ matrix)},
-            "alone": _alone(PlainSide(workload, optimizee), workload.num_steps),
+            "product": lambda: {"whole": _seconds(lambda: matrix @ matrix, device)},
+            "alone": _alone(PlainSide(workload, optimizee, device=device), workload.num_steps, device),
         }
         for name in names:
-            tasks[name] = _meta_step(make_side(name, workload, optimizee), workload.num_steps)
+            tasks[name] = _meta_step(make_side(name, workload, optimizee, device), workload.num_steps, device)
         began = time.perf_counter()
         for _ in range(-(-_NUM_FIRST // workload.num_steps)):  # as meta-training is after its first few episodes
             if names and time.perf_counter() - began < _WARM_UP:
@@ -176,33 +182,56 @@ def _peak_memory(workload: Workload, name: str, threads: int) -> int:
     return peak_bytes() - before
 
 
+def _peak_on_gpu(workload: Workload, name: str, device: str) -> int:
+    """The same of what a GPU has allocated."""
+    side = make_side(name, workload, workload.make(), device)
+    side.start()
+    side.meta_step(1)
+    side.start()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    for _ in range(2):
+        side.meta_step(workload.num_steps)
+    return torch.cuda.max_memory_allocated() - before
+
+
 def in_fresh_process(function: Callable[..., int], *arguments: object) -> int:
     """What the function returns in a process of its own, whose peak memory is nobody else's."""
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def _meta_step(side: Side, num_steps: int) -> Callable[[], Seconds]:
+def _meta_step(side: Side, num_steps: int, device: str) -> Callable[[], Seconds]:
     def task() -> Seconds:
         side.start()
-        whole = _seconds(lambda: side.meta_step(num_steps))
+        whole = _seconds(lambda: side.meta_step(num_steps), device)
+        if device != "cpu" and isinstance(side, MetaOptSide):  # waiting for the parts would make the whole slower
+            side.split = True
+            side.start()
+            _seconds(lambda: side.meta_step(num_steps), device)
+            side.split = False
         parts = dict(side.seconds)
         return {"whole": whole} | parts | ({"rest": whole - sum(parts.values())} if parts else {})
 
+    if device != "cpu" and isinstance(side, MetaOptSide):
+        side.split = False
     return task
 
 
-def _alone(side: PlainSide, num_steps: int) -> Callable[[], Seconds]:
+def _alone(side: PlainSide, num_steps: int, device: str) -> Callable[[], Seconds]:
     def task() -> Seconds:
         step = side.optimizee_step()
-        return {"whole": _seconds(lambda: [step() for _ in range(num_steps)])}
+        return {"whole": _seconds(lambda: [step() for _ in range(num_steps)], device)}
 
     return task
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def _seconds(function: Callable[[], object], device: str) -> float:
+    wait_for(device)
     started = time.perf_counter()
     function()
+    wait_for(device)
     return time.perf_counter() - started
 
 

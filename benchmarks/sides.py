@@ -40,17 +40,27 @@ class Side(Protocol):
         """Unroll, meta-gradient and a step of the meta-optimizer, from where the episode stands; the meta-loss, []."""
 
 
-def make_side(name: str, workload: Workload, optimizee: Optimizee) -> Side:
+def make_side(name: str, workload: Workload, optimizee: Optimizee, device: str = "cpu") -> Side:
     """The side of this name: native, quarter (native code, replaying a quarter of the coordinates), torch or plain."""
     if name == "plain":
-        return PlainSide(workload, optimizee)
+        return PlainSide(workload, optimizee, device=device)
     if name == "quarter":
-        return MetaOptSide(workload, optimizee, "native", replay_fraction=0.25)
-    return MetaOptSide(workload, optimizee, name)  # type: ignore[arg-type]
+        return MetaOptSide(workload, optimizee, "native", replay_fraction=0.25, device=device)
+    return MetaOptSide(workload, optimizee, name, device=device)  # type: ignore[arg-type]
+
+
+def wait_for(device: str) -> None:
+    """Until a GPU has done what it was given; a CPU has."""
+    if device != "cpu":
+        torch.cuda.synchronize()
 
 
 class MetaOptSide:
-    """Meta-training as ``MetaLearner`` does it, without Lightning."""
+    """Meta-training as ``MetaLearner`` does it, without Lightning.
+
+    Attributes:
+        split: Whether ``seconds`` is wanted, for which a GPU has to be waited for after every part.
+    """
 
     def __init__(
         self,
@@ -59,15 +69,18 @@ class MetaOptSide:
         engine: Engine,
         dtype: torch.dtype = torch.float32,
         replay_fraction: float = 1.0,
+        device: str = "cpu",
     ) -> None:
         """Make φ and the meta-optimizer."""
-        self._optimizee, self._num_problems, self._dtype = optimizee, workload.num_problems, dtype
-        self.optimizer = initial_optimizer(workload, optimizee, dtype)
+        self._optimizee, self._num_problems, self._dtype = optimizee.to(device), workload.num_problems, dtype
+        self._device = device
+        self.optimizer = initial_optimizer(workload, optimizee, dtype).to(device)
         self.optimizer.engine = engine
         self.meta_optimizer = torch.optim.Adam(self.optimizer.trained_parameters(), lr=LR)
         self._meta_loss = MetaLoss("sum", "constant")
         self._replay_fraction, self._generator = replay_fraction, torch.Generator().manual_seed(0)
         self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.split = True
         self._in_part = False
         self._time(self.optimizer, "step", "forward")
         self._time_steps()
@@ -75,7 +88,9 @@ class MetaOptSide:
 
     def start(self) -> None:
         """See :class:`Side`."""
-        self._problems = Problems(self._optimizee, "train", range(self._num_problems), seed=0, dtype=self._dtype)
+        self._problems = Problems(
+            self._optimizee, "train", range(self._num_problems), seed=0, dtype=self._dtype, device=self._device
+        )
         self._time(self._problems, "evaluate", "optimizee")
         self._position = begin(self._problems, self.optimizer)
         self.seconds.update(dict.fromkeys(PARTS, 0.0))
@@ -98,9 +113,9 @@ class MetaOptSide:
         begin_rollout = self.optimizer.rollout
 
         def timed_rollout(state: Any, noise: torch.Generator | None = None) -> Rollout:
-            started = time.perf_counter()
+            started = self._now()
             rollout = begin_rollout(state, noise)
-            self.seconds["forward"] += time.perf_counter() - started
+            self.seconds["forward"] += self._now() - started
             self._time(rollout, "step", "forward")
             return rollout
 
@@ -114,29 +129,37 @@ class MetaOptSide:
             if self._in_part:
                 return function(*args, **kwargs)
             self._in_part = True
-            started = time.perf_counter()
+            started = self._now()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds[part] += time.perf_counter() - started
+                self.seconds[part] += self._now() - started
                 self._in_part = False
 
         setattr(owner, method, timed)
+
+    def _now(self) -> float:
+        if self.split:
+            wait_for(self._device)
+        return time.perf_counter()
 
 
 class PlainSide:
     """The reference."""
 
-    def __init__(self, workload: Workload, optimizee: Optimizee, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, workload: Workload, optimizee: Optimizee, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
         """Make its networks, with the same φ as :class:`MetaOptSide`, and its meta-optimizer."""
-        self._optimizee, self._num_problems, self._dtype = optimizee, workload.num_problems, dtype
+        self._optimizee, self._num_problems, self._dtype = optimizee.to(device), workload.num_problems, dtype
+        self._device = device
         assert workload.plain_loss is not None, f"there is no reference for {workload.name}"
         self._plain_loss = workload.plain_loss
         optimizer, layout = initial_optimizer(workload, optimizee, dtype), layout_of(optimizee)
         groups = {}
         for key in optimizer.networks:
             names = [n for n, g in zip(layout.names, layout.groups, strict=True) if key == g or not workload.by_group]
-            groups[key] = (plain_lstm(optimizer, key), names)
+            groups[key] = (plain_lstm(optimizer, key).to(device), names)
         self.trainer = PlainMetaTrainer(groups, self.loss, self._sample_batch, LR)
         self.seconds: dict[str, float] = {}
 
@@ -169,7 +192,10 @@ class PlainSide:
 
     def _stack(self, rows: list[TensorDict]) -> TensorDict:
         stacked = rows[0] if len(rows) == 1 else {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        return {name: t.to(self._dtype) if t.is_floating_point() else t for name, t in stacked.items()}
+        return {
+            name: tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+            for name, tensor in stacked.items()
+        }
 
 
 def initial_optimizer(workload: Workload, optimizee: Optimizee, dtype: torch.dtype) -> CoordinatewiseLSTM:

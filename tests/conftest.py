@@ -9,12 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from meta_opt import cli, installed, registry
 from meta_opt.cli import listing
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning calls what jsonargparse deprecates
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what tests compute is too small to share; waiting costs more
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
 
 
 @pytest.fixture(scope="session")

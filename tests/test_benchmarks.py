@@ -86,7 +86,7 @@ def test_memory_that_would_not_fit_is_left_out(monkeypatch):
     import measuring
     import workloads
 
-    monkeypatch.setattr(measuring, "side_names", lambda: ["native", "plain"])
+    monkeypatch.setattr(measuring, "side_names", lambda device: ["native", "plain"])
     taken = {"native": 10_000, "plain": 1_000_000}
     monkeypatch.setattr(
         measuring, "in_fresh_process", lambda _, workload, side, __: taken[side] * workload.num_steps // 20

@@ -520,7 +520,7 @@ def test_state_lies_where_its_parameter_does(tmp_path: Path) -> None:
         assert {tensor.device for tensor in optimizer.state[param].values()} == {param.device}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_several_devices_in_one_model(path: Path) -> None:
     def model(second: str) -> nn.Sequential:
         layers = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))

@@ -197,7 +197,7 @@ def test_metrics(name: str, optimizee: Optimizee) -> None:
     assert all(value.shape == () and 0 <= value <= 1 for value in metrics.values())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_loss(name: str) -> None:
     optimizee = CASES[name].optimizee().to("cuda")
     on_gpu = Problems(optimizee, "train", [0, 1], seed=0, device="cuda", dtype=torch.float64)

@@ -298,7 +298,7 @@ def test_not_under_autocast(captures: list[object]) -> None:
     assert not captures
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("options", OPTIONS)
 def test_graph_on_a_gpu(options: dict[str, Any]) -> None:
     optimizer = built(CoordinatewiseLSTM, "cuda", **options)
@@ -311,7 +311,7 @@ def test_graph_on_a_gpu(options: dict[str, Any]) -> None:
     assert len(captured._graphs[optimizer]) == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_after_a_capture_that_failed_a_gpu_goes_on() -> None:
     number, stream = torch.zeros((), device="cuda"), torch.cuda.current_stream()
     with pytest.raises(RuntimeError):
