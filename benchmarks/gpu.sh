@@ -24,7 +24,7 @@ for table in quadratic mnist_mlp cnn; do
     step engine.jsonl 60 python3 benchmarks/engine.py "$table" --device cuda --repeats 7
     step engine_cpu.jsonl 60 python3 benchmarks/engine.py "$table" --repeats 3
 done
-step ladder.jsonl 60 python3 benchmarks/engine.py ladder --device cuda --repeats 3
+step ladder.jsonl 60 python3 benchmarks/engine.py ladder --device cuda --repeats 3 --memory_limit_gb 60
 step resnet.jsonl 60 python3 benchmarks/engine.py resnet --device cuda
 for sizes in "20" "512 512" "2048 2048 2048"; do
     # shellcheck disable=SC2086

@@ -13,7 +13,7 @@ PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 
 # Each row may import the rows above it, and every wing itself; wings of one row do not import each other.
 ORDER = [
-    ["errors", "configurable", "locks", "signatures", "installed"],
+    ["capturing", "errors", "configurable", "locks", "signatures", "installed"],
     ["memory"],
     ["messages"],
     ["classes", "importing"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -183,7 +184,9 @@ PRETRAINED = ("mnist_mlp", "general_mlp", "general", "digits_mlp", "lstm_gac", "
 
 @contextlib.contextmanager
 def waiting_forbidden() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from meta_opt.optimizees.captured import captured, worth_capturing
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.dependencies import Dependencies, NotTraceableError, recording_reads
 from meta_opt.optimizees.graphs import make_faster
@@ -39,6 +40,7 @@ class _Trace:
     checks: int = 0
     changes: int = 0
     graph: Function | None = None
+    capture: bool = False
     dependencies: Dependencies | None = None
     why_not: str = ""
 
@@ -53,9 +55,9 @@ class Traces:
     being frozen; twice, so that random numbers and counters show; and it is not used if it changes anything in place
     or draws random numbers. Three further evaluations are made both ways. Their results must be equal to the last bit,
     so that a run that is resumed, and evaluates eagerly at first, goes on as it would have; on GPUs, where sums come in
-    no certain order, to 32 units in the last place of the largest number of the problem. From then on the
-    graph runs alone, as long as nothing changes that the loss reads (:class:`Dependencies`): if an attribute does, it
-    is traced anew. Whatever fails at any point runs as it is.
+    no certain order, to 32 units in the last place of the largest number of the problem. From then on the graph runs
+    alone, if it is small and on a GPU as a CUDA graph, as long as nothing changes that the loss reads
+    (:class:`Dependencies`): if an attribute does, it is traced anew. Whatever fails at any point runs as it is.
     """
 
     _traces: OrderedDict[Any, _Trace] = field(default_factory=OrderedDict)
@@ -151,6 +153,7 @@ def _trace(trace: _Trace, function: Function, tensors: list[Tensor], optimizee: 
     make_faster(module.graph)
     module.recompile()
     trace.graph, trace.dependencies = module.forward, dependencies
+    trace.capture = worth_capturing(module.graph, tensors)
 
 
 def _check(trace: _Trace, function: Function, tensors: list[Tensor], optimizee: Optimizee) -> tuple[Tensor, ...]:
@@ -162,6 +165,9 @@ def _check(trace: _Trace, function: Function, tensors: list[Tensor], optimizee: 
     if not all(map(_equal_results, found, expected)):
         raise NotTraceableError("the trace gives other results")
     trace.checks += 1
+    if trace.checks == CHECKED and trace.capture:
+        with torch.no_grad():
+            trace.graph = captured(trace.graph, tensors, _equal_results)
     return expected
 
 
@@ -184,7 +190,8 @@ def _is_plain_call(tensors: list[Tensor]) -> bool:
 
 def _signature(tensors: list[Tensor]) -> Any:
     described = tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors)
-    return described, torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    stream = torch.cuda.current_stream(tensors[0].device) if tensors[0].is_cuda else None
+    return described, stream, torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
 
 
 def _equal_results(one: Tensor, other: Tensor) -> bool:

@@ -203,8 +203,9 @@ def test_a_gpu_gives_the_same_loss(name: str) -> None:
     on_gpu = Problems(optimizee, "train", [0, 1], seed=0, device="cuda", dtype=torch.float64)
     on_cpu = Problems(made(name), "train", [0, 1], seed=0, dtype=torch.float64)
     evaluation, expected = (problems.evaluate(problems.initial_params) for problems in (on_gpu, on_cpu))
-    torch.testing.assert_close(evaluation.loss.cpu(), expected.loss, rtol=1e-10, atol=0)
-    torch.testing.assert_close(evaluation.grad.cpu(), expected.grad, rtol=1e-8, atol=1e-12)
+    # Data is scaled in float32, where a GPU multiplies with the reciprocal of what a CPU divides by.
+    torch.testing.assert_close(evaluation.loss.cpu(), expected.loss, rtol=1e-8, atol=0)
+    torch.testing.assert_close(evaluation.grad.cpu(), expected.grad, rtol=1e-6, atol=1e-8)
 
 
 def test_recommended_lengths(optimizee: Optimizee) -> None:

@@ -1,6 +1,6 @@
 """Steps of a learned optimizer on a GPU as one launch each: a CUDA graph of the dozens of small operations in them.
 
-Graphs work on tensors that stay where they are. A graph is made once for coordinates of one arrangement, and used by
+A graph is made once for coordinates of one arrangement, and used by
 one rollout after another, each of which brings its state. Of an evaluation only the gradient is read.
 """
 
@@ -14,12 +14,13 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 import torch
 from torch import Tensor
 
+from meta_opt.capturing import capture
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import Rollout
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.optimizers.state import map_state, named_tensors
 
-NUM_WORTHWHILE = 1 << 18  # coordinates, of all graphs of an optimizer; beyond, the work takes longer than the launches
+NUM_WORTHWHILE = 1 << 20  # coordinates, of all graphs of an optimizer; beyond, the work takes longer than the launches
 _TOLERANCE = 1e-4  # between a graph and the operations it was made of, relative
 _NUM_COMPARED = 2  # steps
 
@@ -86,27 +87,6 @@ class _StaticStep:
             update, state, _ = optimizer.step(self._evaluation, self.state)
             self.update.copy_(update)
             torch._foreach_copy_(_tensors(self.state), _tensors(state))
-
-
-def capture(run: Callable[[], None]) -> Callable[[], None]:
-    """What does on the GPU all that ``run`` does there, in one launch.
-
-    Raises:
-        RuntimeError: If ``run`` waits for the GPU, or does something else that a graph cannot hold.
-    """
-    current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-    aside.wait_stream(current)
-    with torch.cuda.stream(aside):  # libraries set themselves up at their first call, which must not be captured
-        run()
-    current.wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        # Other threads, which load data, may go on meanwhile.
-        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-            run()
-    finally:
-        torch.cuda.set_stream(current)  # which older versions do not, where the capture fails
-    return graph.replay
 
 
 _graphs: WeakKeyDictionary[SharedNetworks, list[_StaticStep]] = WeakKeyDictionary()  # the last used at the end

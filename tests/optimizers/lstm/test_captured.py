@@ -312,9 +312,11 @@ def test_graph_on_a_gpu(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.gpu
-def test_after_a_capture_that_failed_a_gpu_goes_on() -> None:
+@pytest.mark.parametrize("wait", [lambda number: number.item(), lambda number: torch.cuda.synchronize()])
+def test_after_a_capture_that_failed_a_gpu_goes_on(wait: Callable[[Tensor], object]) -> None:
     number, stream = torch.zeros((), device="cuda"), torch.cuda.current_stream()
     with pytest.raises(RuntimeError):
-        captured.capture(lambda: number.item() and None)
+        captured.capture(lambda: wait(number) and None)
     assert torch.cuda.current_stream() == stream
     assert torch.randn(3, device="cuda").isfinite().all()
+    updates(built(CoordinatewiseLSTM, "cuda"), grads(device="cuda"))
