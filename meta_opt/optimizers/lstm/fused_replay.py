@@ -1,14 +1,19 @@
-"""The replay of a coordinatewise LSTM through ``nn.LSTM``, which is one fused operation for all T steps on a GPU."""
+"""The replay of a coordinatewise LSTM on a GPU: few large operations, and PyTorch's fused cell for what is in between.
+
+Layer by layer, so that the products with all that a layer reads are one, for all T steps; and so is, on the way back,
+the gradient of its weights. A graph of autograd would take four times as many launches, and cuDNN's own backward pass
+takes several times as long for so few units.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-_NUM_KEPT = 12  # numbers that the way back needs per coordinate, step, layer and unit, roughly
-_NAMES = ("weight_ih", "weight_hh", "bias_ih")
+_NUM_KEPT = 20  # numbers that the way back needs per coordinate, step, layer and unit, roughly
 
 
 def coordinates_at_once(num_steps: int, num_layers: int, hidden_size: int, num_bytes: int) -> int:
@@ -16,6 +21,7 @@ def coordinates_at_once(num_steps: int, num_layers: int, hidden_size: int, num_b
     return max(1, num_bytes // (4 * _NUM_KEPT * num_steps * num_layers * hidden_size))
 
 
+@torch.no_grad()
 def lstm_grads(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
@@ -44,28 +50,108 @@ def lstm_grads(
         Gradients of weights, biases, output weight and output bias.
     """
     size = output_weight.shape[1]
-    # Made without numbers: nn.LSTM would draw them from the global generator.
-    lstm = nn.LSTM(inputs.shape[-1], size, num_layers=len(weights), device="meta", dtype=inputs.dtype)
-    lstm.to_empty(device=inputs.device)
     input_gate, forget, output, candidate = torch.arange(4 * size, device=inputs.device).split(size)
     theirs = torch.cat([input_gate, forget, candidate, output])  # PyTorch's order of the gates; swapping is its inverse
-    with torch.no_grad():
-        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            getattr(lstm, f"weight_ih_l{layer}").copy_(weight[theirs, :-size])
-            getattr(lstm, f"weight_hh_l{layer}").copy_(weight[theirs, -size:])
-            getattr(lstm, f"bias_ih_l{layer}").copy_(bias[theirs, 0])
-            getattr(lstm, f"bias_hh_l{layer}").zero_()
-    head = [output_weight.detach().requires_grad_(), output_bias.detach().requires_grad_()]
+    layers, below = [], inputs
+    for weight, bias, h, c in zip(weights, biases, hidden, cell, strict=True):
+        layers.append(_Layer.run(weight[theirs], bias[theirs, 0], below, h.T.contiguous(), c.T.contiguous()))
+        below = layers[-1].hidden[1:]
+    outputs = torch.nn.functional.linear(below, output_weight, output_bias[:, 0]).requires_grad_()  # [T, n, R]
     with torch.enable_grad():
-        state = (torch.stack([*hidden]).transpose(1, 2).contiguous(), torch.stack([*cell]).transpose(1, 2).contiguous())
-        out = torch.nn.functional.linear(lstm(inputs, state)[0], head[0], head[1][:, 0])  # [T, n, R]
-        of_layers = [getattr(lstm, f"{name}_l{i}") for i in range(len(weights)) for name in _NAMES]
-        grads = torch.autograd.grad((update(out.movedim(-1, 0)) * coefficients).sum(), [*of_layers, *head])
-    ours = torch.argsort(theirs)
-    per_layer = [grads[i : i + len(_NAMES)] for i in range(0, len(of_layers), len(_NAMES))]
-    return (
-        [torch.cat([below, before], dim=1)[ours] for below, before, _ in per_layer],
-        [bias[ours].unsqueeze(1) for _, _, bias in per_layer],
-        grads[-2],
-        grads[-1],
-    )
+        (of_outputs,) = torch.autograd.grad((update(outputs.movedim(-1, 0)) * coefficients).sum(), outputs)
+    of_rows = of_outputs.flatten(0, 1)
+    of_head = of_rows.T @ below.flatten(0, 1), of_rows.sum(0).unsqueeze(1)
+    of_weights, of_biases, of_hidden = [], [], of_outputs @ output_weight
+    for layer in reversed(layers):
+        of_weight, of_bias, of_hidden = layer.grads(of_hidden)
+        of_weights.append(of_weight[theirs])
+        of_biases.append(of_bias[theirs])
+    return of_weights[::-1], of_biases[::-1], *of_head
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer over T steps.
+
+    Attributes:
+        weight: [4H, width + H], in PyTorch's order of the gates: input, forget, candidate, output.
+        below: What it read, [T, n, width].
+        hidden: h_0 ... h_T, [T + 1, n, H].
+        cell: c_0 ... c_T, each [n, H].
+        gates: Of each step, after their sigmoids and tangents, [n, 4H].
+    """
+
+    weight: Tensor
+    below: Tensor
+    hidden: Tensor
+    cell: list[Tensor]
+    gates: list[Tensor]
+
+    @classmethod
+    def run(cls, weight: Tensor, bias: Tensor, below: Tensor, h: Tensor, c: Tensor) -> _Layer:
+        """Forward: T steps from h_0 and c_0, [n, H]."""
+        size = h.shape[1]
+        reads = torch.addmm(bias, below.flatten(0, 1), weight[:, :-size].T).unflatten(0, below.shape[:2])
+        recurrent = weight[:, -size:].T
+        hidden, cell, gates = [h], [c], []
+        for read in reads:
+            h, c, activated = _forward(read, h @ recurrent, c)
+            hidden.append(h)
+            cell.append(c)
+            gates.append(activated)
+        return cls(weight, below, torch.stack(hidden), cell, gates)
+
+    def grads(self, of_hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Backward.
+
+        Args:
+            of_hidden: Gradients of h_1 ... h_T, [T, n, H], which are overwritten.
+
+        Returns:
+            Gradients of the weight, of the bias, [4H, 1], and of what was read.
+        """
+        size = of_hidden.shape[-1]
+        reading, recurrent = self.weight[:, :-size], self.weight[:, -size:]
+        of_gates: list[Tensor] = []  # from the last step to the first
+        of_cell = torch.zeros_like(self.cell[0])
+        for step in reversed(range(len(of_hidden))):
+            of_h = of_hidden[step].addmm_(of_gates[-1], recurrent) if of_gates else of_hidden[step]
+            of_gate, of_cell = _backward(of_h, of_cell, self.cell[step], self.cell[step + 1], self.gates[step])
+            of_gates.append(of_gate)
+        rows = torch.cat(of_gates[::-1])  # [T n, 4H]
+        of_weight = torch.cat([rows.T @ self.below.flatten(0, 1), rows.T @ self.hidden[:-1].flatten(0, 1)], dim=1)
+        return of_weight, rows.sum(0).unsqueeze(1), (rows @ reading).view_as(self.below)
+
+
+def _forward(read: Tensor, recurrent: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """h, c [n, H] and the gates, [n, 4H], from what both products give for the gates and c before."""
+    if read.is_cuda:
+        return torch.ops.aten._thnn_fused_lstm_cell(read, recurrent, c)  # as nn.LSTMCell does
+    input_gate, forget, candidate, output = (read + recurrent).chunk(4, dim=1)
+    gates = [input_gate.sigmoid(), forget.sigmoid(), candidate.tanh(), output.sigmoid()]
+    c = gates[1] * c + gates[0] * gates[2]
+    return gates[3] * c.tanh(), c, torch.cat(gates, dim=1)
+
+
+def _backward(of_h: Tensor, of_c: Tensor, before: Tensor, after: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the gates before their sigmoids and tangents, [n, 4H], and of c before, [n, H].
+
+    Args:
+        of_h: Gradient of h after the step.
+        of_c: Gradient of c after the step, but for what comes through h.
+        before: c before the step.
+        after: c after it.
+        gates: As :func:`_forward` gave them.
+    """
+    if gates.is_cuda:
+        return torch.ops.aten._thnn_fused_lstm_cell_backward_impl(of_h, of_c, before, after, gates, False)[:2]
+    input_gate, forget, candidate, output = gates.chunk(4, dim=1)
+    tanh = after.tanh()
+    of_c = of_c + of_h * output * (1 - tanh * tanh)
+    of_gates = [
+        of_c * candidate * input_gate * (1 - input_gate),
+        of_c * before * forget * (1 - forget),
+        of_c * input_gate * (1 - candidate * candidate),
+        of_h * tanh * output * (1 - output),
+    ]
+    return torch.cat(of_gates, dim=1), of_c * forget

@@ -1,4 +1,4 @@
-"""Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ of the coordinatewise LSTM over recorded gradients: natively, by a graph, or through ``nn.LSTM``.
+"""Σ_τ ⟨c_τ, ∂g_τ/∂φ⟩ of the coordinatewise LSTM over recorded gradients: natively, by a graph, or fused.
 
 Given recorded gradients, coordinates are independent, so PyTorch goes through them block by block.
 """
@@ -15,12 +15,13 @@ from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.fused_replay import coordinates_at_once, lstm_grads
 from meta_opt.optimizers.lstm.inputs import read_inputs
 from meta_opt.optimizers.lstm.network import LSTMNetwork, bias_grads
+from meta_opt.optimizers.lstm.preprocessing import Moments
 from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
 from meta_opt.optimizers.lstm.step import lstm_step, update_of
 
 Grads = tuple[Tensor, ...]  # of the parameters of one network, in their order
-_FUSED_BYTES = 1 << 30  # what a GPU may keep for the way back
+_FUSED_BYTES = 1 << 31  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that a graph replays at once: what it keeps for the way back stays in the cache
 
 
@@ -96,29 +97,33 @@ def replay_by_graph(settings: NetworkSettings, networks: Sequence[LSTMNetwork], 
 
 
 def replay_fused(settings: NetworkSettings, networks: Sequence[LSTMNetwork], recorded: Recording) -> list[Grads]:
-    """The gradient of the network of each segment, through ``nn.LSTM``, which has to have a layer."""
+    """The gradient of the network of each segment, which has to have a layer, in few large operations."""
 
     def of_block(network: LSTMNetwork, block: Recording) -> Grads:
-        (segment,), moments = block.state.segments, block.state.moments
-        inputs, bases, counting = [], [], []
-        for grad, coefficient, read, direction in block.steps():
-            moments = None if moments is None else moments.updated(grad)
-            rows, base = read_inputs(
-                settings.reads, segment, grad, moments, None if read is None else read[0], direction
-            )
-            inputs.append(rows.flatten(1).T)
-            bases.append(base.flatten())
-            counting.append((coefficient if moments is None else moments.moving(coefficient, grad)).flatten())
-        base = torch.stack(bases)
+        (segment,), num_steps = block.state.segments, len(block.grads)
+        grad = torch.cat([*block.grads])  # [T·B, n]: for what is read, steps are as problems
+        moments = _moments_after(block)
+        inputs, base = read_inputs(
+            settings.reads,
+            segment,
+            grad,
+            moments,
+            torch.cat([each[0] for each in block.read]) if block.read else None,
+            torch.cat([*block.of_matrices]) if block.of_matrices else None,
+        )
+        coefficients = torch.cat([*block.coefficients])
+        if moments is not None:
+            coefficients = moments.moving(coefficients, grad)
+        base = base.reshape(num_steps, -1)
         weights, biases, *output = lstm_grads(
             tuple(network.weights),
             network.biases_for(segment.features),
             network.output_weight,
             network.output_bias,
-            torch.stack(inputs),
+            inputs.reshape(len(inputs), num_steps, -1).movedim(0, -1),
             block.state.hidden[0],
             block.state.cell[0],
-            torch.stack(counting),
+            coefficients.reshape(num_steps, -1),
             lambda outputs: update_of(settings.of(segment), outputs, base),
         )
         return (*output, *weights, *bias_grads(biases, segment.features))
@@ -126,6 +131,20 @@ def replay_fused(settings: NetworkSettings, networks: Sequence[LSTMNetwork], rec
     network = networks[0]
     at_once = coordinates_at_once(len(recorded.grads), len(network.weights), network.size, _FUSED_BYTES)
     return _summed(networks, recorded, at_once, of_block)
+
+
+def _moments_after(block: Recording) -> Moments | None:
+    """The moments after each of T steps, as if these were problems: [T·B, n]; none where none are kept."""
+    moments, after = block.state.moments, []
+    if moments is None:
+        return None
+    for grad in block.grads:
+        moments = moments.updated(grad)
+        after.append(moments)
+    decays = [each.decay.expand(len(each.mean), 1) for each in after]
+    return Moments(
+        torch.cat([each.mean for each in after]), torch.cat([each.square for each in after]), torch.cat(decays)
+    )
 
 
 def _summed(
