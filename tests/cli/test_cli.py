@@ -603,7 +603,10 @@ def test_trainer_options_keep_the_work(meta_opt, plugins, options, episodes):
         (("--trainer.gradient_clip_val", "1"), "clips no meta-gradient: set model.clip_norm"),
         (("--trainer.accumulate_grad_batches", "2"), "set model.num_problems"),
         (("--trainer.barebones", "true"), "keeps neither checkpoints nor a log: set trainer.fast_dev_run"),
-        (("--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"), "trainer.strategy must be ddp"),
+        (
+            ("--trainer.strategy", "ddp_spawn", "--trainer.devices", "2", "--trainer.accelerator", "cpu"),
+            "trainer.strategy must be ddp",
+        ),
         (("--trainer.val_check_interval", "0"), "val_check_interval must be more than 0"),
         (("--trainer.check_val_every_n_epoch", "0"), "check_val_every_n_epoch must be more than 0"),
         (("--trainer.accelerator", "tpu"), "the trainer cannot be made: Requirement 'torch_xla"),

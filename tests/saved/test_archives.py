@@ -82,7 +82,7 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "half": (lambda good: good[: len(good) // 2], "has no end"),
     "without its last byte": (lambda good: good[:-1], "has no end"),
     "without its beginning": (lambda good: good[64:], "does not begin as one"),
-    "twice": (lambda good: good + good, "entries do not follow each other"),
+    "twice": (lambda good: good + good, "entries do not follow each other|Corrupt zip64"),
     "before something": (lambda good: good + b"more", "has no end"),
     "behind something": (lambda good: b"more" + good, "does not begin as one"),
     "behind another's beginning": (lambda good: good[:4096] + good, "entries do not follow each other"),

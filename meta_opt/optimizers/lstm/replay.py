@@ -21,7 +21,6 @@ from meta_opt.optimizers.lstm.state import LSTMState
 from meta_opt.optimizers.lstm.step import lstm_step, update_of
 
 Grads = tuple[Tensor, ...]  # of the parameters of one network, in their order
-_FUSED_BYTES = 1 << 31  # what a GPU may keep for the way back
 _BLOCK = 4096  # coordinates that a graph replays at once: what it keeps for the way back stays in the cache
 
 
@@ -128,9 +127,14 @@ def replay_fused(settings: NetworkSettings, networks: Sequence[LSTMNetwork], rec
         )
         return (*output, *weights, *bias_grads(biases, segment.features))
 
-    network = networks[0]
-    at_once = coordinates_at_once(len(recorded.grads), len(network.weights), network.size, _FUSED_BYTES)
+    network, num_bytes = networks[0], _fused_bytes(recorded.coefficients[0].device)
+    at_once = coordinates_at_once(len(recorded.grads), len(network.weights), network.size, num_bytes)
     return _summed(networks, recorded, at_once, of_block)
+
+
+def _fused_bytes(device: torch.device) -> int:
+    """How much may be kept for the way back: an eighth of what a GPU has, so that equal GPUs sum in equal order."""
+    return torch.cuda.get_device_properties(device).total_memory // 8 if device.type == "cuda" else 1 << 30
 
 
 def _moments_after(block: Recording) -> Moments | None:

@@ -39,7 +39,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
     """The engines, and the replay of the torch engine on a GPU, here in blocks on the CPU."""
     if request.param == "fused":
         monkeypatch.setattr(CoordinatewiseLSTM, "_fuses", lambda self, tensor: self.num_layers > 0)
-        monkeypatch.setattr(lstm_replay, "_FUSED_BYTES", 4 * 12 * 20 * 2 * 5 * 7)  # 7 coordinates
+        monkeypatch.setattr(lstm_replay, "_fused_bytes", lambda device: 4 * 20 * 20 * 2 * 5 * 7)  # 7 coordinates
         return "torch"
     if request.param == "native" and not native.available():
         pytest.skip("there is no compiler")
