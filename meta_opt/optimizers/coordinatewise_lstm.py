@@ -260,7 +260,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         return self._in_order(state, of_segments)
 
     def _fuses(self, tensor: Tensor) -> bool:
-        """Whether replays go through ``nn.LSTM``: on GPUs, where it is one call instead of hundreds."""
+        """Whether replays are fused: on GPUs, where launches take longer than the work."""
         return tensor.is_cuda and self.num_layers > 0
 
     def _captures(self, state: LSTMState) -> bool:
