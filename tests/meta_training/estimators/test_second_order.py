@@ -1,16 +1,25 @@
 """The exact meta-gradient against finite differences."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from networks_for_tests import Coupled
 from problems_for_tests import Regression
-from torch import Tensor
+from torch import Generator, Tensor
 
+from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import Trajectory, begin, unroll
+from meta_opt.meta_training.estimators.contract import Episode, MetaGradient
 from meta_opt.meta_training.estimators.first_order import first_order
-from meta_opt.meta_training.estimators.second_order import second_order
+from meta_opt.meta_training.estimators.second_order import SecondOrder, second_order
 from meta_opt.meta_training.meta_loss import MetaLoss
+from meta_opt.optimizees.contract import Split, TensorDict
 from meta_opt.optimizees.problems import Problems, problem_generator
+from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.lstm_gac import LSTMGAC
+from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 
 
 def setup(**options: object) -> CoordinatewiseLSTM:
@@ -88,3 +97,48 @@ def test_equals_first_order_for_one_step() -> None:
     second = second_order(rollout(two, optimizer, 1, keep_graph=True), optimizer, MetaLoss("sum", "constant"))
     for ours, theirs in zip(first.grads, second.grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)
+
+
+class HoldsBack(Regression):
+    """Batches of other points, at random, to be judged on."""
+
+    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+        return {"x": 2.0 * torch.randn(6, 3, generator=generator)}
+
+
+@pytest.mark.parametrize("held_back", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CoordinatewiseLSTM(
+            num_layers=1, hidden_size=3, inputs="log_sign+moments+scales", base_step=0.03, anneal_after=4
+        ),
+        LSTMGAC,
+        SubspaceLSTM,
+        Coupled,
+    ],
+)
+@pytest.mark.parametrize("meta_loss", [MetaLoss("sum", "constant"), MetaLoss("log_mean", "linear:0.3")])
+def test_pieces_give_the_gradient_of_the_whole(
+    make: Callable[[], OptimizerNetwork], meta_loss: MetaLoss, held_back: bool
+) -> None:
+    """Two unrolls in a row, of pieces that do not divide them."""
+
+    def estimates(steps_at_once: int | None) -> list[MetaGradient]:
+        problems = Problems(HoldsBack(), "train", range(2), seed=3, dtype=torch.float64, held_back=held_back)
+        network = make()
+        network.build(problems.layout, problem_generator(1, "phi"))
+        episode = Episode(problems, network.double(), meta_loss, 14, 7, lambda *_: torch.Generator())
+        return list(SecondOrder(steps_at_once).estimates(episode))
+
+    whole = estimates(None)
+    for steps_at_once in (1, 3, 7):
+        for ours, theirs in zip(estimates(steps_at_once), whole, strict=True):
+            torch.testing.assert_close(ours.loss, theirs.loss, rtol=1e-10, atol=0)
+            torch.testing.assert_close(ours.losses, theirs.losses, rtol=1e-10, atol=0)
+            torch.testing.assert_close(ours.grads, theirs.grads, rtol=1e-8, atol=1e-12)
+
+
+def test_too_few_steps_at_once() -> None:
+    with pytest.raises(MetaOptError, match="steps_at_once must be 1 or more, not 0"):
+        SecondOrder(0)
