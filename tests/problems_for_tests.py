@@ -49,6 +49,13 @@ class Regression(Optimizee):
         return {name: name.split(".")[0] for name in ("first.weight", "first.bias", "second.weight", "second.bias")}
 
 
+class HoldsBack(Regression):
+    """Holds back batches of more inputs, on the other side."""
+
+    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+        return {"x": 3.0 + torch.randn(9, 3, generator=generator)}
+
+
 class Sometimes(Square):
     """x² whose loss is not finite in the training problems named, of seed 0."""
 

@@ -145,7 +145,13 @@ def _class(kind: registry.Kind, name: str) -> type[Any]:
 
 def _tested(test: Mapping[str, Any], optimizer: InnerOptimizer, num_steps: int) -> dict[str, Any]:
     curves = run_episodes(
-        _optimizee(test), optimizer, "test", test["num_problems"], test["num_steps"] or num_steps, seed=TEST_SEED
+        _optimizee(test),
+        optimizer,
+        "test",
+        test["num_problems"],
+        test["num_steps"] or num_steps,
+        seed=TEST_SEED,
+        held_back=test.get("held_back", False),
     )
     return {
         "final": curves.final.mean().item(),
@@ -173,6 +179,7 @@ def _baselines(work: Mapping[str, Any]) -> dict[str, Any]:
         test["num_problems"],
         num_validation_problems=test["num_problems"],
         seed=TEST_SEED,
+        held_back=test.get("held_back", False),
     )
     (comparison,) = compare(setting, {}, {name: baseline(name) for name in work["baselines"]})
     return {

@@ -75,7 +75,10 @@ def _baselines(study: Study, tests: Mapping[str, Any]) -> Iterator[Task]:
 
 
 def _placed(test: Test, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A test with its optimizee: that of meta-training with its options, and above them the test's own."""
+    """A test with its optimizee: that of meta-training with its options, and above them the test's own.
+
+    Where meta-training was for held-back batches, losses on the same optimizee are of these too.
+    """
     same = test.optimizee is None or test.optimizee == options["optimizee"]
     prefix = "optimizee."
     trained_on = {name.removeprefix(prefix): value for name, value in options.items() if name.startswith(prefix)}
@@ -84,4 +87,5 @@ def _placed(test: Test, options: Mapping[str, Any]) -> dict[str, Any]:
         "options": {**(trained_on if test.optimizee is None else {}), **test.options},
         "num_steps": test.num_steps or options.get("model.num_steps"),
         "num_problems": test.num_problems,
+        **({"held_back": True} if same and options.get("model.held_back") else {}),
     }

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from networks_for_tests import Coupled
-from problems_for_tests import Regression
+from problems_for_tests import HoldsBack, Regression
 from torch import Generator, Tensor
 
 from meta_opt.errors import MetaOptError, OptimizeeError
@@ -28,13 +28,6 @@ from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 T = 5
-
-
-class HoldsBack(Regression):
-    """Inputs on the other side, more of them."""
-
-    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
-        return {"x": 3.0 + torch.randn(9, 3, generator=generator)}
 
 
 def problems(*, held_back: bool = True) -> Problems:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from problems_for_tests import HoldsBack
 
 from meta_opt.cli import main
 from meta_opt.errors import MetaOptError
@@ -150,3 +151,16 @@ def test_names_of_networks():
     assert [running._network(name.split(".")) for name in ("networks.conv.weights.0", "cell.weight")] == ["conv", "all"]
     with pytest.raises(MetaOptError):
         running._fit([], lambda options: 2)
+
+
+def test_losses_are_of_held_back_batches_where_meta_training_was(trained):
+    optimizer = load_optimizer(trained)
+    test = {"optimizee": "problems_for_tests.HoldsBack", "options": {}, "num_steps": 3, "num_problems": 2}
+    ordinary, held_back = (running._tested({**test, **more}, optimizer, 3) for more in ({}, {"held_back": True}))
+    assert ordinary["final"] == run_episodes(HoldsBack(), optimizer, "test", 2, 3, seed=0).final.mean().item()
+    expected = run_episodes(HoldsBack(), optimizer, "test", 2, 3, seed=0, held_back=True).final.mean().item()
+    assert held_back["final"] == expected != ordinary["final"]
+    found = perform({"baselines": ["SGD"], "test": {**test, "held_back": True}}, 0, main)["results"]["baselines"]["SGD"]
+    setting = Setting(HoldsBack(), [3], 2, num_validation_problems=2, seed=0, held_back=True)
+    (comparison,) = compare(setting, {}, {"SGD": baseline("SGD")})
+    assert found["final"]["value"] == comparison.entries[0].merit("final").value

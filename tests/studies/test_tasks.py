@@ -41,6 +41,13 @@ def test_a_test_is_of_what_was_trained_on_or_of_another_optimizee():
     assert high["digits"] == {"optimizee": "digits_mlp", "options": {}, "num_steps": 9, "num_problems": 16}
 
 
+def test_held_back_batches_are_tested_on_where_meta_training_was_for_them():
+    content = {**CONTENT, "base": {**BASE, "model.held_back": True}}
+    _, high = (task.work["tests"] for task in tasks_of(read_study("small", content), 1)[:2])
+    assert high["same"]["held_back"] is True
+    assert "held_back" not in high["digits"]
+
+
 def test_keys_depend_on_what_is_done_not_on_names_or_order():
     study = read_study("small", CONTENT)
     renamed = {**CONTENT, "axes": {"rate": {"a": {"model.lr": 0.1}, "high": {"model.lr": 0.3}}}}

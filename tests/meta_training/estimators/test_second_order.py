@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from networks_for_tests import Coupled
-from problems_for_tests import Regression
-from torch import Generator, Tensor
+from problems_for_tests import HoldsBack, Regression
+from torch import Tensor
 
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import Trajectory, begin, unroll
@@ -14,7 +14,6 @@ from meta_opt.meta_training.estimators.contract import Episode, MetaGradient
 from meta_opt.meta_training.estimators.first_order import first_order
 from meta_opt.meta_training.estimators.second_order import SecondOrder, second_order
 from meta_opt.meta_training.meta_loss import MetaLoss
-from meta_opt.optimizees.contract import Split, TensorDict
 from meta_opt.optimizees.problems import Problems, problem_generator
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
@@ -97,13 +96,6 @@ def test_equals_first_order_for_one_step() -> None:
     second = second_order(rollout(two, optimizer, 1, keep_graph=True), optimizer, MetaLoss("sum", "constant"))
     for ours, theirs in zip(first.grads, second.grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)
-
-
-class HoldsBack(Regression):
-    """Batches of other points, at random, to be judged on."""
-
-    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
-        return {"x": 2.0 * torch.randn(6, 3, generator=generator)}
 
 
 @pytest.mark.parametrize("held_back", [False, True])
