@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from meta_opt.meta_training.estimators.pes import PES
 from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.optimizees import captured
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizees.tracing import CHECKED, EAGER_FIRST
@@ -172,6 +174,18 @@ def test_traced_losses(optimizee: Callable[[], Optimizee]) -> None:
         torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-6, msg=str(number))
     assert made._traces.reasons() == [""]
     assert made._traces.num_in_use == 1
+
+
+def test_losses_are_graphs_again_after_all_graphs_are_gone() -> None:
+    for _ in range(2):
+        made = Regression()
+        problems = Problems(made, "train", [0, 1], seed=0, device="cuda")
+        for _ in range(EAGER_FIRST + CHECKED + 2):
+            problems.evaluate(problems.initial_params)
+        (trace,) = made._traces._traces.values()
+        assert isinstance(trace.graph, captured._Captured)
+        del made, problems, trace
+        gc.collect()
 
 
 def a_model(device: str) -> nn.Sequential:

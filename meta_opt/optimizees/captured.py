@@ -63,6 +63,16 @@ class _Captured:
 
 
 @functools.cache
+def _kept_pool(device: torch.device) -> tuple[Any, Callable[[], None]]:
+    """A memory pool, and a graph in it, without which the pool would be closed with the last evaluation's."""
+    pool, number = torch.cuda.graph_pool_handle(), torch.zeros((), device=device)
+
+    def run() -> None:
+        number.add_(1.0)
+
+    return pool, capture(run, pool)
+
+
 def _pool(device: torch.device) -> Any:
     """One for all evaluations on a device: they follow each other, and what they give is copied at once."""
-    return torch.cuda.graph_pool_handle()
+    return _kept_pool(device)[0]
