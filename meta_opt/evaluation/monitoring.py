@@ -88,7 +88,7 @@ class ValidationCurves(Callback):
             if reference.lr is not None:
                 optimizers[label] = adam(reference.lr)
             writer.add_figure("paths", landscape_figure(_panels(module, optimizers), caption=title), episode)
-        final = {"hp/final_loss": float(curves.final.mean())}
+        final = {"val/hp_final_loss": float(curves.final.mean())}
         if self._hyperparameters_logged:
             logger.log_metrics(final, episode)
         else:

@@ -57,9 +57,9 @@ def test_scalars_of_every_episode_and_validation(log_dir: Path) -> None:
     scalars = events(log_dir)
     for tag in ("train/meta_loss", "train/final_loss", "train/grad_norm", "train/steps_per_s", "train/skipped"):
         assert len(scalars.Scalars(tag)) == 6, tag
-    for tag in ("val/final_loss", "val/loss_sum", "val/root", "hp/final_loss"):
+    for tag in ("val/final_loss", "val/loss_sum", "val/root", "val/hp_final_loss"):
         assert len(scalars.Scalars(tag)) == 2, tag
-    assert [event.value for event in scalars.Scalars("hp/final_loss")] == pytest.approx(
+    assert [event.value for event in scalars.Scalars("val/hp_final_loss")] == pytest.approx(
         [event.value for event in scalars.Scalars("val/final_loss")]
     )
 
@@ -78,9 +78,9 @@ def test_one_run_and_one_axis(log_dir: Path) -> None:
     """All of a fit is one run for TensorBoard, over episodes."""
     assert len([*log_dir.rglob("events.out.tfevents.*")]) == 1
     scalars = events(log_dir)
-    for tag in ("hp/final_loss", "val/times_adam"):
+    for tag in ("val/hp_final_loss", "val/times_adam"):
         assert len(scalars.Scalars(tag)) == 2, tag
-    assert [event.step for event in scalars.Scalars("hp/final_loss")] == [3, 6]
+    assert [event.step for event in scalars.Scalars("val/hp_final_loss")] == [3, 6]
     assert [event.step for event in scalars.Images("validation")] == [3, 6]
     assert [event.step for event in scalars.Histograms("validation/final_loss")] == [3, 6]
     assert "epoch" not in scalars.Tags()["scalars"]
