@@ -190,7 +190,7 @@ class PaperUnroll:
             for segment in self.segments:
                 size = segment.stop - segment.start
                 if size > options.largest_tensor:
-                    update[:, segment.start : segment.stop] *= (options.largest_tensor / size) ** 0.5
+                    update[:, segment.start : segment.stop] *= (options.largest_tensor / size) ** 0.75
         if options.horizon and self.horizon:
             part = min(1, (self.count - 1) / self.horizon)
             return update * max(0.01, (1 + math.cos(math.pi * part)) / 2)

@@ -83,13 +83,13 @@ def unit_of(segment: Segment) -> float:
 
 
 def shortened(segment: Segment, largest: int) -> float:
-    """√(largest/n) for a tensor of n > largest coordinates, 1 for others.
+    """(largest/n)^¾ for a tensor of n > largest coordinates, 1 for others.
 
-    An update whose entries are as large as in the largest tensor of meta-training is then, as a vector, no longer than
-    it was there, however wide the layer.
+    With a power of ½ an update would, as a vector, be as long as in the largest tensor of meta-training, however wide
+    the layer; that is not enough where several wide layers follow each other. See ``benchmarks/width.py``.
 
     Args:
         segment: One tensor.
         largest: Coordinates of the largest tensor that keeps its updates.
     """
-    return math.sqrt(largest / max(segment.num_coordinates, largest))
+    return (largest / max(segment.num_coordinates, largest)) ** 0.75

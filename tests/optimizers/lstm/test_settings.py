@@ -72,7 +72,8 @@ def test_rows_of_an_embedding_move_by_the_base_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "factor"), [((3, 4), 1.0), ((4, 4), 1.0), ((8, 8), 0.5), ((2, 2, 4, 4), 0.5), ((64,), 0.5), ((0, 3), 1.0)]
+    ("shape", "factor"),
+    [((3, 4), 1.0), ((4, 4), 1.0), ((16, 16), 0.125), ((2, 2, 8, 8), 0.125), ((256,), 0.125), ((0, 3), 1.0)],
 )
 def test_updates_of_larger_tensors_are_shortened(shape: tuple[int, ...], factor: float) -> None:
     (segment,) = Layout.of({"theta": torch.zeros(shape)}).segments("all", tensors=True)
