@@ -103,9 +103,9 @@ METHODS: dict[str, tuple[Callable[[], Estimator], bool]] = {  # and whether an u
     "first_order": (FirstOrder, False),
     "second_order": (SecondOrder, False),
     "second_order, whole": (partial(SecondOrder, UNROLL), True),
-    "es": (ES, False),
-    "pes": (PES, False),
-    "nres": (NRES, False),
+    "es": (partial(ES, pairs=4), False),
+    "pes": (partial(PES, pairs=4), False),
+    "nres": (partial(NRES, pairs=4), False),
 }
 
 

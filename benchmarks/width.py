@@ -3,7 +3,7 @@
     META_OPT_DATA_DIR=... python benchmarks/width.py --widths 64 128 256 512
 
 Mean training loss of the last 20 of 300 steps of a network with two hidden layers of ReLU on MNIST, mini-batches of
-128, in a loop of plain PyTorch: general_mlp, which has seen up to 64 units; the same without ``largest_tensor``, which
+128, in a loop of plain PyTorch: general_mlp, which has seen up to 64 units; the same without ``largest_width``, which
 shortens its updates in larger tensors; and Adam at the best of three learning rates.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2)
     arguments = parser.parse_args()
     data = MnistMlp()
-    print("| units | general_mlp | without `largest_tensor` | Adam, best of three |\n| --- | --- | --- | --- |")
+    print("| units | general_mlp | without `largest_width` | Adam, best of three |\n| --- | --- | --- | --- |")
     for width in arguments.widths:
         losses = [final_loss(data, width, arguments.depth, make) for make in (learned, unlimited)]
         losses.append(min(final_loss(data, width, arguments.depth, adam(rate)) for rate in RATES))
@@ -50,7 +50,7 @@ def unlimited(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     optimizer = LearnedOptimizer(params, pretrained="general_mlp")
     network = optimizer._network
     assert isinstance(network, CoordinatewiseLSTM)
-    network.largest_tensor = None
+    network.largest_width = None
     return optimizer
 
 

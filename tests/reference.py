@@ -63,7 +63,7 @@ class PaperUnroll:
 
     def __init__(self, problems: Problems, optimizer: CoordinatewiseLSTM, horizon: int | None = None) -> None:
         self.problems, self.optimizer, self.horizon = problems, optimizer, horizon
-        tensors = "scales" in optimizer.inputs or optimizer.spectral or optimizer.largest_tensor is not None
+        tensors = "scales" in optimizer.inputs or optimizer.spectral or optimizer.largest_width is not None
         self.segments = problems.layout.segments(optimizer.share, tensors=tensors, features=optimizer.tensor_features)
         self.theta = problems.initial_params
         self.evaluation = problems.evaluate(self.theta)
@@ -186,11 +186,11 @@ class PaperUnroll:
                     unit = max(1, rows / columns) ** 0.5 / max(rows, columns) ** 0.5
                 units[segment.start : segment.stop] = unit
             update = update * units
-        if options.largest_tensor is not None:
+        if options.largest_width is not None:
             for segment in self.segments:
-                size = segment.stop - segment.start
-                if size > options.largest_tensor:
-                    update[:, segment.start : segment.stop] *= (options.largest_tensor / size) ** 0.75
+                if segment.num_rows:
+                    size = min(segment.num_rows, (segment.stop - segment.start) // segment.num_rows)
+                    update[:, segment.start : segment.stop] *= min(1.0, options.largest_width / size)
         if options.horizon and self.horizon:
             part = min(1, (self.count - 1) / self.horizon)
             return update * max(0.01, (1 + math.cos(math.pi * part)) / 2)

@@ -45,7 +45,6 @@ class Segment:
         features: See :func:`features_of`; only where asked for.
         num_rows: Rows of the matrix, or output channels of the filter, that the tensor is; 0 for others.
         num_columns: Columns of the matrix, or numbers of each output channel of the filter; 0 for others.
-        num_coordinates: Of the whole tensor, also where the range is of some of them; 0 where it is no tensor.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Segment:
     features: tuple[float, ...] = ()
     num_rows: int = 0
     num_columns: int = 0
-    num_coordinates: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ class Layout:
                 of_tensor = features_of(shape, self.depths[index]) if features else ()
                 num_rows = shape[0] if size and kind_of(shape) == "matrix" else 0
                 num_columns = size // num_rows if num_rows else 0
-                segments.append(Segment(key, start, start + size, of_tensor, num_rows, num_columns, size))
+                segments.append(Segment(key, start, start + size, of_tensor, num_rows, num_columns))
             elif segments and segments[-1].name == key:
                 segments[-1] = Segment(key, segments[-1].start, start + size)
             else:

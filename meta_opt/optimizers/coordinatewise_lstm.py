@@ -38,7 +38,7 @@ class CoordinatewiseLSTM(SharedNetworks):
     where d is m̂/√v̂, or for matrices, if the inputs say so, the orthogonalized m̂ + ∇;
 
     or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network. With
-    ``spectral``, all of it is in units of the tensor; with ``largest_tensor`` it is shortened in larger ones. After
+    ``spectral``, all of it is in units of the tensor; with ``largest_width`` it is shortened in wider ones. After
     ``anneal_after`` steps it is multiplied by √(anneal_after / t), or with ``horizon``, where the number of steps is
     known, by a half cosine over these.
     """
@@ -57,7 +57,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         share: Sharing = "all",
         tensor_features: bool = False,
         spectral: bool = False,
-        largest_tensor: int | None = None,
+        largest_width: int | None = None,
         horizon: bool = False,
         engine: Engine = "auto",
     ) -> None:
@@ -89,8 +89,8 @@ class CoordinatewiseLSTM(SharedNetworks):
                 kind, place in the model, fan-in and fan-out (see :func:`meta_opt.optimizees.layout.features_of`).
             spectral: Scale the whole update of each tensor so that a step means the same at any width, depth and shape
                 (see :func:`meta_opt.optimizers.lstm.settings.unit_of`).
-            largest_tensor: Coordinates of the largest tensor that keeps its updates. Those of larger ones are
-                shortened, so that layers wider than any in meta-training do not move further than those did (see
+            largest_width: The smaller side of the widest matrix or filter that keeps its updates. Those of wider ones
+                are shortened in inverse proportion, for layers wider than any in meta-training (see
                 :func:`meta_opt.optimizers.lstm.settings.shortened`). Null: none are.
             horizon: Where the number of steps of a run is known, end the updates in a half cosine over it instead of
                 annealing them; networks that read scales read how far the run is in place of the time.
@@ -106,8 +106,8 @@ class CoordinatewiseLSTM(SharedNetworks):
             raise MetaOptError(f"optimizer.hidden_size must be 1 or more, not {hidden_size}")
         if anneal_after is not None and anneal_after < 1:
             raise MetaOptError(f"optimizer.anneal_after must be 1 or more, not {anneal_after}")
-        if largest_tensor is not None and largest_tensor < 1:
-            raise MetaOptError(f"optimizer.largest_tensor must be 1 or more, not {largest_tensor}")
+        if largest_width is not None and largest_width < 1:
+            raise MetaOptError(f"optimizer.largest_width must be 1 or more, not {largest_width}")
         if not 0.0 < p <= _LARGEST_P:
             raise MetaOptError(f"optimizer.p must be more than 0 and at most {_LARGEST_P:g}, not {p}")
         self.num_layers = num_layers
@@ -122,7 +122,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         self.share: Sharing = share
         self.tensor_features = tensor_features
         self.spectral = spectral
-        self.largest_tensor = largest_tensor
+        self.largest_width = largest_width
         self.horizon = horizon
         self.engine: Engine = engine
         self.networks = nn.ModuleDict()
@@ -294,12 +294,12 @@ class CoordinatewiseLSTM(SharedNetworks):
             self.output_scale,
             self.base_step,
             self.spectral,
-            self.largest_tensor,
+            self.largest_width,
         )
 
     @property
     def _cuts_tensors(self) -> bool:
-        return self._reads.scales or self.spectral or self.largest_tensor is not None
+        return self._reads.scales or self.spectral or self.largest_width is not None
 
     def _network(self, segment: Segment) -> LSTMNetwork:
         return self.networks[self._key(segment.name)]  # type: ignore[return-value]

@@ -51,7 +51,7 @@ class Evolution(Estimator):
 
     def __init__(
         self,
-        pairs: int = 4,
+        pairs: int = 2,
         sigma: float = 0.01,
         objective: str = "meta_loss",
         control_variate: bool = True,

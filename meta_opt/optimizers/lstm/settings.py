@@ -21,7 +21,7 @@ class NetworkSettings:
         base_step: α of the step -α·d that the output is added to, where the direction d is m̂/√v̂, but for matrices where
             directions are read.
         spectral: Whether both are in units of the tensor, see :func:`unit_of`.
-        largest_tensor: Coordinates beyond which both shrink, see :func:`shortened`; None for never.
+        largest_width: Width beyond which both shrink, see :func:`shortened`; None for never.
     """
 
     reads: Reads
@@ -30,27 +30,27 @@ class NetworkSettings:
     output_scale: float
     base_step: float
     spectral: bool = False
-    largest_tensor: int | None = None
+    largest_width: int | None = None
 
     def of(self, segment: Segment) -> NetworkSettings:
         """What surrounds the network in one tensor."""
         if not self.by_tensor:
             return self
         unit = unit_of(segment) if self.spectral else 1.0
-        if self.largest_tensor is not None:
-            unit *= shortened(segment, self.largest_tensor)
+        if self.largest_width is not None:
+            unit *= shortened(segment, self.largest_width)
         return replace(
             self,
             output_scale=unit * self.output_scale,
             base_step=unit * self.base_step,
             spectral=False,
-            largest_tensor=None,
+            largest_width=None,
         )
 
     @property
     def by_tensor(self) -> bool:
         """Whether they differ between tensors."""
-        return self.spectral or self.largest_tensor is not None
+        return self.spectral or self.largest_width is not None
 
     @property
     def num_outputs(self) -> int:
@@ -83,13 +83,16 @@ def unit_of(segment: Segment) -> float:
 
 
 def shortened(segment: Segment, largest: int) -> float:
-    """(largest/n)^¾ for a tensor of n > largest coordinates, 1 for others.
+    """largest/w for a matrix or filter whose smaller side w is more than that, 1 for others.
 
-    With a power of ½ an update would, as a vector, be as long as in the largest tensor of meta-training, however wide
-    the layer; that is not enough where several wide layers follow each other. See ``benchmarks/width.py``.
+    The entries of an update of a matrix [r, c] may all point one way. What it then does to what the matrix does grows
+    with its sides, where the matrix itself, with entries of about 1/√c, does not. As the smaller side tells hidden
+    layers from first ones, whose inputs are many at any width, it is what is kept to what meta-training has seen, in
+    inverse proportion, as Adam's learning rate is in the maximal update parametrization (Yang et al. 2022,
+    arXiv:2203.03466). See ``benchmarks/width.py``.
 
     Args:
         segment: One tensor.
-        largest: Coordinates of the largest tensor that keeps its updates.
+        largest: The smaller side of the widest matrix that keeps its updates.
     """
-    return (largest / max(segment.num_coordinates, largest)) ** 0.75
+    return largest / max(min(segment.num_rows, segment.num_columns), largest)

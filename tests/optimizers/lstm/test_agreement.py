@@ -66,7 +66,7 @@ def cases(draw: st.DrawFn) -> Case:
         "tensor_features": draw(st.booleans()),
         "anneal_after": draw(st.sampled_from([None, 2])),
         "spectral": draw(st.booleans()),
-        "largest_tensor": draw(st.sampled_from([None, 4])),
+        "largest_width": draw(st.sampled_from([None, 2])),
         "horizon": draw(st.booleans()),
     }
     num_problems, num_steps = draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 4, 7]))
@@ -117,7 +117,7 @@ def reference(case: Case) -> list[Tensor]:
         def __init__(self) -> None:
             self.optimizer = case.built("torch")
             options, first = self.optimizer, case.grads[0]
-            tensors = "scales" in options.inputs or options.spectral or options.largest_tensor is not None
+            tensors = "scales" in options.inputs or options.spectral or options.largest_width is not None
             self.segments = case.layout.segments(options.share, tensors=tensors, features=options.tensor_features)
             self.mean, self.square = torch.zeros_like(first), torch.zeros_like(first)
             self.sizes, self.count, self.states, self.horizon = {}, 0, {}, case.horizon

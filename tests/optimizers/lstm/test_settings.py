@@ -73,16 +73,16 @@ def test_rows_of_an_embedding_move_by_the_base_step() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "factor"),
-    [((3, 4), 1.0), ((4, 4), 1.0), ((16, 16), 0.125), ((2, 2, 8, 8), 0.125), ((256,), 0.125), ((0, 3), 1.0)],
+    [((3, 40), 1.0), ((4, 4), 1.0), ((8, 16), 0.5), ((16, 2, 2, 4), 0.25), ((64,), 1.0), ((0, 3), 1.0)],
 )
-def test_updates_of_larger_tensors_are_shortened(shape: tuple[int, ...], factor: float) -> None:
+def test_updates_of_wider_matrices_are_shortened(shape: tuple[int, ...], factor: float) -> None:
     (segment,) = Layout.of({"theta": torch.zeros(shape)}).segments("all", tensors=True)
-    assert shortened(segment, 16) == factor
+    assert shortened(segment, 4) == factor
 
 
 def test_what_is_no_size_is_refused() -> None:
-    with pytest.raises(MetaOptError, match=r"optimizer\.largest_tensor must be 1 or more, not 0"):
-        CoordinatewiseLSTM(largest_tensor=0)
+    with pytest.raises(MetaOptError, match=r"optimizer\.largest_width must be 1 or more, not 0"):
+        CoordinatewiseLSTM(largest_width=0)
 
 
 def final_loss(width: int, **options: Any) -> float:
