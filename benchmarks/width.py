@@ -2,9 +2,9 @@
 
     META_OPT_DATA_DIR=... python benchmarks/width.py --widths 64 128 256 512
 
-Mean training loss of the last 20 of 300 steps of a network with two hidden layers of ReLU on MNIST, mini-batches of
-128, in a loop of plain PyTorch: general_mlp, which has seen up to 64 units; the same without ``largest_width``, which
-shortens its updates in larger tensors; and Adam at the best of three learning rates.
+Mean training loss of the last 20 of 300 steps of a network with hidden layers of ReLU on MNIST, mini-batches of 128, in
+a loop of plain PyTorch: general_mlp, which has seen up to two of 64 units; the same without ``largest_width``, which
+shortens its updates in wider ones; and Adam at the best of three learning rates.
 """
 
 from __future__ import annotations
