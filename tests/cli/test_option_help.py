@@ -72,7 +72,7 @@ def test_help_of_a_class_that_is_chosen(capsys):
 
 
 def test_a_class_without_options_says_so(capsys):
-    assert lines_of(capsys, "fit", "--model.estimator.help", "second_order")[-1] == "  It takes no options."
+    assert lines_of(capsys, "fit", "--optimizee.help", "digits_tuning")[-1] == "  It takes no options."
 
 
 def test_required_options_and_functions(capsys):

@@ -42,9 +42,9 @@ def test_counted_on_after_resuming_and_compared(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("options", "runs"),
     [
-        (["--model.estimator=pes"], 9),  # four pairs, and φ itself for the control variate
+        (["--model.estimator=pes"], 5),  # two pairs, and φ itself for the control variate
         (["--model.estimator=pes", "--model.estimator.control_variate=false", "--model.estimator.pairs=3"], 6),
-        (["--model.estimator=es", "--model.estimator.control_variate=false"], 9),  # which starts where φ has come to
+        (["--model.estimator=es", "--model.estimator.control_variate=false"], 5),  # which starts where φ has come to
     ],
 )
 def test_every_particle_counts(options: list[str], runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
