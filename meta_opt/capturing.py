@@ -28,7 +28,7 @@ def capture(run: Callable[[], None], pool: Any = None) -> Callable[[], None]:
     aside.wait_stream(current)
     with torch.cuda.stream(aside):
         run()  # libraries set themselves up at their first call, which must not be captured
-        with _waiting_forbidden():
+        with waiting_forbidden():
             run()
     current.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
@@ -45,7 +45,17 @@ def capture(run: Callable[[], None], pool: Any = None) -> Callable[[], None]:
 
 
 @contextmanager
-def _waiting_forbidden() -> Iterator[None]:
+def slower_with_a_warning(what: str) -> Iterator[None]:
+    """Leave the block with a warning, that ``what`` will be slower, where no graph can be made in it."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"no CUDA graph of {what} will be slower: {reason}", stacklevel=3)
+
+
+@contextmanager
+def waiting_forbidden() -> Iterator[None]:
     """Raise where an operation waits for the GPU: in a capture, that would leave the GPU in disorder."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():

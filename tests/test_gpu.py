@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from trainers_for_tests import trainer
 
 from meta_opt import LearnedOptimizer
+from meta_opt.capturing import waiting_forbidden
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.estimators.contract import Estimator
 from meta_opt.meta_training.estimators.es import ES
@@ -194,17 +194,6 @@ def a_model(device: str) -> nn.Sequential:
 
 
 PRETRAINED = ("mnist_mlp", "general_mlp", "general", "digits_mlp", "lstm_gac", "hierarchical_rnn")
-
-
-@contextlib.contextmanager
-def waiting_forbidden() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this is a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("pretrained", PRETRAINED)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from meta_opt.capturing import capture
+from meta_opt.capturing import capture, slower_with_a_warning
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -32,16 +31,12 @@ def captured(function: Function, tensors: list[Tensor], same: Callable[[Tensor, 
         tensors: An example of its arguments.
         same: Whether a result is what it should be.
     """
-    try:
-        with torch.cuda.device_of(tensors[0]):
-            graph = _Captured(function, tensors)
-            if not all(map(same, graph(*tensors), function(*tensors))):
-                raise RuntimeError("it gives other results")
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        warnings.warn(f"no CUDA graph of the loss, its evaluations will be slower: {reason}", stacklevel=2)
-        return function
-    return graph
+    with slower_with_a_warning("the loss, its evaluations"), torch.cuda.device_of(tensors[0]):
+        graph = _Captured(function, tensors)
+        if not all(map(same, graph(*tensors), function(*tensors))):
+            raise RuntimeError("it gives other results")
+        return graph
+    return function
 
 
 class _Captured:

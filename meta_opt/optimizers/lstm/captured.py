@@ -6,7 +6,6 @@ one rollout after another, each of which brings its state. Of an evaluation only
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -14,7 +13,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 import torch
 from torch import Tensor
 
-from meta_opt.capturing import capture
+from meta_opt.capturing import capture, slower_with_a_warning
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import Rollout
 from meta_opt.optimizers.sharing import SharedNetworks
@@ -120,21 +119,17 @@ def _graph_for(rollout: CapturedRollout, optimizer: SharedNetworks, state: Any, 
 
 def _made(optimizer: SharedNetworks, state: Any, grad: Tensor) -> _StaticStep | None:
     """A graph, compared with the operations that it was made of."""
-    try:
-        with torch.cuda.device_of(grad):
-            step = _StaticStep(optimizer, state, grad)
-            step.load(state)
-            for _ in range(_NUM_COMPARED):
-                step.update.fill_(torch.nan)
-                found = [step(grad), *_tensors(step.state)]
-                update, state, _ = optimizer.step(_evaluation(grad), state)
-                if not _same(found, [update, *_tensors(state)]):
-                    raise RuntimeError("its steps are others")
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        warnings.warn(f"no CUDA graph of the learned optimizer, its steps will be slower: {reason}", stacklevel=2)
-        return None
-    return step
+    with slower_with_a_warning("the learned optimizer, its steps"), torch.cuda.device_of(grad):
+        step = _StaticStep(optimizer, state, grad)
+        step.load(state)
+        for _ in range(_NUM_COMPARED):
+            step.update.fill_(torch.nan)
+            found = [step(grad), *_tensors(step.state)]
+            update, state, _ = optimizer.step(_evaluation(grad), state)
+            if not _same(found, [update, *_tensors(state)]):
+                raise RuntimeError("its steps are others")
+        return step
+    return None
 
 
 def _same(ones: list[Tensor], others: list[Tensor]) -> bool:
