@@ -28,6 +28,7 @@ from meta_opt.optimizees import captured
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizees.tracing import CHECKED, EAGER_FIRST
+from meta_opt.optimizers import coordinatewise_lstm
 from meta_opt.optimizers.alpha_opt import AlphaOpt
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
@@ -197,8 +198,11 @@ PRETRAINED = ("mnist_mlp", "general_mlp", "general", "digits_mlp", "lstm_gac", "
 
 
 @pytest.mark.parametrize("pretrained", PRETRAINED)
-def test_own_loops(pretrained: str) -> None:
-    """The same steps as on a CPU; after the first few no step waits for the GPU."""
+@pytest.mark.parametrize("graphs", [True, False])
+def test_own_loops(pretrained: str, graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same steps as on a CPU, in CUDA graphs and without; after the first few no step waits for the GPU."""
+    if not graphs:
+        monkeypatch.setattr(coordinatewise_lstm, "NUM_WORTHWHILE", 0)
 
     def losses(device: str) -> list[float]:
         model = a_model(device)

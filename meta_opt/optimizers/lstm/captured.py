@@ -63,8 +63,9 @@ class _StaticStep:
         self.signature = _signature(optimizer, state, grad)
         self.num_coordinates = grad.numel()
         with torch.inference_mode(False), torch.no_grad():  # inference tensors cannot be written to in training
-            self.state = map_state(torch.clone, state)
             self._evaluation = _evaluation(grad.clone())
+            after = optimizer.step(self._evaluation, state).state  # in memory as steps leave it: no copy transposes
+            self.state = map_state(torch.clone, after)
             self.update = torch.empty_like(grad)
         self._optimizer = ref(optimizer)  # a graph is kept no longer than its optimizer
         self._replay = capture(self.run)

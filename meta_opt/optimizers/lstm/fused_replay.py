@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from meta_opt.optimizers.lstm.fused_cell import backward, forward, order_of_gates
+
 _NUM_KEPT = 20  # numbers that the way back needs per coordinate, step, layer and unit, roughly
 
 
@@ -50,8 +52,7 @@ def lstm_grads(
         Gradients of weights, biases, output weight and output bias.
     """
     size = output_weight.shape[1]
-    input_gate, forget, output, candidate = torch.arange(4 * size, device=inputs.device).split(size)
-    theirs = torch.cat([input_gate, forget, candidate, output])  # PyTorch's order of the gates; swapping is its inverse
+    theirs = order_of_gates(size, inputs.device)
     layers, below = [], inputs
     for weight, bias, h, c in zip(weights, biases, hidden, cell, strict=True):
         layers.append(_Layer.run(weight[theirs], bias[theirs, 0], below, h.T.contiguous(), c.T.contiguous()))
@@ -95,7 +96,7 @@ class _Layer:
         recurrent = weight[:, -size:].T
         hidden, cell, gates = [h], [c], []
         for read in reads:
-            h, c, activated = _forward(read, h @ recurrent, c)
+            h, c, activated = forward(read, h @ recurrent, c)
             hidden.append(h)
             cell.append(c)
             gates.append(activated)
@@ -116,42 +117,8 @@ class _Layer:
         of_cell = torch.zeros_like(self.cell[0])
         for step in reversed(range(len(of_hidden))):
             of_h = of_hidden[step].addmm_(of_gates[-1], recurrent) if of_gates else of_hidden[step]
-            of_gate, of_cell = _backward(of_h, of_cell, self.cell[step], self.cell[step + 1], self.gates[step])
+            of_gate, of_cell = backward(of_h, of_cell, self.cell[step], self.cell[step + 1], self.gates[step])
             of_gates.append(of_gate)
         rows = torch.cat(of_gates[::-1])  # [T n, 4H]
         of_weight = torch.cat([rows.T @ self.below.flatten(0, 1), rows.T @ self.hidden[:-1].flatten(0, 1)], dim=1)
         return of_weight, rows.sum(0).unsqueeze(1), (rows @ reading).view_as(self.below)
-
-
-def _forward(read: Tensor, recurrent: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """h, c [n, H] and the gates, [n, 4H], from what both products give for the gates and c before."""
-    if read.is_cuda:
-        return torch.ops.aten._thnn_fused_lstm_cell(read, recurrent, c)  # as nn.LSTMCell does
-    input_gate, forget, candidate, output = (read + recurrent).chunk(4, dim=1)
-    gates = [input_gate.sigmoid(), forget.sigmoid(), candidate.tanh(), output.sigmoid()]
-    c = gates[1] * c + gates[0] * gates[2]
-    return gates[3] * c.tanh(), c, torch.cat(gates, dim=1)
-
-
-def _backward(of_h: Tensor, of_c: Tensor, before: Tensor, after: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the gates before their sigmoids and tangents, [n, 4H], and of c before, [n, H].
-
-    Args:
-        of_h: Gradient of h after the step.
-        of_c: Gradient of c after the step, but for what comes through h.
-        before: c before the step.
-        after: c after it.
-        gates: As :func:`_forward` gave them.
-    """
-    if gates.is_cuda:
-        return torch.ops.aten._thnn_fused_lstm_cell_backward_impl(of_h, of_c, before, after, gates, False)[:2]
-    input_gate, forget, candidate, output = gates.chunk(4, dim=1)
-    tanh = after.tanh()
-    of_c = of_c + of_h * output * (1 - tanh * tanh)
-    of_gates = [
-        of_c * candidate * input_gate * (1 - input_gate),
-        of_c * before * forget * (1 - forget),
-        of_c * input_gate * (1 - candidate * candidate),
-        of_h * tanh * output * (1 - output),
-    ]
-    return torch.cat(of_gates, dim=1), of_c * forget

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from meta_opt import memory
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.fused_cell import fused_layer
 
 
 class LSTMNetwork(nn.Module):
@@ -78,17 +79,22 @@ class LSTMNetwork(nn.Module):
         features: tuple[float, ...],
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Inputs [F, n] and per layer h, c [H, n] to outputs [R, n] and the new h, c."""
-        size = self.size
+        layer = fused_layer if inputs.is_cuda and not torch.is_grad_enabled() else _layer
         new_hidden, new_cell = [], []
         for weight, bias, h, c in zip(self.weights, self.biases_for(features), hidden, cell, strict=True):
-            gates = torch.addmm(bias, weight, torch.cat([inputs, h]))  # [4H, n]
-            sigmoids = torch.sigmoid(gates[: 3 * size])
-            input_gate, forget_gate, output_gate = sigmoids.split(size)
-            c = forget_gate * c + input_gate * torch.tanh(gates[3 * size :])
-            inputs = output_gate * torch.tanh(c)
+            inputs, c = layer(weight, bias, inputs, h, c)
             new_hidden.append(inputs)
             new_cell.append(c)
         return torch.addmm(self.output_bias, self.output_weight, inputs), tuple(new_hidden), tuple(new_cell)
+
+
+def _layer(weight: Tensor, bias: Tensor, inputs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """h, c [H, n] of a layer that reads [F, n]."""
+    size = len(h)
+    gates = torch.addmm(bias, weight, torch.cat([inputs, h]))  # [4H, n]
+    input_gate, forget_gate, output_gate = torch.sigmoid(gates[: 3 * size]).split(size)
+    c = forget_gate * c + input_gate * torch.tanh(gates[3 * size :])
+    return output_gate * torch.tanh(c), c
 
 
 def bias_grads(biases: Sequence[Tensor], features: tuple[float, ...]) -> list[Tensor]:
