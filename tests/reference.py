@@ -63,7 +63,12 @@ class PaperUnroll:
 
     def __init__(self, problems: Problems, optimizer: CoordinatewiseLSTM, horizon: int | None = None) -> None:
         self.problems, self.optimizer, self.horizon = problems, optimizer, horizon
-        tensors = "scales" in optimizer.inputs or optimizer.spectral or optimizer.largest_width is not None
+        tensors = (
+            "scales" in optimizer.inputs
+            or optimizer.spectral
+            or optimizer.largest_width is not None
+            or optimizer.agreement
+        )
         self.segments = problems.layout.segments(optimizer.share, tensors=tensors, features=optimizer.tensor_features)
         self.theta = problems.initial_params
         self.evaluation = problems.evaluate(self.theta)
@@ -186,6 +191,14 @@ class PaperUnroll:
                     unit = max(1, rows / columns) ** 0.5 / max(rows, columns) ** 0.5
                 units[segment.start : segment.stop] = unit
             update = update * units
+        if options.agreement:
+            for segment in self.segments:
+                columns_of = slice(segment.start, segment.stop)
+                mean = self.mean[:, columns_of] / (1 - beta**self.count)
+                square = self.square[:, columns_of] / (1 - beta**self.count)
+                noise = (1 - beta) * (1 + beta**self.count) / ((1 + beta) * (1 - beta**self.count))
+                agreed = (mean**2).sum(1, keepdim=True) / (square.sum(1, keepdim=True) + 1e-30) / noise
+                update[:, columns_of] *= agreed.clamp_min(1) ** options.agreement
         if options.largest_width is not None:
             for segment in self.segments:
                 if segment.num_rows:
@@ -193,7 +206,7 @@ class PaperUnroll:
                     update[:, segment.start : segment.stop] *= min(1.0, options.largest_width / size)
         if options.horizon and self.horizon:
             part = min(1, (self.count - 1) / self.horizon)
-            return update * max(0.01, (1 + math.cos(math.pi * part)) / 2)
+            return update * max(0.001, (1 - part) ** 2)
         return update if options.anneal_after is None else update * min(1, options.anneal_after / self.count) ** 0.5
 
 

@@ -14,6 +14,7 @@ from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Scope, Step
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.agreement import lengthened
 from meta_opt.optimizers.lstm.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.lstm.inputs import READS, Inputs
 from meta_opt.optimizers.lstm.native_rollout import NativeRollout
@@ -40,7 +41,7 @@ class CoordinatewiseLSTM(SharedNetworks):
     or, with the output ``magnitude``, e^out' times that, where out' is a second output of the network. With
     ``spectral``, all of it is in units of the tensor; with ``largest_width`` it is shortened in wider ones. After
     ``anneal_after`` steps it is multiplied by √(anneal_after / t), or with ``horizon``, where the number of steps is
-    known, by a half cosine over these.
+    known, by the square of the part of them that is left.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         tensor_features: bool = False,
         spectral: bool = False,
         largest_width: int | None = None,
+        agreement: float = 0.0,
         horizon: bool = False,
         engine: Engine = "auto",
     ) -> None:
@@ -92,8 +94,10 @@ class CoordinatewiseLSTM(SharedNetworks):
             largest_width: The smaller side of the widest matrix or filter that keeps its updates. Those of wider ones
                 are shortened in inverse proportion, for layers wider than any in meta-training (see
                 :func:`meta_opt.optimizers.lstm.settings.shortened`). Null: none are.
-            horizon: Where the number of steps of a run is known, end the updates in a half cosine over it instead of
-                annealing them; networks that read scales read how far the run is in place of the time.
+            agreement: Power of how far the gradients of a tensor agree from step to step, by which its updates are
+                longer (see :func:`meta_opt.optimizers.lstm.agreement.agreement`). 0: none are.
+            horizon: Where the number of steps T of a run is known, let updates fall as (1 - t/T)² instead of annealing
+                them; networks that read scales read how far the run is in place of the time.
             engine: What computes steps and replays: native code if it can be had (auto), native code, or PyTorch.
 
         Raises:
@@ -123,11 +127,14 @@ class CoordinatewiseLSTM(SharedNetworks):
         self.tensor_features = tensor_features
         self.spectral = spectral
         self.largest_width = largest_width
+        self.agreement = agreement
         self.horizon = horizon
         self.engine: Engine = engine
         self.networks = nn.ModuleDict()
         self._reads = replace(READS[inputs], p=float(p))
         self._keeps_moments = self._reads.moments or base_step != 0.0
+        if agreement != 0.0 and not self._keeps_moments:
+            raise MetaOptError("optimizer.agreement needs moments: optimizer.inputs that read them, or a base step")
         self.rests = self._keeps_moments
         self.scope: Scope = "tensor" if self._cuts_tensors or tensor_features else "coordinate"
 
@@ -221,7 +228,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         update, state = lstm_step(
             self._settings, self._networks(state), grad, state, scales, of_matrices[0] if of_matrices else None
         )
-        return Step(state.annealed(update, self.anneal_after), state)
+        return Step(state.annealed(state.lengthened(update, self.agreement), self.anneal_after), state)
 
     def rollout(self, state: LSTMState, noise: Generator | None = None) -> Rollout:
         """See :meth:`OptimizerNetwork.rollout`; native code and CUDA graphs work on a copy of the state."""
@@ -247,9 +254,12 @@ class CoordinatewiseLSTM(SharedNetworks):
         kernel = self._kernel(coefficients[0])
         _, grads, read = state.read_gradients(grads, kernel)
         of_matrices = state.read_directions(self._reads, grads)
+        agreed = state.read_agreement(self.agreement, grads)
         if columns is not None:
             state = state.columns(columns)
             grads, of_matrices = ([each.index_select(1, columns) for each in one] for one in (grads, of_matrices))
+        if agreed:
+            coefficients = [lengthened(*each, state.sizes) for each in zip(coefficients, agreed, strict=True)]
         recorded, networks = Recording(grads, coefficients, read, of_matrices, state), self._networks(state)
         if kernel is not None:
             of_segments = replay_natively(kernel, self._settings, networks, recorded)
@@ -299,7 +309,7 @@ class CoordinatewiseLSTM(SharedNetworks):
 
     @property
     def _cuts_tensors(self) -> bool:
-        return self._reads.scales or self.spectral or self.largest_width is not None
+        return self._reads.scales or self.spectral or self.largest_width is not None or self.agreement != 0.0
 
     def _network(self, segment: Segment) -> LSTMNetwork:
         return self.networks[self._key(segment.name)]  # type: ignore[return-value]
@@ -313,7 +323,8 @@ class CoordinatewiseLSTM(SharedNetworks):
         return [self._network(segment) for segment in state.segments]
 
     def _native_rollout(self, kernel: native.Kernel, state: LSTMState) -> NativeRollout:
-        return NativeRollout(self, self._settings, self._networks(state), self.anneal_after, kernel, state)
+        networks = self._networks(state)
+        return NativeRollout(self, self._settings, networks, self.agreement, self.anneal_after, kernel, state)
 
 
 def _key(name: str) -> str:

@@ -34,9 +34,10 @@ class NetworksAtLarge(OptimizeeFamily):
 
     Multilayer perceptrons, convolution nets, autoencoders, regressions, recurrent networks and transformers for text,
     embeddings with a small network, factors of ratings, linear classifiers, and a lone vector. Depth, width,
-    activation, normalization and initialization are drawn, and the batch size; inputs are multiplied by a number from
-    1/3 to 3, θ_0 of matrices and filters from 1/2 to 2, and the loss from 0.01 to 100, all log-uniform (after the
-    augmentations of Metz et al. 2022, arXiv:2211.09760). No download is needed.
+    activation and normalization are drawn, the batch size, and how many examples there are; the loss is multiplied by a
+    number from 0.01 to 100, and in one half of the problems, whose initialization is drawn too, inputs by one from 1/3
+    to 3 and θ_0 of matrices and filters by one from 1/2 to 2, all log-uniform (after the augmentations of Metz et al.
+    2022, arXiv:2211.09760). The other half begins as PyTorch's modules do. No download is needed.
     """
 
     def __init__(self, kinds: Sequence[Kind] | None = None) -> None:
@@ -63,10 +64,12 @@ class NetworksAtLarge(OptimizeeFamily):
         often = torch.tensor([_OFTEN.get(kind, 1.0) for kind in self._kinds])
         kind = self._kinds[int(torch.multinomial(often, 1, generator=generator))]
         drawn, module, criterion = _DRAW[kind](generator)
-        if drawn.inputs.is_floating_point():
+        usual = _coin(0.5, generator)
+        if drawn.inputs.is_floating_point() and not usual:
             module = partial(_scaled, module, log_uniform(1 / 3, 3.0, generator))
-        init = "module" if kind in _OWN_INIT else _one_of(_INITS, generator)
-        module = partial(_initialized, module, init, log_uniform(0.5, 2.0, generator))
+        if not usual:
+            init = "module" if kind in _OWN_INIT else _one_of(_INITS, generator)
+            module = partial(_initialized, module, init, log_uniform(0.5, 2.0, generator))
         criterion = partial(_times, criterion, log_uniform(0.01, 100.0, generator))
         batch_size = round(log_uniform(8 if kind in _OF_TEXT else 16, 24 if kind in _OF_TEXT else 128, generator))
         first, second = (round(part * len(drawn.inputs)) for part in _PARTS)
@@ -97,13 +100,14 @@ class NetworksAtLarge(OptimizeeFamily):
             "optimizer.hidden_size": 8,
             "optimizer.inputs": "log_sign+moments+scales+orthogonal",
             "optimizer.output": "magnitude",
-            "optimizer.output_scale": 0.06,
+            "optimizer.output_scale": 0.08,
             "optimizer.initial_output": 0.1,
-            "optimizer.base_step": 0.06,
+            "optimizer.base_step": 0.08,
             "optimizer.anneal_after": 1000,
             "optimizer.share": "kind",
             "optimizer.tensor_features": True,
             "optimizer.spectral": True,
+            "optimizer.agreement": 0.5,
             "optimizer.horizon": True,
         }
 

@@ -53,7 +53,8 @@ def test_the_same_generator_gives_the_same_problem() -> None:
 
 def test_what_follows_a_character_is_the_next() -> None:
     drawn = text(7, problem_generator(0, "text"))
-    assert drawn.inputs.shape == drawn.targets.shape == (5000, 7)
+    assert drawn.inputs.shape == drawn.targets.shape
+    assert drawn.inputs.shape[1] == 7
     assert torch.equal(drawn.inputs[:, 1:], drawn.targets[:, :-1])
     assert int(drawn.inputs.max()) < drawn.num_outputs
 

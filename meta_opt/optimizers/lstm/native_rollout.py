@@ -24,6 +24,7 @@ class NativeRollout(Rollout):
         optimizer: OptimizerNetwork,
         settings: NetworkSettings,
         networks: Sequence[LSTMNetwork],
+        agreement: float,
         anneal_after: int | None,
         kernel: native.Kernel,
         state: LSTMState,
@@ -32,6 +33,7 @@ class NativeRollout(Rollout):
         super().__init__(optimizer, map_state(torch.clone, state))
         self._settings = settings
         self._networks = networks
+        self._agreement = agreement
         self._anneal_after = anneal_after
         self._kernel = kernel
         self._steps: native.NativeSteps | None = None
@@ -52,4 +54,4 @@ class NativeRollout(Rollout):
         self.state, (grad,), read = before.read_gradients([grad], self._kernel)
         of_matrices = before.read_directions(self._settings.reads, [grad])
         update = self._steps.step(grad, read[0] if read else None, of_matrices[0] if of_matrices else None)
-        return self.state.annealed(update, self._anneal_after)
+        return self.state.annealed(self.state.lengthened(update, self._agreement), self._anneal_after)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,12 +10,13 @@ from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.agreement import factors, lengthened
 from meta_opt.optimizers.lstm.inputs import Reads
 from meta_opt.optimizers.lstm.orthogonal import directions
 from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded, log_odds
 from meta_opt.optimizers.state import axis
 
-_LEAST_FACTOR = 0.01  # of the cosine: updates of a run that goes on longer than was said do not vanish
+_LEAST_FACTOR = 0.001  # of updates that fall: those of a run that goes on longer than was said do not vanish
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,28 @@ class LSTMState:
             return []
         return directions([bounded(grad) for grad in grads], self.moments, self.segments)
 
+    def read_agreement(self, exponent: float, grads: Sequence[Tensor]) -> list[Tensor]:
+        """After each gradient, [B, N], what updates of each tensor are multiplied with, [B, S], if it is not one."""
+        if exponent == 0.0 or self.moments is None:
+            return []
+        moments, each = self.moments, []
+        for grad in grads:
+            moments = moments.updated(bounded(grad))
+            each.append(factors(moments, self.sizes, exponent))
+        return each
+
+    def lengthened(self, update: Tensor, exponent: float) -> Tensor:
+        """The update that led to this state, longer where gradients of a tensor agree."""
+        if exponent == 0.0 or self.moments is None:
+            return update
+        return lengthened(update, factors(self.moments, self.sizes, exponent), self.sizes)
+
     def annealed(self, update: Tensor, anneal_after: int | None, ahead: int = 0) -> Tensor:
         """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after this state.
 
-        That is a half cosine over the number of steps where it is known, which a run that goes on longer stays at the
-        end of, or else √(anneal_after / t).
+        That is (1 - (t - 1) / T)² over the T steps where they are known, which a run that goes on longer stays at the
+        end of, or else √(anneal_after / t). The square goes through rates of many sizes: networks differ in which of
+        them suits them, and less in how many steps of it they need.
         """
         if self.steps is None:
             return update
@@ -104,8 +121,8 @@ class LSTMState:
         if self.horizon is not None:
             known = self.horizon > 0.0
             part = torch.where(known, (steps - 1.0) / self.horizon.clamp_min(1.0), 0.0).clamp_max(1.0)
-            cosine = (0.5 + 0.5 * (math.pi * part).cos()).clamp_min(_LEAST_FACTOR)
-            factor = cosine if factor is None else torch.where(known, cosine, factor)
+            falling = (1.0 - part).square().clamp_min(_LEAST_FACTOR)
+            factor = falling if factor is None else torch.where(known, falling, factor)
         return update if factor is None else update * factor
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:

@@ -69,6 +69,8 @@ def cases(draw: st.DrawFn) -> Case:
         "largest_width": draw(st.sampled_from([None, 2])),
         "horizon": draw(st.booleans()),
     }
+    if options["base_step"] != 0.0:
+        options["agreement"] = draw(st.sampled_from([0.0, 0.5]))
     num_problems, num_steps = draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 4, 7]))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     generator = Generator().manual_seed(draw(st.integers(0, 1000)))
