@@ -275,7 +275,9 @@ class CoordinatewiseLSTM(SharedNetworks):
 
     def _captures(self, state: LSTMState) -> bool:
         """Whether steps go through a CUDA graph: on a GPU, where launches take longer than small operations."""
-        if self.num_layers == 0:
+        if state.moments is not None:
+            return state.moments.mean.is_cuda and state.moments.mean.numel() <= NUM_WORTHWHILE
+        if self.num_layers == 0:  # a few operations
             return False
         return state.hidden[0][0].is_cuda and sum(hidden[0].shape[1] for hidden in state.hidden) <= NUM_WORTHWHILE
 

@@ -31,8 +31,13 @@ class Data(NamedTuple):
 
 
 def digits(generator: Generator) -> Data:
-    """8x8 handwritten digits, [n, 1, 8, 8], standardized; as they are, or each many times, shifted and with noise."""
+    """Handwritten digits, standardized, [n, 1, size, size]; as they are, or each many times, shifted and with noise.
+
+    Their size is 8, or in one half of the draws 16 or 24, between whose pixels they are interpolated.
+    """
     images, labels = _digits()
+    if (factor := int(torch.randint(0, 4, (), generator=generator))) > 1:
+        images = functional.interpolate(images, scale_factor=factor, mode="bilinear")
     if float(torch.rand((), generator=generator)) < 0.5:
         order = torch.randperm(len(images), generator=generator)
         return Data(images[order], labels[order], 10)

@@ -117,7 +117,7 @@ Drawn = tuple[Data, Callable[[], nn.Module], Criterion]
 
 def _mlp(generator: Generator) -> Drawn:
     drawn = _images_or_clusters(generator)
-    sizes = (drawn.inputs[0].numel(), *_widths(1, 4, 8, 96, generator), drawn.num_outputs)
+    sizes = (drawn.inputs[0].numel(), *_widths(1, 4, 8, 256, generator), drawn.num_outputs)
     module = partial(modules.mlp, sizes, _one_of(ACTIVATIONS, generator), _one_of(_NORMS, generator))
     return drawn, module, functional.cross_entropy
 
@@ -128,7 +128,7 @@ def _conv_net(generator: Generator) -> Drawn:
     else:
         size, num_classes = _between(6, 10, generator), _between(2, 10, generator)
         drawn = data.patterns(_between(1, 3, generator), size, num_classes, generator)
-    channels = _widths(1, 3, 4, 24, generator)
+    channels = _widths(1, 3, 4, 32, generator)
     activation, norm = _one_of(ACTIVATIONS, generator), _one_of(_NORMS, generator)
     module = partial(modules.conv_net, drawn.inputs.shape[1], channels, drawn.num_outputs, activation, norm)
     return drawn, module, functional.cross_entropy
@@ -137,7 +137,7 @@ def _conv_net(generator: Generator) -> Drawn:
 def _autoencoder(generator: Generator) -> Drawn:
     drawn = _images_or_clusters(generator)
     flat = drawn.inputs.flatten(1)
-    outer, inner = _widths(1, 2, 16, 96, generator), round(log_uniform(2, 16, generator))
+    outer, inner = _widths(1, 2, 16, 128, generator), round(log_uniform(2, 16, generator))
     sizes = (flat.shape[1], *outer, inner, *outer[::-1], flat.shape[1])
     module = partial(modules.mlp, sizes, _one_of(ACTIVATIONS, generator), "none")
     return Data(flat, flat, flat.shape[1]), module, functional.mse_loss
