@@ -7,7 +7,8 @@
 All sides move the same parameters (784-20-10) by the same fixed gradients, in turn; figures are medians over the
 repetitions. Sides: LearnedOptimizer with its native kernel (native) and in PyTorch (torch), the same network from
 ``nn.LSTMCell`` in a ``torch.optim.Optimizer`` (plain), LearnedOptimizer with general_mlp, which reads and writes more
-(general_mlp), general, which also has a horizon, and torch.optim.Adam (adam). In a line:
+(general_mlp), general, which also has a horizon, torch.optim.Muon with AdamW for vectors (muon), and torch.optim.Adam
+(adam). In a line:
 
     ms_per_step             of optimizer.step()
     times_as_fast_as_plain  plain's over each side's
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +59,21 @@ class PlainOptimizer(torch.optim.Optimizer):
             p.add_(part.view_as(p), alpha=group["lr"])
 
 
+class MuonAndAdamW:
+    """Muon for matrices, and AdamW for the rest."""
+
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        """With rates of no matter."""
+        self.param_groups = [{"params": params}]
+        matrices, rest = ([p for p in params if (p.ndim == 2) is of_matrices] for of_matrices in (True, False))
+        self._parts = torch.optim.Muon(matrices, lr=1e-3), torch.optim.AdamW(rest, lr=1e-3)
+
+    def step(self) -> None:
+        """One step."""
+        for part in self._parts:
+            part.step()
+
+
 class _Nothing(Optimizee):
     """What the learned optimizer is built for; it is not meta-trained."""
 
@@ -79,7 +96,7 @@ def make_params(hidden_sizes: list[int], device: str = "cpu") -> list[nn.Paramet
     return params
 
 
-def make_sides(hidden_sizes: list[int], folder: Path, device: str = "cpu") -> dict[str, torch.optim.Optimizer]:
+def make_sides(hidden_sizes: list[int], folder: Path, device: str = "cpu") -> dict[str, Any]:
     """The optimizers that are compared, each with parameters of its own."""
     module = MetaLearner(_Nothing(), CoordinatewiseLSTM())
     checkpoint = {"state_dict": module.state_dict()}
@@ -88,21 +105,23 @@ def make_sides(hidden_sizes: list[int], folder: Path, device: str = "cpu") -> di
     torch.save(checkpoint, path)
     network = load_optimizer(path)
     assert isinstance(network, CoordinatewiseLSTM)
-    makers: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    makers: dict[str, Callable[[list[nn.Parameter]], Any]] = {
         "native": lambda params: LearnedOptimizer(params, checkpoint=path, engine="native"),
         "torch": lambda params: LearnedOptimizer(params, checkpoint=path, engine="torch"),
         "plain": lambda params: PlainOptimizer(params, plain_lstm(network, "all").to(device)),
         "general_mlp": lambda params: LearnedOptimizer(params, pretrained="general_mlp"),
         "general": lambda params: LearnedOptimizer(params, pretrained="general", num_steps=_HORIZON),
+        "muon": MuonAndAdamW,
         "adam": lambda params: torch.optim.Adam(params, lr=1e-3),
     }
     sides = (name for name in side_names(device) if name in makers)
     return {
-        name: makers[name](make_params(hidden_sizes, device)) for name in [*sides, "general_mlp", "general", "adam"]
+        name: makers[name](make_params(hidden_sizes, device))
+        for name in [*sides, "general_mlp", "general", "muon", "adam"]
     }
 
 
-def seconds(optimizer: torch.optim.Optimizer, num_steps: int, device: str) -> float:
+def seconds(optimizer: Any, num_steps: int, device: str) -> float:
     """Per step."""
     wait_for(device)
     started = time.perf_counter()

@@ -4,7 +4,8 @@
 
 Mean training loss of the last 20 of 300 steps of a network with hidden layers of ReLU on MNIST, mini-batches of 128, in
 a loop of plain PyTorch: general_mlp, which has seen up to two of 64 units; the same without ``largest_width``, which
-shortens its updates in wider ones; and Adam at the best of three learning rates.
+shortens its updates in wider ones; general, whose steps are in units of the matrix; and Adam at the best of three
+learning rates.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2)
     arguments = parser.parse_args()
     data = MnistMlp()
-    print("| units | general_mlp | without `largest_width` | Adam, best of three |\n| --- | --- | --- | --- |")
+    print("| units | general_mlp | without `largest_width` | general | Adam, best of three |")
+    print("| --- | --- | --- | --- | --- |")
     for width in arguments.widths:
-        losses = [final_loss(data, width, arguments.depth, make) for make in (learned, unlimited)]
+        losses = [final_loss(data, width, arguments.depth, make) for make in (learned, unlimited, general)]
         losses.append(min(final_loss(data, width, arguments.depth, adam(rate)) for rate in RATES))
         print(f"| {width} | {' | '.join(f'{loss:.4f}' for loss in losses)} |", flush=True)
 
@@ -52,6 +54,11 @@ def unlimited(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     assert isinstance(network, CoordinatewiseLSTM)
     network.largest_width = None
     return optimizer
+
+
+def general(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """It knows the number of steps."""
+    return LearnedOptimizer(params, pretrained="general", num_steps=STEPS)
 
 
 def adam(rate: float) -> Make:
