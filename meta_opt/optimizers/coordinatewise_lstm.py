@@ -112,6 +112,8 @@ class CoordinatewiseLSTM(SharedNetworks):
             raise MetaOptError(f"optimizer.anneal_after must be 1 or more, not {anneal_after}")
         if largest_width is not None and largest_width < 1:
             raise MetaOptError(f"optimizer.largest_width must be 1 or more, not {largest_width}")
+        if not agreement >= 0.0:
+            raise MetaOptError(f"optimizer.agreement must be 0 or more, not {agreement}")
         if not 0.0 < p <= _LARGEST_P:
             raise MetaOptError(f"optimizer.p must be more than 0 and at most {_LARGEST_P:g}, not {p}")
         self.num_layers = num_layers

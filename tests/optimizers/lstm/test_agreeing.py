@@ -79,3 +79,9 @@ def test_a_base_step_is_longer_by_the_power() -> None:
 def test_moments_are_needed() -> None:
     with pytest.raises(MetaOptError, match=r"optimizer\.agreement needs moments"):
         CoordinatewiseLSTM(agreement=0.5)
+
+
+@pytest.mark.parametrize("exponent", [-0.5, float("nan")])
+def test_an_exponent_that_would_shorten_is_refused(exponent: float) -> None:
+    with pytest.raises(MetaOptError, match=r"optimizer\.agreement must be 0 or more, not"):
+        CoordinatewiseLSTM(base_step=0.1, agreement=exponent)
