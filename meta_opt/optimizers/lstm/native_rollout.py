@@ -13,6 +13,7 @@ from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.network import LSTMNetwork
 from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
+from meta_opt.optimizers.lstm.step_lengths import StepLengths
 from meta_opt.optimizers.state import map_state
 
 
@@ -24,7 +25,7 @@ class NativeRollout(Rollout):
         optimizer: OptimizerNetwork,
         settings: NetworkSettings,
         networks: Sequence[LSTMNetwork],
-        agreement: float,
+        lengths: StepLengths,
         anneal_after: int | None,
         kernel: native.Kernel,
         state: LSTMState,
@@ -33,7 +34,7 @@ class NativeRollout(Rollout):
         super().__init__(optimizer, map_state(torch.clone, state))
         self._settings = settings
         self._networks = networks
-        self._agreement = agreement
+        self._lengths = lengths
         self._anneal_after = anneal_after
         self._kernel = kernel
         self._steps: native.NativeSteps | None = None
@@ -53,5 +54,7 @@ class NativeRollout(Rollout):
             )
         self.state, (grad,), read = before.read_gradients([grad], self._kernel)
         of_matrices = before.read_directions(self._settings.reads, [grad])
-        update = self._steps.step(grad, read[0] if read else None, of_matrices[0] if of_matrices else None)
-        return self.state.annealed(self.state.lengthened(update, self._agreement), self._anneal_after)
+        direction = of_matrices[0] if of_matrices else None
+        update = self._steps.step(grad, read[0] if read else None, direction)
+        update = self.state.lengthened(update, self._lengths, grad, direction)
+        return self.state.annealed(update, self._anneal_after)
