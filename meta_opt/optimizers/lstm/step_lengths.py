@@ -70,7 +70,7 @@ class StepLengths:
         for index, segment in enumerate(segments):
             here = slice(segment.start, segment.stop)
             part = moments.part(segment.start, segment.stop)
-            factor = torch.ones_like(part.mean)
+            factor = torch.ones_like(part.mean[:, :1])
             if self.agreement != 0.0:
                 factor = factor * agreement.factors(part, self.agreement)
             if aligned is not None:
@@ -78,7 +78,7 @@ class StepLengths:
             if self.caution != 0.0:
                 direction = of_matrices[:, here] if of_matrices is not None and segment.num_rows else part.mean
                 factor = factor * caution.factors(direction, grad[:, here], self.caution)
-            parts.append(factor)
+            parts.append(factor.expand_as(part.mean))
         return torch.cat(parts, dim=1)
 
     def read(
