@@ -69,7 +69,6 @@ class PaperUnroll:
             or optimizer.largest_width is not None
             or optimizer.agreement
             or optimizer.caution
-            or optimizer.alignment
         )
         self.segments = problems.layout.segments(optimizer.share, tensors=tensors, features=optimizer.tensor_features)
         self.theta = problems.initial_params
@@ -77,7 +76,6 @@ class PaperUnroll:
         self.mean = torch.zeros_like(self.theta)
         self.square = torch.zeros_like(self.theta)
         self.sizes: dict[Segment, Tensor] = {}
-        self.aligned: dict[Segment, Tensor] = {}
         self.count = 0
         self.states: dict[Segment, list[tuple[Tensor, Tensor]]] = {}
 
@@ -121,10 +119,6 @@ class PaperUnroll:
                 most = 1000 * (before / (1 - beta ** max(self.count - 1, 1))).sqrt()
                 root = part.norm(dim=1, keepdim=True) / max(part.shape[1], 1) ** 0.5
                 part *= torch.where((before > 1e-20) & (root > most), most / root, 1)
-        for segment in self.segments if options.alignment else ():
-            before, part = self.mean[:, segment.start : segment.stop], grad[:, segment.start : segment.stop]
-            cosine = (before * part).sum(1) / (before.norm(dim=1) * part.norm(dim=1) + 1e-30)
-            self.aligned[segment] = beta * self.aligned.get(segment, 0 * cosine) + (1 - beta) * cosine
         self.mean = beta * self.mean + (1 - beta) * grad
         self.square = beta * self.square + (1 - beta) * grad**2
         root = ((self.square + 1e-30) / (1 - beta**self.count)).sqrt() + 1e-8
@@ -206,8 +200,6 @@ class PaperUnroll:
                 noise = (1 - beta) * (1 + beta**self.count) / ((1 + beta) * (1 - beta**self.count))
                 agreed = (mean**2).sum(1, keepdim=True) / (square.sum(1, keepdim=True) + 1e-30) / noise
                 update[:, columns_of] *= agreed.clamp_min(1) ** options.agreement
-        for segment, aligned in self.aligned.items():
-            update[:, segment.start : segment.stop] *= (options.alignment * aligned).exp()[:, None]
         if options.caution:
             for segment, direction in zip(self.segments, directions, strict=True):
                 columns_of = slice(segment.start, segment.stop)

@@ -61,7 +61,6 @@ class CoordinatewiseLSTM(SharedNetworks):
         largest_width: int | None = None,
         agreement: float = 0.0,
         caution: float = 0.0,
-        alignment: float = 0.0,
         horizon: bool = False,
         engine: Engine = "auto",
     ) -> None:
@@ -100,8 +99,6 @@ class CoordinatewiseLSTM(SharedNetworks):
                 longer (see :func:`meta_opt.optimizers.lstm.agreement.agreement`). 0: none are.
             caution: How far updates that go against the last gradient are held back in favour of the others of their
                 tensor, from 0 to less than 1 (see :func:`meta_opt.optimizers.lstm.caution.factors`). 0: none are.
-            alignment: κ of the factor e^(κ s) of the updates of a tensor whose gradients point where those before did,
-                to an extent s from -1 to 1 (see :func:`meta_opt.optimizers.lstm.alignment.aligned`). 0: no factor.
             horizon: Where the number of steps T of a run is known, let updates fall as (1 - t/T)² instead of annealing
                 them; networks that read scales read how far the run is in place of the time.
             engine: What computes steps and replays: native code if it can be had (auto), native code, or PyTorch.
@@ -122,8 +119,6 @@ class CoordinatewiseLSTM(SharedNetworks):
             raise MetaOptError(f"optimizer.agreement must be 0 or more, not {agreement}")
         if not 0.0 <= caution < 1.0:
             raise MetaOptError(f"optimizer.caution must be 0 or more and less than 1, not {caution}")
-        if not 0.0 <= alignment <= 10.0:
-            raise MetaOptError(f"optimizer.alignment must be from 0 to 10, not {alignment}")
         if not 0.0 < p <= _LARGEST_P:
             raise MetaOptError(f"optimizer.p must be more than 0 and at most {_LARGEST_P:g}, not {p}")
         self.num_layers = num_layers
@@ -141,13 +136,12 @@ class CoordinatewiseLSTM(SharedNetworks):
         self.largest_width = largest_width
         self.agreement = agreement
         self.caution = caution
-        self.alignment = alignment
         self.horizon = horizon
         self.engine: Engine = engine
         self.networks = nn.ModuleDict()
         self._reads = replace(READS[inputs], p=float(p))
         self._keeps_moments = self._reads.moments or base_step != 0.0
-        for name, number in (("agreement", agreement), ("caution", caution), ("alignment", alignment)):
+        for name, number in (("agreement", agreement), ("caution", caution)):
             if number != 0.0 and not self._keeps_moments:
                 raise MetaOptError(f"optimizer.{name} needs moments: optimizer.inputs that read them, or a base step")
         self.rests = self._keeps_moments
@@ -224,8 +218,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         counts = self._reads.scales or self.anneal_after is not None or self.horizon
         steps = like.new_zeros(()) if counts else None
         horizon = like.new_zeros(()) if self.horizon else None
-        aligned = like.new_zeros(num_problems, len(layout.names)) if self.alignment != 0.0 else None
-        return LSTMState(segments, hidden, cell, moments, scales, steps, horizon, aligned)
+        return LSTMState(segments, hidden, cell, moments, scales, steps, horizon)
 
     def expect(self, state: LSTMState, num_steps: int) -> LSTMState:
         """See :meth:`InnerOptimizer.expect`."""
@@ -242,7 +235,6 @@ class CoordinatewiseLSTM(SharedNetworks):
         scales = read[0] if read else None
         of_matrices = before.read_directions(self._reads, [grad])
         direction = of_matrices[0] if of_matrices else None
-        state = state.aligned(self._lengths, grad)
         update, state = lstm_step(self._settings, self._networks(state), grad, state, scales, direction)
         update = state.lengthened(update, self._lengths, grad, direction)
         return Step(state.annealed(update, self.anneal_after), state)
@@ -271,7 +263,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         kernel = self._kernel(coefficients[0])
         _, grads, read = state.read_gradients(grads, kernel)
         of_matrices = state.read_directions(self._reads, grads)
-        lengths = self._lengths.read(grads, state.moments, state.alignment, of_matrices, state.segments)
+        lengths = self._lengths.read(grads, state.moments, of_matrices, state.segments)
         if columns is not None:
             state = state.columns(columns)
             grads, of_matrices, lengths = (
@@ -330,7 +322,7 @@ class CoordinatewiseLSTM(SharedNetworks):
 
     @property
     def _lengths(self) -> StepLengths:
-        return StepLengths(self.agreement, self.caution, self.alignment)
+        return StepLengths(self.agreement, self.caution)
 
     @property
     def _cuts_tensors(self) -> bool:

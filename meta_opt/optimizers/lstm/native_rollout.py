@@ -54,7 +54,6 @@ class NativeRollout(Rollout):
             )
         self.state, (grad,), read = before.read_gradients([grad], self._kernel)
         of_matrices = before.read_directions(self._settings.reads, [grad])
-        self.state = self.state.aligned(self._lengths, grad)  # before the moments are overwritten
         direction = of_matrices[0] if of_matrices else None
         update = self._steps.step(grad, read[0] if read else None, direction)
         update = self.state.lengthened(update, self._lengths, grad, direction)

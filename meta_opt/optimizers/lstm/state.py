@@ -33,7 +33,6 @@ class LSTMState:
     scales: Scales | None = axis(None)  # only where inputs need them; then there is a segment for each tensor
     steps: Tensor | None = axis("problem")  # t, [], only with scales or where updates are annealed
     horizon: Tensor | None = axis("problem")  # [], how many steps there will be, 0 if unknown; only where used
-    alignment: Tensor | None = axis("tensor")  # [B, S], of gradients; only where steps are longer for it
 
     @property
     def sizes(self) -> list[int]:
@@ -91,18 +90,11 @@ class LSTMState:
             return []
         return directions([bounded(grad) for grad in grads], self.moments, self.segments)
 
-    def aligned(self, lengths: StepLengths, grad: Tensor) -> LSTMState:
-        """Go on with the alignment of gradients by the next one, if it is kept, but with nothing else."""
-        if self.alignment is None or self.moments is None:
-            return self
-        aligned = lengths.aligned(self.alignment, bounded(grad), self.moments, self.segments)
-        return replace(self, alignment=aligned)
-
     def lengthened(self, update: Tensor, lengths: StepLengths, grad: Tensor, of_matrices: Tensor | None) -> Tensor:
         """The update that led to this state, [B, N], as long as the gradients say, the last of which is ``grad``."""
         if not lengths or self.moments is None:
             return update
-        return update * lengths.of(bounded(grad), self.moments, self.alignment, of_matrices, self.segments)
+        return update * lengths.of(bounded(grad), self.moments, of_matrices, self.segments)
 
     def annealed(self, update: Tensor, anneal_after: int | None, ahead: int = 0) -> Tensor:
         """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after this state.
@@ -124,7 +116,7 @@ class LSTMState:
         return update if factor is None else update * factor
 
     def block(self, index: int, start: int, stop: int) -> LSTMState:
-        """The state of coordinates ``start:stop``, which are of network ``index``; without what is the same for all."""
+        """The state of coordinates ``start:stop``, which network ``index`` works on; without scales and steps."""
         segment = self.segments[index]
 
         def cut(tensor: Tensor) -> Tensor:
@@ -140,11 +132,10 @@ class LSTMState:
             None,
             None,
             None,
-            None,
         )
 
     def columns(self, columns: Tensor) -> LSTMState:
-        """The state of some coordinates, [n], ascending; without what is the same for all."""
+        """The state of some coordinates, [n], ascending; without scales and steps."""
         segments, hidden, cell, stop = [], [], [], 0
         for index, segment in enumerate(self.segments):
             size = segment.stop - segment.start
@@ -163,4 +154,4 @@ class LSTMState:
             moments = Moments(
                 moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
             )
-        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None, None, None, None)
+        return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None, None, None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
-from meta_opt.optimizers.lstm import agreement, alignment, caution
+from meta_opt.optimizers.lstm import agreement, caution
 from meta_opt.optimizers.lstm.preprocessing import Moments, bounded
 
 
@@ -20,61 +20,30 @@ class StepLengths:
     Attributes:
         agreement: Power of how far the gradients of a tensor agree, see ``agreement``; 0 for none.
         caution: How far updates against the last gradient are held back, see ``caution``; 0 for none.
-        alignment: κ of e^(κ s) with the alignment s of the gradients of a tensor, see ``alignment``; 0 for none.
     """
 
     agreement: float = 0.0
     caution: float = 0.0
-    alignment: float = 0.0
 
     def __bool__(self) -> bool:
-        return self.agreement != 0.0 or self.caution != 0.0 or self.alignment != 0.0
+        return self.agreement != 0.0 or self.caution != 0.0
 
-    def aligned(
-        self, before: Tensor | None, grad: Tensor, moments: Moments, segments: Sequence[Segment]
-    ) -> Tensor | None:
-        """The alignment of the gradients of each tensor after one more, [B, S], if it is kept.
-
-        Args:
-            before: That before it.
-            grad: ∇, [B, N], bounded.
-            moments: Those before it.
-            segments: The S tensors.
-        """
-        if before is None:
-            return None
-        parts = []
-        for segment, one in zip(segments, before.split(1, dim=1), strict=True):
-            here = slice(segment.start, segment.stop)
-            parts.append(alignment.aligned(one, grad[:, here], moments.mean[:, here]))
-        return torch.cat(parts, dim=1)
-
-    def of(
-        self,
-        grad: Tensor,
-        moments: Moments,
-        aligned: Tensor | None,
-        of_matrices: Tensor | None,
-        segments: Sequence[Segment],
-    ) -> Tensor:
+    def of(self, grad: Tensor, moments: Moments, of_matrices: Tensor | None, segments: Sequence[Segment]) -> Tensor:
         """What updates are multiplied with, [B, N].
 
         Args:
             grad: ∇, [B, N], bounded.
             moments: Those after it.
-            aligned: The alignment of each tensor after it, [B, S], if it is kept.
             of_matrices: The orthogonalized directions of matrices, [B, N], if they are read.
             segments: The tensors.
         """
         parts = []
-        for index, segment in enumerate(segments):
+        for segment in segments:
             here = slice(segment.start, segment.stop)
             part = moments.part(segment.start, segment.stop)
             factor = torch.ones_like(part.mean[:, :1])
             if self.agreement != 0.0:
                 factor = factor * agreement.factors(part, self.agreement)
-            if aligned is not None:
-                factor = factor * (self.alignment * aligned[:, index : index + 1]).exp()
             if self.caution != 0.0:
                 direction = of_matrices[:, here] if of_matrices is not None and segment.num_rows else part.mean
                 factor = factor * caution.factors(direction, grad[:, here], self.caution)
@@ -85,7 +54,6 @@ class StepLengths:
         self,
         grads: Sequence[Tensor],
         moments: Moments | None,
-        aligned: Tensor | None,
         of_matrices: Sequence[Tensor],
         segments: Sequence[Segment],
     ) -> list[Tensor]:
@@ -94,7 +62,6 @@ class StepLengths:
         Args:
             grads: Each [B, N].
             moments: Those before them.
-            aligned: The alignment before them, if it is kept.
             of_matrices: After each, if they are read, or none.
             segments: The tensors.
         """
@@ -102,7 +69,6 @@ class StepLengths:
             return []
         found = []
         for index, grad in enumerate(map(bounded, grads)):
-            aligned = self.aligned(aligned, grad, moments, segments)
             moments = moments.updated(grad)
-            found.append(self.of(grad, moments, aligned, of_matrices[index] if of_matrices else None, segments))
+            found.append(self.of(grad, moments, of_matrices[index] if of_matrices else None, segments))
         return found
