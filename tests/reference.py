@@ -68,7 +68,6 @@ class PaperUnroll:
             or optimizer.spectral
             or optimizer.largest_width is not None
             or optimizer.agreement
-            or optimizer.caution
         )
         self.segments = problems.layout.segments(optimizer.share, tensors=tensors, features=optimizer.tensor_features)
         self.theta = problems.initial_params
@@ -200,12 +199,6 @@ class PaperUnroll:
                 noise = (1 - beta) * (1 + beta**self.count) / ((1 + beta) * (1 - beta**self.count))
                 agreed = (mean**2).sum(1, keepdim=True) / (square.sum(1, keepdim=True) + 1e-30) / noise
                 update[:, columns_of] *= agreed.clamp_min(1) ** options.agreement
-        if options.caution:
-            for segment, direction in zip(self.segments, directions, strict=True):
-                columns_of = slice(segment.start, segment.stop)
-                against = direction.detach().sign() * grad[:, columns_of].sign() == -1
-                kept = 1 - options.caution * against.to(grad.dtype)
-                update[:, columns_of] *= kept / kept.mean(dim=1, keepdim=True)
         if options.largest_width is not None:
             for segment in self.segments:
                 if segment.num_rows:

@@ -14,6 +14,7 @@ from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Scope, Step
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.agreement import lengthened
 from meta_opt.optimizers.lstm.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.lstm.inputs import READS, Inputs
 from meta_opt.optimizers.lstm.native_rollout import NativeRollout
@@ -23,7 +24,6 @@ from meta_opt.optimizers.lstm.replay import Recording, replay_by_graph, replay_f
 from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
 from meta_opt.optimizers.lstm.step import lstm_step
-from meta_opt.optimizers.lstm.step_lengths import StepLengths
 from meta_opt.optimizers.sharing import SharedNetworks
 
 Engine = Literal["auto", "native", "torch"]
@@ -60,7 +60,6 @@ class CoordinatewiseLSTM(SharedNetworks):
         spectral: bool = False,
         largest_width: int | None = None,
         agreement: float = 0.0,
-        caution: float = 0.0,
         horizon: bool = False,
         engine: Engine = "auto",
     ) -> None:
@@ -97,8 +96,6 @@ class CoordinatewiseLSTM(SharedNetworks):
                 :func:`meta_opt.optimizers.lstm.settings.shortened`). Null: none are.
             agreement: Power of how far the gradients of a tensor agree from step to step, by which its updates are
                 longer (see :func:`meta_opt.optimizers.lstm.agreement.agreement`). 0: none are.
-            caution: How far updates that go against the last gradient are held back in favour of the others of their
-                tensor, from 0 to less than 1 (see :func:`meta_opt.optimizers.lstm.caution.factors`). 0: none are.
             horizon: Where the number of steps T of a run is known, let updates fall as (1 - t/T)² instead of annealing
                 them; networks that read scales read how far the run is in place of the time.
             engine: What computes steps and replays: native code if it can be had (auto), native code, or PyTorch.
@@ -117,8 +114,6 @@ class CoordinatewiseLSTM(SharedNetworks):
             raise MetaOptError(f"optimizer.largest_width must be 1 or more, not {largest_width}")
         if not agreement >= 0.0:
             raise MetaOptError(f"optimizer.agreement must be 0 or more, not {agreement}")
-        if not 0.0 <= caution < 1.0:
-            raise MetaOptError(f"optimizer.caution must be 0 or more and less than 1, not {caution}")
         if not 0.0 < p <= _LARGEST_P:
             raise MetaOptError(f"optimizer.p must be more than 0 and at most {_LARGEST_P:g}, not {p}")
         self.num_layers = num_layers
@@ -135,15 +130,13 @@ class CoordinatewiseLSTM(SharedNetworks):
         self.spectral = spectral
         self.largest_width = largest_width
         self.agreement = agreement
-        self.caution = caution
         self.horizon = horizon
         self.engine: Engine = engine
         self.networks = nn.ModuleDict()
         self._reads = replace(READS[inputs], p=float(p))
         self._keeps_moments = self._reads.moments or base_step != 0.0
-        for name, number in (("agreement", agreement), ("caution", caution)):
-            if number != 0.0 and not self._keeps_moments:
-                raise MetaOptError(f"optimizer.{name} needs moments: optimizer.inputs that read them, or a base step")
+        if agreement != 0.0 and not self._keeps_moments:
+            raise MetaOptError("optimizer.agreement needs moments: optimizer.inputs that read them, or a base step")
         self.rests = self._keeps_moments
         self.scope: Scope = "tensor" if self._cuts_tensors or tensor_features else "coordinate"
 
@@ -234,10 +227,10 @@ class CoordinatewiseLSTM(SharedNetworks):
         state, (grad,), read = before.read_gradients([grad])
         scales = read[0] if read else None
         of_matrices = before.read_directions(self._reads, [grad])
-        direction = of_matrices[0] if of_matrices else None
-        update, state = lstm_step(self._settings, self._networks(state), grad, state, scales, direction)
-        update = state.lengthened(update, self._lengths, grad, direction)
-        return Step(state.annealed(update, self.anneal_after), state)
+        update, state = lstm_step(
+            self._settings, self._networks(state), grad, state, scales, of_matrices[0] if of_matrices else None
+        )
+        return Step(state.annealed(state.lengthened(update, self.agreement), self.anneal_after), state)
 
     def rollout(self, state: LSTMState, noise: Generator | None = None) -> Rollout:
         """See :meth:`OptimizerNetwork.rollout`; native code and CUDA graphs work on a copy of the state."""
@@ -263,14 +256,12 @@ class CoordinatewiseLSTM(SharedNetworks):
         kernel = self._kernel(coefficients[0])
         _, grads, read = state.read_gradients(grads, kernel)
         of_matrices = state.read_directions(self._reads, grads)
-        lengths = self._lengths.read(grads, state.moments, of_matrices, state.segments)
+        agreed = state.read_agreement(self.agreement, grads)
         if columns is not None:
             state = state.columns(columns)
-            grads, of_matrices, lengths = (
-                [each.index_select(1, columns) for each in one] for one in (grads, of_matrices, lengths)
-            )
-        if lengths:
-            coefficients = [each * length for each, length in zip(coefficients, lengths, strict=True)]
+            grads, of_matrices = ([each.index_select(1, columns) for each in one] for one in (grads, of_matrices))
+        if agreed:
+            coefficients = [lengthened(*each, state.sizes) for each in zip(coefficients, agreed, strict=True)]
         recorded, networks = Recording(grads, coefficients, read, of_matrices, state), self._networks(state)
         if kernel is not None:
             of_segments = replay_natively(kernel, self._settings, networks, recorded)
@@ -321,12 +312,8 @@ class CoordinatewiseLSTM(SharedNetworks):
         )
 
     @property
-    def _lengths(self) -> StepLengths:
-        return StepLengths(self.agreement, self.caution)
-
-    @property
     def _cuts_tensors(self) -> bool:
-        return self._reads.scales or self.spectral or self.largest_width is not None or bool(self._lengths)
+        return self._reads.scales or self.spectral or self.largest_width is not None or self.agreement != 0.0
 
     def _network(self, segment: Segment) -> LSTMNetwork:
         return self.networks[self._key(segment.name)]  # type: ignore[return-value]
@@ -341,7 +328,7 @@ class CoordinatewiseLSTM(SharedNetworks):
 
     def _native_rollout(self, kernel: native.Kernel, state: LSTMState) -> NativeRollout:
         networks = self._networks(state)
-        return NativeRollout(self, self._settings, networks, self._lengths, self.anneal_after, kernel, state)
+        return NativeRollout(self, self._settings, networks, self.agreement, self.anneal_after, kernel, state)
 
 
 def _key(name: str) -> str:

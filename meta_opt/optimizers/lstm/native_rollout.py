@@ -13,7 +13,6 @@ from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.network import LSTMNetwork
 from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
-from meta_opt.optimizers.lstm.step_lengths import StepLengths
 from meta_opt.optimizers.state import map_state
 
 
@@ -25,7 +24,7 @@ class NativeRollout(Rollout):
         optimizer: OptimizerNetwork,
         settings: NetworkSettings,
         networks: Sequence[LSTMNetwork],
-        lengths: StepLengths,
+        agreement: float,
         anneal_after: int | None,
         kernel: native.Kernel,
         state: LSTMState,
@@ -34,7 +33,7 @@ class NativeRollout(Rollout):
         super().__init__(optimizer, map_state(torch.clone, state))
         self._settings = settings
         self._networks = networks
-        self._lengths = lengths
+        self._agreement = agreement
         self._anneal_after = anneal_after
         self._kernel = kernel
         self._steps: native.NativeSteps | None = None
@@ -54,7 +53,5 @@ class NativeRollout(Rollout):
             )
         self.state, (grad,), read = before.read_gradients([grad], self._kernel)
         of_matrices = before.read_directions(self._settings.reads, [grad])
-        direction = of_matrices[0] if of_matrices else None
-        update = self._steps.step(grad, read[0] if read else None, direction)
-        update = self.state.lengthened(update, self._lengths, grad, direction)
-        return self.state.annealed(update, self._anneal_after)
+        update = self._steps.step(grad, read[0] if read else None, of_matrices[0] if of_matrices else None)
+        return self.state.annealed(self.state.lengthened(update, self._agreement), self._anneal_after)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from meta_opt.optimizees.layout import Segment
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.agreement import factors, lengthened
 from meta_opt.optimizers.lstm.inputs import Reads
 from meta_opt.optimizers.lstm.orthogonal import directions
 from meta_opt.optimizers.lstm.preprocessing import Moments, Scales, bounded, log_odds
-from meta_opt.optimizers.lstm.step_lengths import StepLengths
 from meta_opt.optimizers.state import axis
 
 _LEAST_FACTOR = 0.001  # of updates that fall: those of a run that goes on longer than was said do not vanish
@@ -90,11 +90,21 @@ class LSTMState:
             return []
         return directions([bounded(grad) for grad in grads], self.moments, self.segments)
 
-    def lengthened(self, update: Tensor, lengths: StepLengths, grad: Tensor, of_matrices: Tensor | None) -> Tensor:
-        """The update that led to this state, [B, N], as long as the gradients say, the last of which is ``grad``."""
-        if not lengths or self.moments is None:
+    def read_agreement(self, exponent: float, grads: Sequence[Tensor]) -> list[Tensor]:
+        """After each gradient, [B, N], what updates of each tensor are multiplied with, [B, S], if it is not one."""
+        if exponent == 0.0 or self.moments is None:
+            return []
+        moments, each = self.moments, []
+        for grad in grads:
+            moments = moments.updated(bounded(grad))
+            each.append(factors(moments, self.sizes, exponent))
+        return each
+
+    def lengthened(self, update: Tensor, exponent: float) -> Tensor:
+        """The update that led to this state, longer where gradients of a tensor agree."""
+        if exponent == 0.0 or self.moments is None:
             return update
-        return update * lengths.of(bounded(grad), self.moments, of_matrices, self.segments)
+        return lengthened(update, factors(self.moments, self.sizes, exponent), self.sizes)
 
     def annealed(self, update: Tensor, anneal_after: int | None, ahead: int = 0) -> Tensor:
         """The update, or what it is multiplied with, times what is left of updates ``ahead`` steps after this state.

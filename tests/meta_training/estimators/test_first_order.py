@@ -79,9 +79,6 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
             "spectral": True,
             "horizon": True,
         },
-        {"inputs": "log_sign+moments", "base_step": 0.03, "agreement": 0.5},
-        {"inputs": "log_sign+moments", "base_step": 0.03, "caution": 0.7},
-        {"inputs": "log_sign+moments+scales+orthogonal", "base_step": 0.03, "caution": 0.7, "share": "kind"},
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()) or "paper",
 )

@@ -33,7 +33,7 @@ OPTIONS = [
     {"inputs": "log_sign+moments+scales", "output": "magnitude", "share": "kind"},
     {"inputs": "log_sign+moments+scales+orthogonal", "base_step": 0.03, "output": "magnitude"},
     {"inputs": "log_sign+moments", "base_step": 0.03, "anneal_after": 3},
-    {"inputs": "log_sign+moments", "base_step": 0.03, "agreement": 0.5, "caution": 0.7, "num_layers": 0},
+    {"inputs": "log_sign+moments", "base_step": 0.03, "agreement": 0.5, "num_layers": 0},
 ]
 LAYOUT = layout_of(Regression())
 

@@ -71,7 +71,6 @@ def cases(draw: st.DrawFn) -> Case:
     }
     if options["base_step"] != 0.0:
         options["agreement"] = draw(st.sampled_from([0.0, 0.5]))
-        options["caution"] = draw(st.sampled_from([0.0, 0.7]))
     num_problems, num_steps = draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 4, 7]))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     generator = Generator().manual_seed(draw(st.integers(0, 1000)))
