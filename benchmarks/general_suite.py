@@ -12,7 +12,8 @@ tenth of the mini-batch losses, at most 50. Ratios are geometric means over seed
     python benchmarks/general_suite.py --robust 100 --num_steps 100
 
 draws task, seed, θ_0 scale (1/2 to 2, of matrices) and batch size (4 to 256) at random, and counts runs that diverge:
-that end above where they began, or are not finite. Results in the folder are not computed again.
+that end above where they began, or are not finite. Results in the folder are not computed again. With --validation,
+other tasks (``validation_tasks``, no data needed), so that choices need no look at these.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from general_tasks import TASKS, Task
 from meta_opt import LearnedOptimizer
 from meta_opt.saved.recipes import pretrained_path
+from validation_tasks import VALIDATION_TASKS
 
 Make = Callable[[list[nn.Parameter], int], tuple[torch.optim.Optimizer, bool]]  # with: whether it wants the cosine
 RATES = {
@@ -197,12 +199,14 @@ def lowest(names: list[str], value: Callable[[str], float]) -> str:
     return names[min((best, beyond), key=at)]
 
 
-def compare(results: Results, made: dict[str, Make], ours: str, names: list[str], num_steps: int, seeds: int) -> None:
+def compare(
+    results: Results, made: dict[str, Make], ours: str, tasks: dict[str, Task], num_steps: int, seeds: int
+) -> None:
     """Print the tables."""
 
     def run(name: str, optimizer: str, seed: int) -> dict[str, float]:
         key = f"{name}/{optimizer}/{num_steps}/{seed}"
-        return results.get(key, lambda: train(TASKS[name], made[optimizer], num_steps, seed))
+        return results.get(key, lambda: train(tasks[name], made[optimizer], num_steps, seed))
 
     def value(name: str, optimizer: str, figure: str) -> float:
         """Geometric mean over seeds."""
@@ -216,7 +220,7 @@ def compare(results: Results, made: dict[str, Make], ours: str, names: list[str]
     columns = "final / best tuned", "mean / best tuned", "base step", "final / rule of thumb", "/ AdamW 0.001"
     print("| task |", " | ".join(columns), "| accuracy, ours and best |")
     print("| --- " * 7 + "|")
-    for name in names:
+    for name in tasks:
         best = {}
         for figure in ("final", "mean"):
             chosen = []
@@ -245,17 +249,19 @@ def compare(results: Results, made: dict[str, Make], ours: str, names: list[str]
     print("| worst | " + " | ".join(f"{max(row[column] for row in rows):.2f}" for column in rows[0]) + " | |")
 
 
-def robust(results: Results, made: dict[str, Make], ours: str, names: list[str], draws: int, num_steps: int) -> None:
+def robust(
+    results: Results, made: dict[str, Make], ours: str, tasks: dict[str, Task], draws: int, num_steps: int
+) -> None:
     """Count the divergences."""
     diverged = []
     for number in range(draws):
         draw = random.Random(number)  # noqa: S311 nothing to keep secret
-        name, seed = draw.choice(names), draw.randrange(1000)
+        name, seed = draw.choice([*tasks]), draw.randrange(1000)
         theta_scale, batch_size = 2 ** draw.uniform(-1, 1), round(2 ** draw.uniform(2, 8))
         key = f"robust/{name}/{ours}/{num_steps}/{number}"
         found = results.get(
             key,
-            lambda: train(TASKS[name], made[ours], num_steps, seed, theta_scale, batch_size),  # noqa: B023
+            lambda: train(tasks[name], made[ours], num_steps, seed, theta_scale, batch_size),  # noqa: B023
         )
         if not found["final"] < found["first"] or not math.isfinite(found["mean"]):
             diverged.append(f"{name}, θ_0 x {theta_scale:.2f}, batches of {batch_size}: {found}")
@@ -268,10 +274,14 @@ def main() -> None:
     parser.add_argument("--pretrained", default="general", help="name, or path of a checkpoint")
     parser.add_argument("--num_steps", type=int, nargs="+", default=[300, 2000])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tasks", nargs="+", default=[*TASKS], choices=[*TASKS])
+    parser.add_argument("--validation", action="store_true", help="tasks to choose by, instead of those to judge by")
+    parser.add_argument("--tasks", nargs="+", choices=[*TASKS, *VALIDATION_TASKS], help="only these")
     parser.add_argument("--robust", type=int, default=0, metavar="DRAWS", help="count divergences instead")
     parser.add_argument("--folder", type=Path, help="of results, which are not computed again")
     options = parser.parse_args()
+    tasks = VALIDATION_TASKS if options.validation else TASKS
+    if options.tasks:
+        tasks = {name: (TASKS | VALIDATION_TASKS)[name] for name in options.tasks}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(exist_ok=True, parents=True)
@@ -279,9 +289,9 @@ def main() -> None:
         results = Results(folder / "results.json")
         for num_steps in options.num_steps:
             if options.robust:
-                robust(results, made, options.pretrained, options.tasks, options.robust, num_steps)
+                robust(results, made, options.pretrained, tasks, options.robust, num_steps)
             else:
-                compare(results, made, options.pretrained, options.tasks, num_steps, options.seeds)
+                compare(results, made, options.pretrained, tasks, num_steps, options.seeds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,157 @@
+"""Tasks to choose an optimizer by, so that those of ``general_tasks`` need not be looked at: other data and networks.
+
+Digits and text ship with the package, and the rest is made here: nothing is read from elsewhere.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from general_tasks import NUM_CHARACTERS, Examples, Recurrent, Task, Transformer, conv_net, mlp
+from meta_opt_optimizees import drawn_data
+from meta_opt_optimizees.digits_mlp import read_digits
+
+Parts = tuple[Examples, Examples]
+
+
+def _cut(inputs: Tensor, targets: Tensor) -> Parts:
+    """Nine tenths for training, the rest for test."""
+    first = len(inputs) * 9 // 10
+    return (inputs[:first], targets[:first]), (inputs[first:], targets[first:])
+
+
+@cache
+def digits(size: int, count: int, noise: float = 0.0) -> Parts:
+    """Handwritten digits, [n, 1, size, size], drawn from those that ship, each moved by up to two pixels."""
+    generator = Generator().manual_seed(size)
+    images, labels = read_digits()
+    chosen = torch.randint(len(images), (count,), generator=generator)
+    large = functional.interpolate(images[chosen].view(-1, 1, 8, 8), size=size, mode="bilinear")
+    moves = torch.randint(-2, 3, (count, 2), generator=generator).tolist()
+    moved = torch.stack([image.roll(tuple(move), (1, 2)) for image, move in zip(large, moves, strict=True)])
+    moved = moved + noise * moved.std() * torch.randn(moved.shape, generator=generator)
+    return _cut((moved - moved.mean()) / moved.std(), labels[chosen])
+
+
+@cache
+def themselves() -> Parts:
+    """Digits of 16x16, [n, 1, 16, 16], to be given back, with pixels of 0 to 1."""
+    images = functional.interpolate(read_digits()[0].view(-1, 1, 8, 8), size=16, mode="bilinear")
+    return _cut(images, images.flatten(1))
+
+
+@cache
+def sines(num_inputs: int, num_units: int) -> Parts:
+    """A sum of sines of a few numbers in random directions."""
+    generator = Generator().manual_seed(num_inputs)
+    x = torch.rand(6000, num_inputs, generator=generator) * 2 - 1
+    angles = x @ torch.randn(num_inputs, num_units, generator=generator) * 2.5 / num_inputs**0.5
+    angles = angles + torch.randn(num_units, generator=generator)
+    y = angles.sin() @ torch.randn(num_units, 1, generator=generator)
+    return _cut(x, (y - y.mean()) / y.std())
+
+
+@cache
+def collage() -> Parts:
+    """Places in a picture of five by five digits, as sines and cosines, [1600, 48], and how dark it is there."""
+    generator = Generator().manual_seed(4)
+    images = read_digits()[0].view(-1, 8, 8)
+    rows = [torch.cat([*images[torch.randint(len(images), (5,), generator=generator)]], dim=1) for _ in range(5)]
+    picture = torch.cat(rows)
+    across = torch.linspace(-1, 1, len(picture))
+    places = torch.stack(torch.meshgrid(across, across, indexing="ij"), dim=-1).view(-1, 2)
+    angles = 3.0 * places @ torch.randn(2, 24, generator=generator)
+    both = torch.cat([angles.sin(), angles.cos()], dim=1), ((picture - picture.mean()) / picture.std()).view(-1, 1)
+    return both, both
+
+
+@cache
+def shapes() -> Parts:
+    """Noisy lines, [n, 1, 80], of one of six smooth shapes, shifted at random."""
+    generator = Generator().manual_seed(3)
+    smooth = functional.interpolate(torch.randn(6, 1, 12, generator=generator), size=80, mode="linear").squeeze(1)
+    labels = torch.randint(6, (5000,), generator=generator)
+    moves = torch.randint(80, (5000,), generator=generator).tolist()
+    lines = torch.stack([smooth[label].roll(move) for label, move in zip(labels.tolist(), moves, strict=True)])
+    return _cut((lines + 0.7 * torch.randn(lines.shape, generator=generator)).unsqueeze(1), labels)
+
+
+@cache
+def drawn(kind: str) -> Parts:
+    """What ``networks_at_large`` draws, once."""
+    generator = Generator().manual_seed(5)
+    data = {
+        "clusters": lambda: drawn_data.clusters(64, 10, generator),
+        "patterns": lambda: drawn_data.patterns(3, 10, 8, generator),
+        "text": lambda: drawn_data.text(32, generator),
+        "ratings": lambda: drawn_data.ratings(200, 100, generator),
+    }[kind]()
+    return _cut(data.inputs, data.targets)
+
+
+class Line(nn.Module):
+    """Convolutions along a line, and their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv1d(1, 16, 7, stride=2, padding=3), nn.ReLU(), nn.Conv1d(16, 32, 5, stride=2, padding=2), nn.ReLU(),
+            nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 6),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 1, 80] to [n, 6]."""
+        return self.network(x)  # type: ignore[no-any-return]
+
+
+class Ratings(nn.Module):
+    """What a user thinks of an item: an inner product of embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(300, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 2] to [n, 1]."""
+        return self.embedding(x).prod(1).sum(1, keepdim=True)
+
+
+VALIDATION_TASKS: dict[str, Task] = {
+    "digits 256-160-160-10 ReLU": Task("perceptron", lambda: digits(16, 10000, 0.3), lambda: mlp(256, 160, 160, 10)),
+    "digits by heart": Task("perceptron", lambda: digits(8, 1000), lambda: mlp(64, 192, 192, 10)),
+    "clusters, LayerNorm, GELU": Task(
+        "deep perceptron",
+        lambda: drawn("clusters"),
+        lambda: mlp(64, 128, 128, 128, 10, activation=nn.GELU, norm=True),
+    ),
+    "digits CNN": Task("convolution net", lambda: digits(24, 8000, 0.4), lambda: conv_net(1, 12, 24, size=24)),
+    "digits CNN by heart": Task(
+        "convolution net", lambda: digits(24, 750), lambda: conv_net(1, 16, 32, size=24), batch_size=32
+    ),
+    "patterns CNN, BatchNorm": Task(
+        "convolution net", lambda: drawn("patterns"), lambda: conv_net(3, 12, 24, size=10, num_classes=8, norm=True)
+    ),
+    "shapes CNN": Task("line convolution net", shapes, Line),
+    "digits autoencoder": Task("autoencoder", themselves, lambda: mlp(256, 128, 16, 128, 256), functional.mse_loss),
+    "sines, tanh": Task(
+        "regression", lambda: sines(5, 12), lambda: mlp(5, 64, 64, 1, activation=nn.Tanh), functional.mse_loss
+    ),
+    "sines, ReLU": Task("regression", lambda: sines(12, 8), lambda: mlp(12, 96, 96, 1), functional.mse_loss, 128),
+    "collage": Task("field", collage, lambda: mlp(48, 64, 64, 64, 1), functional.mse_loss, 128),
+    "collage, GELU": Task("field", collage, lambda: mlp(48, 96, 96, 1, activation=nn.GELU), functional.mse_loss, 256),
+    "text GRU": Task(
+        "recurrent text", lambda: drawn("text"), lambda: Recurrent(nn.GRU, 24, 64, NUM_CHARACTERS, True), batch_size=16
+    ),
+    "text transformer": Task(
+        "transformer", lambda: drawn("text"), lambda: Transformer(48, 32, NUM_CHARACTERS, None), batch_size=16
+    ),
+    "digits rows LSTM": Task(
+        "recurrent images", lambda: digits(16, 10000, 0.3), lambda: Recurrent(nn.LSTM, 16, 48, 10, False)
+    ),
+    "ratings": Task("embeddings", lambda: drawn("ratings"), Ratings, functional.mse_loss),
+    "digits linear": Task("linear", lambda: digits(16, 10000, 0.3), lambda: mlp(256, 10)),
+}
