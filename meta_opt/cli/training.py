@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import lightning
 import torch
@@ -30,6 +28,7 @@ from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
 from meta_opt.cli.files import with_dotted_paths
+from meta_opt.cli.option_errors import check_nulls, check_trainer, errors_of_the_parser, mismatch
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.cli.processes import Companions, Processes, starts_processes
 from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
@@ -44,7 +43,6 @@ from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, Preset
 from meta_opt.saved.runs import Run, relative
 
 _MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
-_MAX_DEVICES = 4096  # processes on one machine
 
 
 def run(command: str, options: list[str]) -> int:
@@ -145,18 +143,18 @@ class MetaOptCLI(LightningCLI):
         defaults = self._defaults
         without = () if self._command == "fit" else ("early_stopping",)
         set_defaults(self._parser(self._command), defaults, without=without)
-        with _errors_of_the_parser():
+        with errors_of_the_parser():
             self.config = parser.parse_args(args)
         config = self.config[self._command]
         for group in ("model", "trainer", *(() if without else ("early_stopping",))):
             if not isinstance(config.get(group), Namespace):
                 raise MetaOptError(f"--{group} must be options by name, not {shown(config.get(group))}")
         for group, made in (("model", MetaLearner), ("trainer", Trainer)):
-            _check_nulls(group, made, config[group])
+            check_nulls(group, made, config[group])
         for kind, cls in defaults.classes.items():
             part = config.model.estimator if kind == "estimator" else config[kind]
             if isinstance(part, Namespace):
-                _check_nulls(registry.OPTIONS[kind], cls, part.get("init_args") or {})
+                check_nulls(registry.OPTIONS[kind], cls, part.get("init_args") or {})
         if not 0 <= config.seed_everything < 1 << 32:
             raise MetaOptError(
                 f"--seed_everything must be from 0 to {(1 << 32) - 1}, not {shown(config.seed_everything)}"
@@ -178,7 +176,7 @@ class MetaOptCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make everything."""
-        with _errors_of_the_parser(), errors_of_plugins(self.parser):
+        with errors_of_the_parser(), errors_of_plugins(self.parser):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -203,7 +201,7 @@ class MetaOptCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(Progress())
         config["callbacks"] = callbacks
-        _check_trainer(config)
+        check_trainer(config)
         launched.join(config)
         try:
             trainer = self.trainer_class(**{**config, **kwargs})
@@ -270,7 +268,7 @@ class MetaOptCLI(LightningCLI):
             if checkpoint is None or "loading state_dict" not in str(error):
                 raise self._meaning_of(error) from error
             raise CheckpointError(
-                f"the learned optimizer in {relative(checkpoint)} does not fit: {_mismatch(str(error))}"
+                f"the learned optimizer in {relative(checkpoint)} does not fit: {mismatch(str(error))}"
             ) from error
         except MetaOptError:
             raise
@@ -390,57 +388,6 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-@contextmanager
-def _errors_of_the_parser() -> Iterator[None]:
-    """One line where the parser itself stumbles over a value, or a size asks for more memory than there is."""
-    try:
-        yield
-    except MetaOptError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if short := shortage(error):
-            raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
-        if frames and "jsonargparse" in Path(frames[-1].filename).parts:
-            raise MetaOptError(f"an option has a value that cannot be: {clipped(error, 240)}") from error
-        raise
-
-
-def _check_nulls(option: str, made: type[Any], values: Any) -> None:
-    """See that null is where it may be: the parser takes it anywhere.
-
-    Raises:
-        MetaOptError: If it is not.
-    """
-    try:
-        hints = get_type_hints(made.__init__)
-    except (NameError, TypeError):  # annotations may be anything
-        return
-    for name, hint in hints.items():
-        kinds = (hint, *get_args(hint))
-        if name in values and values[name] is None and all(kind in (int, float, bool, str) for kind in kinds):
-            raise MetaOptError(f"--{option}.{name} must be {' or '.join(kind.__name__ for kind in kinds)}, not null")
-
-
-def _check_trainer(config: dict[str, Any]) -> None:
-    """Refuse what cannot be, or what has another name here.
-
-    Raises:
-        MetaOptError: If there is such an option.
-    """
-    if isinstance(config.get("devices"), int) and config["devices"] > _MAX_DEVICES:
-        raise MetaOptError(f"trainer.devices must be at most {_MAX_DEVICES}, not {shown(config['devices'])}")
-    if config.get("barebones"):
-        raise MetaOptError("trainer.barebones keeps neither checkpoints nor a log: set trainer.fast_dev_run for a try")
-    for name in ("val_check_interval", "check_val_every_n_epoch"):
-        if config.get(name) == 0:
-            raise MetaOptError(f"trainer.{name} must be more than 0; trainer.limit_val_batches 0 is no validation")
-    if config.get("gradient_clip_val"):
-        raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
-    if (config.get("accumulate_grad_batches") or 1) > 1:
-        raise MetaOptError("trainer.accumulate_grad_batches accumulates no meta-gradient: set model.num_problems")
-
-
 def _how_good(ratio: float, model: MetaLearner, max_epochs: int | None) -> str:
     """The best validation against Adam, and what to try where that is no better."""
     text = f"at its best {ratio:.2g} times the loss of tuned Adam on the validation problems"
@@ -458,19 +405,6 @@ def _listed(value: Any) -> list[Any]:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _mismatch(message: str) -> str:
-    """Torch's list of missing, unexpected and misshapen weights, the first of each."""
-    parts = []
-    for title, pattern in (("lacks", "Missing"), ("has", "Unexpected")):
-        if match := re.search(rf"{pattern} key\(s\) in state_dict: (.*)", message):
-            names = re.findall(r'"([^"]+)"', match[1])
-            parts.append(f"it {title} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
-    if shapes := re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", message):
-        name, found, expected = shapes[0]
-        parts.append(f"{name} is [{found.strip('[]')}], not [{expected.strip('[]')}]")
-    return "; ".join(parts)
 
 
 def _program() -> str:

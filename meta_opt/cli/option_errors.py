@@ -1,0 +1,81 @@
+"""What options cannot be, and what errors mean that come of them."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from meta_opt.cli import LESS_MEMORY
+from meta_opt.errors import MetaOptError, shown
+from meta_opt.memory import shortage
+from meta_opt.messages import clipped
+
+_MAX_DEVICES = 4096  # processes on one machine
+
+
+@contextmanager
+def errors_of_the_parser() -> Iterator[None]:
+    """One line where the parser itself stumbles over a value, or a size asks for more memory than there is."""
+    try:
+        yield
+    except MetaOptError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if short := shortage(error):
+            raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
+        if frames and "jsonargparse" in Path(frames[-1].filename).parts:
+            raise MetaOptError(f"an option has a value that cannot be: {clipped(error, 240)}") from error
+        raise
+
+
+def check_nulls(option: str, made: type[Any], values: Any) -> None:
+    """See that null is where it may be: the parser takes it anywhere.
+
+    Raises:
+        MetaOptError: If it is not.
+    """
+    try:
+        hints = get_type_hints(made.__init__)
+    except (NameError, TypeError):  # annotations may be anything
+        return
+    for name, hint in hints.items():
+        kinds = (hint, *get_args(hint))
+        if name in values and values[name] is None and all(kind in (int, float, bool, str) for kind in kinds):
+            raise MetaOptError(f"--{option}.{name} must be {' or '.join(kind.__name__ for kind in kinds)}, not null")
+
+
+def check_trainer(config: dict[str, Any]) -> None:
+    """Refuse what cannot be, or what has another name here.
+
+    Raises:
+        MetaOptError: If there is such an option.
+    """
+    if isinstance(config.get("devices"), int) and config["devices"] > _MAX_DEVICES:
+        raise MetaOptError(f"trainer.devices must be at most {_MAX_DEVICES}, not {shown(config['devices'])}")
+    if config.get("barebones"):
+        raise MetaOptError("trainer.barebones keeps neither checkpoints nor a log: set trainer.fast_dev_run for a try")
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        if config.get(name) == 0:
+            raise MetaOptError(f"trainer.{name} must be more than 0; trainer.limit_val_batches 0 is no validation")
+    if config.get("gradient_clip_val"):
+        raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
+    if (config.get("accumulate_grad_batches") or 1) > 1:
+        raise MetaOptError("trainer.accumulate_grad_batches accumulates no meta-gradient: set model.num_problems")
+
+
+def mismatch(message: str) -> str:
+    """Torch's list of missing, unexpected and misshapen weights, the first of each."""
+    parts = []
+    for title, pattern in (("lacks", "Missing"), ("has", "Unexpected")):
+        if match := re.search(rf"{pattern} key\(s\) in state_dict: (.*)", message):
+            names = re.findall(r'"([^"]+)"', match[1])
+            parts.append(f"it {title} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    if shapes := re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", message):
+        name, found, expected = shapes[0]
+        parts.append(f"{name} is [{found.strip('[]')}], not [{expected.strip('[]')}]")
+    return "; ".join(parts)
