@@ -98,19 +98,12 @@ def _noisier(data: drawn_data.Data, generator: Generator) -> drawn_data.Data:
     return data._replace(inputs=(data.inputs + 2.0 * torch.randn(data.inputs.shape, generator=generator)) / 5.0**0.5)
 
 
-class Line(nn.Module):
-    """Convolutions along a line, and their mean."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = nn.Sequential(
-            nn.Conv1d(1, 16, 7, stride=2, padding=3), nn.ReLU(), nn.Conv1d(16, 32, 5, stride=2, padding=2), nn.ReLU(),
-            nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 6),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, 1, 80] to [n, 6]."""
-        return self.network(x)  # type: ignore[no-any-return]
+def line() -> nn.Module:
+    """Convolutions along a line, and their mean: [n, 1, 80] to [n, 6]."""
+    return nn.Sequential(
+        nn.Conv1d(1, 16, 7, stride=2, padding=3), nn.ReLU(), nn.Conv1d(16, 32, 5, stride=2, padding=2), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 6),
+    )  # fmt: skip
 
 
 class Ratings(nn.Module):
@@ -140,7 +133,7 @@ VALIDATION_TASKS: dict[str, Task] = {
     "noisy patterns CNN, BatchNorm": Task(
         "convolution net", lambda: drawn("patterns"), lambda: conv_net(3, 12, 24, size=10, num_classes=8, norm=True)
     ),
-    "shapes CNN": Task("line convolution net", shapes, Line),
+    "shapes CNN": Task("line convolution net", shapes, line),
     "digits autoencoder": Task("autoencoder", themselves, lambda: mlp(256, 128, 16, 128, 256), functional.mse_loss),
     "sines, tanh": Task(
         "regression", lambda: sines(5, 12), lambda: mlp(5, 64, 64, 1, activation=nn.Tanh), functional.mse_loss

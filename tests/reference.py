@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from meta_opt.optimizees.layout import NUM_FEATURES, Segment
+from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
@@ -58,18 +58,19 @@ class PaperNetwork(nn.Module):
         return [self.out.weight.grad, self.out.bias.grad[:, None], *weights, *biases, *features]
 
 
+def segments_of(layout: Layout, optimizer: CoordinatewiseLSTM) -> tuple[Segment, ...]:
+    """What coordinates have a network, and where something is read of tensors, a tensor, of their own."""
+    by_tensor = "scales" in optimizer.inputs or optimizer.spectral or optimizer.agreement != 0.0
+    tensors = by_tensor or optimizer.largest_width is not None
+    return layout.segments(optimizer.share, tensors=tensors, features=optimizer.tensor_features)
+
+
 class PaperUnroll:
     """An episode of one problem per row of θ, remembering m, v and the states of every coordinate."""
 
     def __init__(self, problems: Problems, optimizer: CoordinatewiseLSTM, horizon: int | None = None) -> None:
         self.problems, self.optimizer, self.horizon = problems, optimizer, horizon
-        tensors = (
-            "scales" in optimizer.inputs
-            or optimizer.spectral
-            or optimizer.largest_width is not None
-            or optimizer.agreement
-        )
-        self.segments = problems.layout.segments(optimizer.share, tensors=tensors, features=optimizer.tensor_features)
+        self.segments = segments_of(problems.layout, optimizer)
         self.theta = problems.initial_params
         self.evaluation = problems.evaluate(self.theta)
         self.mean = torch.zeros_like(self.theta)

@@ -79,6 +79,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
             "spectral": True,
             "horizon": True,
         },
+        {"inputs": "log_sign+moments", "base_step": 0.03, "agreement": 0.5},
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items()) or "paper",
 )

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from reference import PaperUnroll
+from hypothesis import HealthCheck, example, given, settings
+from reference import PaperUnroll, segments_of
 from torch import Generator, Tensor
 
 from meta_opt.optimizees.layout import Layout
@@ -118,9 +118,7 @@ def reference(case: Case) -> list[Tensor]:
     class Given(PaperUnroll):
         def __init__(self) -> None:
             self.optimizer = case.built("torch")
-            options, first = self.optimizer, case.grads[0]
-            tensors = "scales" in options.inputs or options.spectral or options.largest_width is not None
-            self.segments = case.layout.segments(options.share, tensors=tensors, features=options.tensor_features)
+            self.segments, first = segments_of(case.layout, self.optimizer), case.grads[0]
             self.mean, self.square = torch.zeros_like(first), torch.zeros_like(first)
             self.sizes, self.count, self.states, self.horizon = {}, 0, {}, case.horizon
 
@@ -146,7 +144,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def gradients_that_agree_in_one_tensor() -> Case:
+    """Where all coordinates share a network, and nothing else is read of tensors."""
+    layout = Layout.of({"one": torch.zeros(2, 3), "other": torch.zeros(5)})
+    grads = torch.randn(7, 1, 11, generator=Generator().manual_seed(0), dtype=torch.float64)
+    grads[..., :6] += 3.0
+    return Case({"inputs": "moments", "base_step": 0.03, "agreement": 0.5}, layout, list(grads), torch.float64, None)
+
+
 @PROPERTIES
+@example(gradients_that_agree_in_one_tensor())
 @given(cases())
 def test_native_torch_and_reference_agree(case: Case) -> None:
     updates, grads = steps(case, "torch")
