@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from meta_opt.optimizers.alpha_opt import AlphaOpt
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.hierarchical_rnn import HierarchicalRNN
+from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt.optimizers.lstm_gac import LSTMGAC
 from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt.optimizers.rnn_blackbox import RNNBlackBox
@@ -56,6 +58,7 @@ NETWORKS: dict[str, Callable[[], OptimizerNetwork]] = {
     "general": lambda: CoordinatewiseLSTM(hidden_size=6, **GENERAL),
     "linear": lambda: CoordinatewiseLSTM(num_layers=0, inputs="moments"),
     "lstm_gac": LSTMGAC,
+    "learned_soap": partial(LearnedSOAP, initial_output=1.0),
     "subspace_lstm": SubspaceLSTM,
     "hierarchical_rnn": HierarchicalRNN,
     "ntm_bfgs": NTMBFGS,

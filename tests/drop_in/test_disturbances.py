@@ -22,6 +22,7 @@ from meta_opt import LearnedOptimizer
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.hierarchical_rnn import HierarchicalRNN
+from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt.optimizers.lstm_gac import LSTMGAC
 from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
@@ -34,6 +35,7 @@ NETWORKS: dict[str, Callable[[], OptimizerNetwork]] = {
     "hierarchy": partial(HierarchicalRNN, 3, 4, 2),
     "memory": partial(NTMBFGS, 1, 4),
     "last writes": partial(NTMBFGS, 1, 4, rank=2),
+    "soap": partial(LearnedSOAP, hidden_size=4, initial_output=1.0),
     "subspace": partial(SubspaceLSTM, 2, 5),
     "everything": Coupled,
 }

@@ -19,6 +19,7 @@ from meta_opt.optimizees.problems import Problems, problem_generator
 from meta_opt.optimizers import contract
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.hierarchical_rnn import HierarchicalRNN
+from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt.optimizers.lstm_gac import LSTMGAC
 from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
@@ -27,6 +28,7 @@ NETWORKS: dict[str, Callable[[], OptimizerNetwork]] = {
     "decay": Decay,
     "fall": Fall,
     "coupled": Coupled,
+    "soap": partial(LearnedSOAP, hidden_size=4, initial_output=1.0),
     "subspace": SubspaceLSTM,
     "averages": partial(LSTMGAC, 2, 5),
     "hierarchy": HierarchicalRNN,

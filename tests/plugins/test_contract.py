@@ -18,6 +18,7 @@ from meta_opt.api import Optimizee, OptimizerNetwork, Split, TensorDict
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.hierarchical_rnn import HierarchicalRNN
+from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt.optimizers.lstm_gac import LSTMGAC
 from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
@@ -93,6 +94,7 @@ OPTIMIZERS: dict[str, Callable[[], OptimizerNetwork]] = {
     "tensor features": partial(CoordinatewiseLSTM, 1, 5, share="kind", tensor_features=True),
     "scales": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales", output="magnitude", base_step=0.03),
     "orthogonal": partial(CoordinatewiseLSTM, 1, 5, inputs="log_sign+moments+scales+orthogonal", base_step=0.03),
+    "soap": partial(LearnedSOAP, hidden_size=4, initial_output=1.0),
     "subspace": partial(SubspaceLSTM, 2, 5),
     "transfers": partial(
         CoordinatewiseLSTM,

@@ -1,0 +1,134 @@
+"""Bases in which the gradients of a matrix are as good as uncorrelated, and moments of gradients in them.
+
+For gradients G of a matrix [r, c], the eigenvectors of averages of G Gᵀ and of Gᵀ G (Gupta et al. 2018,
+arXiv:1802.09568). Where a gradient is read in them, Adam sees the curvature that lies across coordinates (SOAP: Vyas et
+al. 2024, arXiv:2409.11321).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from meta_opt.optimizees.layout import Segment
+from meta_opt.optimizers.state import axis
+
+BETA = 0.95
+"""What averages of G Gᵀ and of squares keep of themselves at each step."""
+
+_LARGEST_BLOCK = 128  # sides that are longer are cut into blocks, each with a basis of its own
+_LARGEST_SIDE = 8192  # one that is longer than that, such as a vocabulary, has none
+_FIRST_STEPS = 10  # so many first steps each turn the bases, and later ones
+_EVERY = 5  # every so many
+_RELATIVE_FLOOR = 0.01  # of the mean diagonal element of an average, what is added to that
+_LEAST = 1e-36
+_SMALLEST_SQUARE = 1e-3  # of the mean square of a tensor
+
+
+def turns(num_steps: int) -> bool:
+    """Whether the step after ``num_steps`` others turns the bases."""
+    return num_steps + 1 < _FIRST_STEPS or (num_steps + 1) % _EVERY == 0
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rows of a matrix, n of them, in k blocks of b; the last may be shorter than the others."""
+
+    gram: Tensor = axis("problem")  # [B, k, b, b], the average of G Gᵀ within each block
+    basis: Tensor = axis("problem")  # [B, k, b, b], orthogonal, by its columns
+
+    @classmethod
+    def first(cls, like: Tensor, num_problems: int, size: int) -> Side:
+        """Before the first gradient: the coordinates' own basis."""
+        num_blocks = math.ceil(size / _LARGEST_BLOCK)
+        block = math.ceil(size / num_blocks)
+        eye = torch.eye(block, dtype=like.dtype, device=like.device).repeat(num_problems, num_blocks, 1, 1)
+        return cls(torch.zeros_like(eye), eye)
+
+    def after(self, grad: Tensor, *, turn: bool) -> Side:
+        """Go on by one gradient, [B, n, m]; turning is one step of orthogonal iteration towards the eigenvectors.
+
+        A little, and a little less for each next coordinate, is added to the diagonal: where there have been fewer
+        gradients than coordinates, the basis of the rest would else be one of rounding errors.
+        """
+        blocks = self._blocks(grad)
+        gram, basis = torch.lerp(self.gram, blocks @ blocks.mT, 1.0 - BETA), self.basis
+        if turn:
+            floor = _RELATIVE_FLOOR * gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True) + _LEAST
+            falling = torch.linspace(2.0, 1.0, gram.shape[-1], dtype=floor.dtype, device=floor.device)
+            basis = torch.linalg.qr((gram + torch.diag_embed(floor * falling)) @ basis).Q
+        return Side(gram, basis)
+
+    def read(self, matrix: Tensor) -> Tensor:
+        """A matrix, [B, n, m], whose rows are along the basis vectors."""
+        return (self.basis.mT @ self._blocks(matrix)).flatten(1, 2)[:, : matrix.shape[1]]
+
+    def back(self, matrix: Tensor) -> Tensor:
+        """What :meth:`read` was given."""
+        return (self.basis @ self._blocks(matrix)).flatten(1, 2)[:, : matrix.shape[1]]
+
+    def _blocks(self, matrix: Tensor) -> Tensor:
+        """[B, n, m] as [B, k, b, m]; where a block is filled up, it is with zeros, which no basis vector mixes in."""
+        num_blocks, block = self.gram.shape[1:3]
+        missing = num_blocks * block - matrix.shape[1]
+        if missing:
+            matrix = nn.functional.pad(matrix, (0, 0, 0, missing))
+        return matrix.unflatten(1, (num_blocks, block))
+
+
+@dataclass(frozen=True)
+class Eigenbases:
+    """Those of one tensor; of a vector there are none."""
+
+    rows: Side | None = axis(None)
+    columns: Side | None = axis(None)
+
+    @classmethod
+    def first(cls, like: Tensor, num_problems: int, segment: Segment) -> Eigenbases:
+        """Before the first gradient."""
+        sizes = segment.num_rows, segment.num_columns
+        rows, columns = (Side.first(like, num_problems, n) if 1 < n <= _LARGEST_SIDE else None for n in sizes)
+        return cls(rows, columns)
+
+    def __bool__(self) -> bool:
+        return self.rows is not None or self.columns is not None
+
+    @torch.no_grad()
+    def after(self, grad: Tensor, *, turn: bool) -> Eigenbases:
+        """Go on by one gradient, [B, r, c].
+
+        Args:
+            grad: G.
+            turn: Whether to turn the bases.
+        """
+        rows = None if self.rows is None else self.rows.after(grad, turn=turn)
+        return Eigenbases(rows, None if self.columns is None else self.columns.after(grad.mT, turn=turn))
+
+    def read(self, matrix: Tensor) -> Tensor:
+        """A matrix, [B, r, c], in these bases."""
+        matrix = matrix if self.rows is None else self.rows.read(matrix)
+        return matrix if self.columns is None else self.columns.read(matrix.mT).mT
+
+    def back(self, matrix: Tensor) -> Tensor:
+        """What :meth:`read` was given."""
+        matrix = matrix if self.rows is None else self.rows.back(matrix)
+        return matrix if self.columns is None else self.columns.back(matrix.mT).mT
+
+
+def normalized(mean: Tensor, square: Tensor) -> Tensor:
+    """m̂/√v̂, [B, ...], where no v̂ counts for less than a thousandth of the mean of its tensor: small ones are noise.
+
+    Args:
+        mean: m̂.
+        square: v̂, of the same shape.
+    """
+    least = _SMALLEST_SQUARE * mean_of(square) + _LEAST
+    return mean / (square + least.view(-1, *[1] * (square.dim() - 1))).sqrt()
+
+
+def mean_of(tensor: Tensor) -> Tensor:
+    """Over all but the first axis, [B, ...] to [B]; 0 where there is nothing."""
+    return tensor.flatten(1).sum(1) / max(tensor[0].numel(), 1)

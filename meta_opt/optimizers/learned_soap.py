@@ -1,0 +1,222 @@
+"""SOAP, Adam in the eigenbases of gradients (Vyas et al. 2024), with step lengths that a network chooses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from meta_opt.errors import MetaOptError
+from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment
+from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Step
+from meta_opt.optimizers.eigenbases import BETA, Eigenbases, mean_of, normalized, turns
+from meta_opt.optimizers.lstm.preprocessing import Scales, bounded, log_odds
+from meta_opt.optimizers.lstm.settings import unit_of
+from meta_opt.optimizers.pooling import spread
+from meta_opt.optimizers.state import axis
+
+_LEAST_FACTOR = 0.001  # of updates that fall: those of a run that goes on longer than was said do not vanish
+_LEAST_SQUARE = 1e-6  # of a direction, whose logarithm is read
+
+
+@dataclass(frozen=True)
+class SOAPState:
+    """What is remembered of gradients."""
+
+    segments: tuple[Segment, ...]
+    mean: Tensor = axis("coordinate")  # [B, N], average of gradients
+    square: Tensor = axis("coordinate")  # [B, N], of squares of gradients, in the bases
+    bases: tuple[Eigenbases, ...] = axis(None)  # of each tensor
+    scales: Scales = axis(None)
+    steps: Tensor = axis("problem")  # t, []
+    horizon: Tensor = axis("problem")  # [], how many steps there will be, 0 if unknown
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of coordinates of each tensor."""
+        return [segment.stop - segment.start for segment in self.segments]
+
+
+class LearnedSOAP(OptimizerNetwork):
+    """SOAP (Vyas et al. 2024, arXiv:2409.11321) whose steps have the length that a network chooses for each tensor.
+
+        θ ← θ - base_step · unit · fall_t · e^(net_φ(features)) · d
+
+    The direction d is m̂/√v̂ of gradients, for matrices and filters read in bases in which they are as good as
+    uncorrelated, and turned back. The unit is what makes a step mean the same at any width and shape
+    (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps, where T is known, updates fall in a straight line
+    to zero; else, from a step on, with 1/√t. One network, a hidden layer of tanh, for all tensors; at first it says
+    nothing. It reads what kind of tensor there is, its place and size, how far the run is, and the size of d, which is
+    1 where all gradients agree, and small where they are noise.
+
+    The bases are those of gradients as they are, also where second derivatives are taken.
+    """
+
+    scope = "tensor"
+    horizon = True
+
+    def __init__(
+        self,
+        base_step: float = 0.3,
+        momentum: float = 0.9,
+        anneal_after: int = 100,
+        hidden_size: int = 16,
+        initial_output: float = 0.0,
+    ) -> None:
+        """Choose the architecture; :meth:`build` makes the weights.
+
+        Args:
+            base_step: Length of steps, in units of the tensor, where all gradients agree.
+            momentum: β of the average of gradients.
+            anneal_after: Where the number of steps is not known, the step from which on updates fall with 1/√t.
+            hidden_size: Units of the network.
+            initial_output: Factor of the output layer's initial weights; with 0 the network says nothing at first.
+
+        Raises:
+            MetaOptError: If a value is out of range.
+        """
+        super().__init__()
+        if not 0.0 < base_step < math.inf:
+            raise MetaOptError(f"optimizer.base_step must be more than 0, not {base_step}")
+        if not 0.0 <= momentum < 1.0:
+            raise MetaOptError(f"optimizer.momentum must be at least 0 and less than 1, not {momentum}")
+        if not 0.0 <= initial_output < math.inf:
+            raise MetaOptError(f"optimizer.initial_output must be 0 or more, not {initial_output}")
+        for name, value in {"anneal_after": anneal_after, "hidden_size": hidden_size}.items():
+            if value < 1:
+                raise MetaOptError(f"optimizer.{name} must be 1 or more, not {value}")
+        self.base_step = base_step
+        self.momentum = momentum
+        self.anneal_after = anneal_after
+        self.hidden_size = hidden_size
+        self.initial_output = initial_output
+
+    def build(self, layout: Layout, generator: Generator) -> None:
+        """Make one network, whatever the layout."""
+
+        def draw(rows: int, columns: int, factor: float = 1.0) -> nn.Parameter:
+            drawn = torch.rand(rows, columns, generator=generator) * 2.0 - 1.0
+            return nn.Parameter(drawn * factor / math.sqrt(columns))
+
+        self.input_weight = draw(self.hidden_size, NUM_FEATURES + 2)
+        self.input_bias = nn.Parameter(torch.zeros(self.hidden_size))
+        self.output_weight = draw(1, self.hidden_size, self.initial_output)
+        self.output_bias = nn.Parameter(torch.zeros(1))
+
+    def init_state(self, layout: Layout, num_problems: int) -> SOAPState:
+        """Nothing seen."""
+        like = self.output_bias
+        segments = layout.segments("tensor", features=True)
+        mean, square = (like.new_zeros(num_problems, layout.num_coordinates) for _ in range(2))
+        bases = tuple(Eigenbases.first(like, num_problems, segment) for segment in segments)
+        scales = Scales.zeros(like, num_problems, len(segments))
+        return SOAPState(segments, mean, square, bases, scales, like.new_zeros(()), like.new_zeros(()))
+
+    def expect(self, state: SOAPState, num_steps: int) -> SOAPState:
+        """See :meth:`InnerOptimizer.expect`."""
+        return replace(state, horizon=torch.full_like(state.horizon, num_steps))
+
+    def step(self, evaluation: Evaluation, state: SOAPState, noise: Generator | None = None) -> Step:
+        """See :meth:`OptimizerNetwork.step`."""
+        return self._step(evaluation, state, turn=turns(int(state.steps)))
+
+    def rollout(self, state: SOAPState, noise: Generator | None = None) -> Rollout:
+        """See :meth:`OptimizerNetwork.rollout`; this one counts steps itself, and never waits for the device."""
+        return _Counting(self, state)
+
+    def replay(
+        self,
+        evaluations: Sequence[Evaluation],
+        state: SOAPState,
+        coefficients: Sequence[Tensor],
+        columns: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """See :meth:`OptimizerNetwork.replay`: neither directions nor features depend on φ."""
+        if columns is not None or any(evaluation.grad.requires_grad for evaluation in evaluations):
+            return super().replay(evaluations, state, coefficients, columns)
+        gains, features = [], []
+        with torch.no_grad():
+            for count, (evaluation, coefficient) in enumerate(
+                zip(evaluations, coefficients, strict=True), int(state.steps)
+            ):
+                direction, read, state = self._direction(evaluation, state, turn=turns(count))
+                parts = (coefficient * direction).split(state.sizes, dim=1)
+                gains.append(torch.stack([part.sum(1) for part in parts], dim=1))
+                features.append(read)
+        with torch.enable_grad():
+            inner = torch.stack(gains) * self._factor(torch.stack(features))
+            return torch.autograd.grad(inner.sum(), self.trained_parameters(), materialize_grads=True)
+
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        """All of the replay, which costs little here."""
+        return {"model.estimator.replay_fraction": 1.0}
+
+    def _step(self, evaluation: Evaluation, state: SOAPState, *, turn: bool) -> Step:
+        direction, features, state = self._direction(evaluation, state, turn=turn)
+        return Step(direction * spread(self._factor(features), state.sizes), state)
+
+    def _factor(self, features: Tensor) -> Tensor:
+        """What the network says, [..., S, F] to [..., S]."""
+        hidden = torch.tanh(nn.functional.linear(features, self.input_weight, self.input_bias))
+        return nn.functional.linear(hidden, self.output_weight, self.output_bias).squeeze(-1).exp()
+
+    def _direction(self, evaluation: Evaluation, state: SOAPState, *, turn: bool) -> tuple[Tensor, Tensor, SOAPState]:
+        """The update where the network says nothing, [B, N]; what it reads, [B, S, F]; and the state after it."""
+        scales, grad = state.scales.updated(bounded(evaluation.grad), state.sizes, state.steps)
+        steps = state.steps + 1.0
+        mean = torch.lerp(state.mean, grad, 1.0 - self.momentum)
+        of_mean, of_square = 1.0 - self.momentum**steps, 1.0 - BETA**steps
+        directions, squares, all_bases, lengths = [], [], [], []
+        for segment, bases in zip(state.segments, state.bases, strict=True):
+            here = slice(segment.start, segment.stop)
+            part, hat, square = grad[:, here], mean[:, here] / of_mean, state.square[:, here]
+            if bases:
+                shape = segment.num_rows, segment.num_columns
+                part, hat, square = (each.unflatten(1, shape) for each in (part, hat, square))
+                bases = bases.after(part.detach(), turn=turn)
+                part, hat = bases.read(part), bases.read(hat)
+            square = torch.lerp(square, part.square(), 1.0 - BETA)
+            direction = normalized(hat, square / of_square)
+            lengths.append(mean_of(direction.square()))
+            if bases:
+                direction = bases.back(direction).flatten(1)
+            directions.append(unit_of(segment) * direction)
+            squares.append(square.flatten(1))
+            all_bases.append(bases)
+        after = SOAPState(state.segments, mean, torch.cat(squares, 1), tuple(all_bases), scales, steps, state.horizon)
+        features = self._features(after, torch.stack(lengths, 1))
+        return torch.cat(directions, 1) * (-self.base_step * self._fall(after)), features, after
+
+    def _features(self, state: SOAPState, lengths: Tensor) -> Tensor:
+        """Of each tensor, [B, S, F], by mean squares of directions, [B, S]."""
+        of_tensors = lengths.new_tensor([segment.features for segment in state.segments])  # [S, F - 2]
+        far = log_odds(state.steps, state.horizon).expand_as(lengths)
+        sizes = (lengths + _LEAST_SQUARE).log() / 5.0
+        return torch.cat([of_tensors.expand(len(lengths), -1, -1), far.unsqueeze(-1), sizes.unsqueeze(-1)], -1)
+
+    def _fall(self, state: SOAPState) -> Tensor:
+        """What is left of updates, []."""
+        part = (state.steps - 1.0) / state.horizon.clamp_min(1.0)
+        falling = (1.0 - part).clamp_min(_LEAST_FACTOR)
+        return torch.where(state.horizon > 0.0, falling, (self.anneal_after / state.steps).clamp_max(1.0).sqrt())
+
+
+class _Counting(Rollout):
+    """Steps that know without looking how many there were."""
+
+    def __init__(self, optimizer: LearnedSOAP, state: SOAPState) -> None:
+        super().__init__(optimizer, state)
+        self._network = optimizer
+        self._count = int(state.steps)
+
+    def step(self, evaluation: Evaluation) -> Tensor:
+        """See :meth:`Rollout.step`."""
+        update, self.state, _ = self._network._step(evaluation, self.state, turn=turns(self._count))
+        self._count += 1
+        return update

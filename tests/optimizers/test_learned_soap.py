@@ -1,0 +1,217 @@
+"""Adam in the eigenbases of gradients, with step lengths that a network chooses."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from meta_opt.errors import MetaOptError
+from meta_opt.inner_loop.unroll import begin, unroll
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
+from meta_opt.optimizers.eigenbases import Eigenbases, Side, turns
+from meta_opt.optimizers.learned_soap import LearnedSOAP
+from meta_opt_optimizees.digits_mlp import DigitsMlp
+
+LAYOUT = Layout.of({"matrix": torch.zeros(3, 4), "vector": torch.zeros(5), "filters": torch.zeros(4, 2, 2)})
+
+
+def built(layout: Layout = LAYOUT, dtype: torch.dtype = torch.float64, **options: object) -> LearnedSOAP:
+    optimizer = LearnedSOAP(**options)  # type: ignore[arg-type]
+    optimizer.build(layout, problem_generator(7, "phi"))
+    return optimizer.to(dtype)
+
+
+def gradients(num_steps: int, num_problems: int = 1, size: int = LAYOUT.num_coordinates) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(num_problems, size, generator=generator, dtype=torch.float64)
+    return mean + torch.randn(num_steps, num_problems, size, generator=generator, dtype=torch.float64)
+
+
+@torch.no_grad()
+def updates(optimizer: LearnedSOAP, grads: Tensor, layout: Layout = LAYOUT, horizon: int | None = None) -> Tensor:
+    """[T, B, N]."""
+    state, collected = optimizer.init_state(layout, grads.shape[1]), []
+    state = state if horizon is None else optimizer.expect(state, horizon)
+    for grad in grads:
+        update, state, _ = optimizer.step(Evaluation.of(grad=grad), state)
+        collected.append(update)
+    return torch.stack(collected)
+
+
+def by_hand(optimizer: LearnedSOAP, grads: Tensor, horizon: int, basis_of: str = "iteration") -> Tensor:
+    """The updates [T, N] of one problem, tensor by tensor, as Vyas et al. 2024 (algorithm 3) write them.
+
+    Args:
+        optimizer: Whose network to ask.
+        grads: [T, N].
+        horizon: T.
+        basis_of: ``iteration``, or ``eigenvectors`` at every step.
+    """
+    collected = torch.zeros_like(grads)
+    start = 0
+    for tensor, shape in enumerate(LAYOUT.shapes):
+        size = math.prod(shape)
+        rows = shape[0] if len(shape) > 1 else 0
+        form = (rows, size // rows) if rows else (size, 1)
+        unit = math.sqrt(max(1.0, form[0] / form[1]) / max(form)) if rows else 0.15
+        grams = [torch.zeros(n, n).double() for n in form]
+        bases = [torch.eye(n).double() for n in form]
+        mean, square = torch.zeros(form).double(), torch.zeros(form).double()
+        for t, whole in enumerate(grads, start=1):
+            grad = whole[start : start + size].view(form)
+            mean = optimizer.momentum * mean + (1 - optimizer.momentum) * grad
+            if rows:
+                for side, product in enumerate((grad @ grad.T, grad.T @ grad)):
+                    grams[side] = 0.95 * grams[side] + 0.05 * product
+                    n = form[side]
+                    floor = 0.01 * grams[side].trace() / n * torch.diag(torch.linspace(2, 1, n).double())
+                    if basis_of == "eigenvectors":
+                        bases[side] = torch.linalg.eigh(grams[side] + floor).eigenvectors
+                    elif t < 10 or t % 5 == 0:
+                        bases[side] = torch.linalg.qr((grams[side] + floor) @ bases[side]).Q
+            read, hat = (bases[0].T @ each @ bases[1] for each in (grad, mean))
+            square = 0.95 * square + 0.05 * read**2
+            hat, corrected = hat / (1 - optimizer.momentum**t), square / (1 - 0.95**t)
+            direction = hat / (corrected + 1e-3 * corrected.mean()).sqrt()
+            far = math.log(t / (horizon - t + 1)) / 4
+            length = math.log((direction**2).mean() + 1e-6) / 5
+            fan_in = max(size // (shape[0] if shape else 1), 1)
+            kind = [float(len(shape) < 2), float(len(shape) > 2), tensor / 2]
+            read_by_network = [*kind, math.log(fan_in) / 5, math.log(shape[0]) / 5, far, length]
+            hidden = torch.tanh(optimizer.input_weight @ torch.tensor(read_by_network).double() + optimizer.input_bias)
+            factor = (optimizer.output_weight @ hidden + optimizer.output_bias).exp()
+            left = 1 - (t - 1) / horizon
+            update = -optimizer.base_step * unit * left * factor * (bases[0] @ direction @ bases[1].T)
+            collected[t - 1, start : start + size] = update.flatten()
+        start += size
+    return collected
+
+
+def test_updates_are_those_of_the_paper_with_a_factor():
+    optimizer = built(initial_output=1.0)
+    grads = gradients(25)
+    assert torch.allclose(updates(optimizer, grads, horizon=25)[:, 0], by_hand(optimizer, grads[:, 0], 25), rtol=1e-9)
+
+
+def test_the_bases_come_to_be_the_eigenvectors():
+    """Where directions do not change, orthogonal iteration finds them: one turn in five steps is enough."""
+    optimizer, grads = built(), gradients(1)[0]
+    generator = torch.Generator().manual_seed(3)
+    left, right = (torch.linalg.qr(torch.randn(n, n, generator=generator).double()).Q for n in (3, 4))
+    scales = torch.tensor([[8.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.0]]).double()
+    noise = torch.randn(120, 3, 4, generator=generator).double()
+    rows = grads.expand(120, 1, -1).clone()
+    rows[:, 0, :12] = (left @ (scales * noise) @ right.T).flatten(1)
+    found = updates(optimizer, rows, horizon=120)[:, 0, :12]
+    expected = by_hand(optimizer, rows[:, 0], 120, basis_of="eigenvectors")[:, :12]
+    late = slice(100, None)
+    assert (found[late] - expected[late]).norm() < 0.05 * expected[late].norm()
+    assert (found[0] - expected[0]).norm() > 0.05 * expected[0].norm()  # and not by accident
+
+
+def test_bases_stay_orthogonal_where_gradients_have_a_rank_of_one():
+    side, generator = Side.first(torch.zeros((), dtype=torch.float32), 2, 40), torch.Generator().manual_seed(0)
+    for _ in range(60):
+        column = torch.randn(2, 40, 1, generator=generator) * 1e-6
+        column[0, 7] = 0.0  # a coordinate that never has a gradient
+        side = side.after(column, turn=True)
+    assert torch.allclose(side.basis.mT @ side.basis, torch.eye(40).expand(2, 1, -1, -1), atol=1e-5)
+    nothing = Side.first(torch.zeros((), dtype=torch.float32), 1, 5).after(torch.zeros(1, 5, 3), turn=True)
+    assert torch.allclose(nothing.basis.abs()[0, 0], torch.eye(5))
+
+
+def test_a_long_side_is_cut_into_blocks_each_with_a_basis_of_its_own():
+    like, generator = torch.zeros((), dtype=torch.float64), torch.Generator().manual_seed(0)
+    grads = torch.randn(4, 1, 514, 3, generator=generator, dtype=torch.float64)
+    side, parts = Side.first(like, 1, 514), [Side.first(like, 1, n) for n in (103, 103, 103, 103, 102)]
+    for grad in grads:
+        side = side.after(grad, turn=True)
+        parts = [part.after(own, turn=True) for part, own in zip(parts, grad.split(103, dim=1), strict=True)]
+    assert side.basis.shape == (1, 5, 103, 103)
+    expected = torch.cat([part.read(own) for part, own in zip(parts, grads[0].split(103, dim=1), strict=True)], dim=1)
+    assert torch.allclose(side.read(grads[0])[:, :412], expected[:, :412])  # the floor of a filled-up block is another
+    assert torch.allclose(side.back(side.read(grads[0])), grads[0])
+    assert side.basis[0, 4, 102, :102].abs().max() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "columns"),
+    [((10, 784), True, True), ((1, 30), False, True), ((20_000, 8), False, True), ((9_000, 1), False, False)],
+)
+def test_which_sides_have_bases(shape: tuple[int, ...], rows: bool, columns: bool):
+    layout = Layout.of({"it": torch.zeros(shape)})
+    (segment,) = layout.segments("tensor", features=True)
+    bases = Eigenbases.first(torch.zeros((), device="meta"), 1, segment)
+    assert (bases.rows is not None, bases.columns is not None) == (rows, columns)
+    assert bool(bases) == (rows or columns)
+
+
+def test_updates_fall_to_zero_where_the_end_is_known_and_go_on_after_it():
+    grads = gradients(1).expand(60, -1, -1)
+    constant = updates(built(anneal_after=1000), grads)
+    known, unknown = updates(built(), grads, horizon=40) / constant, updates(built(anneal_after=15), grads) / constant
+    for step, left in {0: 1.0, 20: 0.5, 39: 1 / 40, 59: 0.001}.items():
+        assert torch.allclose(known[step], torch.full_like(known[step], left))
+    for step, left in {0: 1.0, 14: 1.0, 59: 0.5}.items():
+        assert torch.allclose(unknown[step], torch.full_like(unknown[step], left))
+
+
+def test_a_rollout_turns_the_bases_when_steps_do():
+    optimizer, grads = built(initial_output=1.0), gradients(24, 2)
+    expected = updates(optimizer, grads)
+    with torch.no_grad():
+        first = optimizer.rollout(optimizer.init_state(LAYOUT, 2))
+        found = [first.step(Evaluation.of(grad=grad)) for grad in grads[:13]]
+        second = optimizer.rollout(first.state)
+        found += [second.step(Evaluation.of(grad=grad)) for grad in grads[13:]]
+    assert torch.allclose(torch.stack(found), expected, rtol=1e-9)
+    assert [step for step in range(41) if turns(step - 1)] == [*range(10), *range(10, 41, 5)]
+
+
+def test_scale_of_the_loss_does_not_matter():
+    grads = gradients(30)
+    one = updates(built(), grads)
+    for scale in (1e-6, 1e6):
+        assert torch.allclose(updates(built(), scale * grads), one, rtol=1e-3)
+
+
+def test_it_learns_digits_without_any_training():
+    problems = Problems(DigitsMlp(), "validation", range(2), seed=0)
+    optimizer = built(problems.layout, torch.float32)
+    with torch.no_grad():
+        losses = unroll(problems, optimizer, begin(problems, optimizer, num_steps=100), 100).losses
+    assert losses[:5].mean() > 1.5
+    assert losses[-10:].mean() < 0.15
+
+
+def test_a_row_that_never_has_a_gradient_hardly_moves():
+    grads = gradients(20)
+    grads[:, :, 4:8] = 0.0  # the second row of the matrix
+    moved = updates(built(), grads)[:, 0]
+    assert moved[:, 4:8].abs().max() < 1e-9 * moved[:, :4].abs().max()
+
+
+def test_second_derivatives_hold_the_bases_constant():
+    optimizer = built()
+    grad = gradients(1)[0].requires_grad_()
+    update = optimizer.step(Evaluation.of(grad=grad), optimizer.init_state(LAYOUT, 1)).update
+    (found,) = torch.autograd.grad(update.square().sum(), grad)
+    assert found.isfinite().all()
+    assert found.abs().max() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_step": 0.0}, r"optimizer\.base_step must be more than 0, not 0\.0"),
+        ({"momentum": 1.0}, r"optimizer\.momentum must be at least 0 and less than 1, not 1\.0"),
+        ({"initial_output": -1.0}, r"optimizer\.initial_output must be 0 or more, not -1\.0"),
+        ({"anneal_after": 0}, r"optimizer\.anneal_after must be 1 or more, not 0"),
+        ({"hidden_size": 0}, r"optimizer\.hidden_size must be 1 or more, not 0"),
+    ],
+)
+def test_values_out_of_range(options: dict[str, float], message: str):
+    with pytest.raises(MetaOptError, match=message):
+        LearnedSOAP(**options)  # type: ignore[arg-type]
