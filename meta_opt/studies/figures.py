@@ -132,7 +132,7 @@ def _bars(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point,
         names.append(_name(summary, wanted, point, test) + ("" if finite else " (not finite)"))
         at += 1
     axes.set_yticks(range(at), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(at - 0.4, -0.6)  # the first above
     if wanted.log and 0.0 < least < math.inf:
         axes.set_xscale("log")
     axes.set_xlabel(LOSS[wanted.of] + (", | best baseline" if summary.study.baselines else ""), fontsize=8)
