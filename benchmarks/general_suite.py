@@ -200,9 +200,9 @@ def lowest(names: list[str], value: Callable[[str], float]) -> str:
 
 
 def compare(
-    results: Results, made: dict[str, Make], ours: str, tasks: dict[str, Task], num_steps: int, seeds: int
+    results: Results, made: dict[str, Make], ours: str, tasks: dict[str, Task], num_steps: int, seeds: int, least: float
 ) -> None:
-    """Print the tables."""
+    """Print the tables; final losses that are smaller than ``least`` count as that."""
 
     def run(name: str, optimizer: str, seed: int) -> dict[str, float]:
         key = f"{name}/{optimizer}/{num_steps}/{seed}"
@@ -213,7 +213,7 @@ def compare(
         found = [run(name, optimizer, seed)[figure] for seed in range(seeds)]
         if not all(math.isfinite(each) for each in found):
             return math.inf
-        return math.exp(sum(math.log(max(each, 1e-12)) for each in found) / seeds)
+        return math.exp(sum(math.log(max(each, least)) for each in found) / seeds)
 
     rows: list[dict[str, float]] = []
     print(f"\n{num_steps} steps, {seeds} seeds\n")
@@ -275,6 +275,7 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, nargs="+", default=[300, 2000])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--validation", action="store_true", help="tasks to choose by, instead of those to judge by")
+    parser.add_argument("--least", type=float, default=1e-12, help="what smaller losses count as: as good as zero")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS, *VALIDATION_TASKS], help="only these")
     parser.add_argument("--robust", type=int, default=0, metavar="DRAWS", help="count divergences instead")
     parser.add_argument("--folder", type=Path, help="of results, which are not computed again")
@@ -291,7 +292,7 @@ def main() -> None:
             if options.robust:
                 robust(results, made, options.pretrained, tasks, options.robust, num_steps)
             else:
-                compare(results, made, options.pretrained, tasks, num_steps, options.seeds)
+                compare(results, made, options.pretrained, tasks, num_steps, options.seeds, options.least)
 
 
 if __name__ == "__main__":

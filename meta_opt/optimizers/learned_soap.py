@@ -20,7 +20,12 @@ from meta_opt.optimizers.lstm.settings import unit_of
 from meta_opt.optimizers.pooling import spread
 from meta_opt.optimizers.state import axis
 
-_LEAST_FACTOR = 0.001  # of updates that fall: those of a run that goes on longer than was said do not vanish
+_BASE_STEP = 0.16
+_HIDDEN_SIZE = 16
+_LEAST_LEFT = 0.001  # of a run: the updates of one that goes on longer than was said do not vanish
+_USUAL_STEPS = 1000.0  # of a run
+_FEWEST_STEPS = 100.0  # of one whose end is not known
+_POWER = 1.25  # of what is left of a run, by which updates fall
 _LEAST_SQUARE = 1e-6  # of a direction, whose logarithm is read
 
 
@@ -29,6 +34,7 @@ class SOAPState:
     """What is remembered of gradients."""
 
     segments: tuple[Segment, ...]
+    features: Tensor = axis("tensor")  # [F - 2, B, S], of tensors, see features_of
     mean: Tensor = axis("coordinate")  # [B, N], average of gradients
     square: Tensor = axis("coordinate")  # [B, N], of squares of gradients, in the bases
     bases: tuple[Eigenbases, ...] = axis(None)  # of each tensor
@@ -45,14 +51,15 @@ class SOAPState:
 class LearnedSOAP(OptimizerNetwork):
     """SOAP (Vyas et al. 2024, arXiv:2409.11321) whose steps have the length that a network chooses for each tensor.
 
-        θ ← θ - base_step · unit · fall_t · e^(net_φ(features)) · d
+        θ ← θ - base_step · √(1000/T) · (1 - (t-1)/T)^1.25 · unit · e^(net_φ(features)) · d
 
     The direction d is m̂/√v̂ of gradients, for matrices and filters read in bases in which they are as good as
     uncorrelated, and turned back. The unit is what makes a step mean the same at any width and shape
-    (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps, where T is known, updates fall in a straight line
-    to zero; else, from a step on, with 1/√t. One network, a hidden layer of tanh, for all tensors; at first it says
-    nothing. It reads what kind of tensor there is, its place and size, how far the run is, and the size of d, which is
-    1 where all gradients agree, and small where they are noise.
+    (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more steps there are,
+    the shorter they are. Where T is not known, they are those of the middle of a run: at step t of one of 2t steps. One
+    network, a hidden layer of tanh, for all tensors; at first it says nothing. It reads what kind of tensor there is,
+    its place and size, how far the run is, and the size of d, which is 1 where all gradients agree, and small where
+    they are noise.
 
     The bases are those of gradients as they are, also where second derivatives are taken.
     """
@@ -62,18 +69,16 @@ class LearnedSOAP(OptimizerNetwork):
 
     def __init__(
         self,
-        base_step: float = 0.3,
+        base_step: float = _BASE_STEP,
         momentum: float = 0.9,
-        anneal_after: int = 100,
-        hidden_size: int = 16,
+        hidden_size: int = _HIDDEN_SIZE,
         initial_output: float = 0.0,
     ) -> None:
         """Choose the architecture; :meth:`build` makes the weights.
 
         Args:
-            base_step: Length of steps, in units of the tensor, where all gradients agree.
+            base_step: Length of the first steps of a run of 1,000, in units of the tensor, where all gradients agree.
             momentum: β of the average of gradients.
-            anneal_after: Where the number of steps is not known, the step from which on updates fall with 1/√t.
             hidden_size: Units of the network.
             initial_output: Factor of the output layer's initial weights; with 0 the network says nothing at first.
 
@@ -87,12 +92,10 @@ class LearnedSOAP(OptimizerNetwork):
             raise MetaOptError(f"optimizer.momentum must be at least 0 and less than 1, not {momentum}")
         if not 0.0 <= initial_output < math.inf:
             raise MetaOptError(f"optimizer.initial_output must be 0 or more, not {initial_output}")
-        for name, value in {"anneal_after": anneal_after, "hidden_size": hidden_size}.items():
-            if value < 1:
-                raise MetaOptError(f"optimizer.{name} must be 1 or more, not {value}")
+        if hidden_size < 1:
+            raise MetaOptError(f"optimizer.hidden_size must be 1 or more, not {hidden_size}")
         self.base_step = base_step
         self.momentum = momentum
-        self.anneal_after = anneal_after
         self.hidden_size = hidden_size
         self.initial_output = initial_output
 
@@ -115,7 +118,9 @@ class LearnedSOAP(OptimizerNetwork):
         mean, square = (like.new_zeros(num_problems, layout.num_coordinates) for _ in range(2))
         bases = tuple(Eigenbases.first(like, num_problems, segment) for segment in segments)
         scales = Scales.zeros(like, num_problems, len(segments))
-        return SOAPState(segments, mean, square, bases, scales, like.new_zeros(()), like.new_zeros(()))
+        features = like.new_tensor([segment.features for segment in segments]).T  # [F - 2, S]
+        features = features.unsqueeze(1).repeat(1, num_problems, 1)
+        return SOAPState(segments, features, mean, square, bases, scales, like.new_zeros(()), like.new_zeros(()))
 
     def expect(self, state: SOAPState, num_steps: int) -> SOAPState:
         """See :meth:`InnerOptimizer.expect`."""
@@ -154,8 +159,13 @@ class LearnedSOAP(OptimizerNetwork):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """All of the replay, which costs little here."""
-        return {"model.estimator.replay_fraction": 1.0}
+        """All of the replay, which costs little here, and a base step and a network that are its own."""
+        return {
+            "model.estimator.replay_fraction": 1.0,
+            "optimizer.base_step": _BASE_STEP,
+            "optimizer.hidden_size": _HIDDEN_SIZE,
+            "optimizer.initial_output": 0.0,
+        }
 
     def _step(self, evaluation: Evaluation, state: SOAPState, *, turn: bool) -> Step:
         direction, features, state = self._direction(evaluation, state, turn=turn)
@@ -189,22 +199,20 @@ class LearnedSOAP(OptimizerNetwork):
             directions.append(unit_of(segment) * direction)
             squares.append(square.flatten(1))
             all_bases.append(bases)
-        after = SOAPState(state.segments, mean, torch.cat(squares, 1), tuple(all_bases), scales, steps, state.horizon)
-        features = self._features(after, torch.stack(lengths, 1))
-        return torch.cat(directions, 1) * (-self.base_step * self._fall(after)), features, after
+        after = SOAPState(
+            state.segments, state.features, mean, torch.cat(squares, 1), tuple(all_bases), scales, steps, state.horizon
+        )
+        horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
+        left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
+        factor = -self.base_step * (_USUAL_STEPS / horizon).sqrt() * left**_POWER
+        features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
+        return torch.cat(directions, 1) * factor, features, after
 
-    def _features(self, state: SOAPState, lengths: Tensor) -> Tensor:
-        """Of each tensor, [B, S, F], by mean squares of directions, [B, S]."""
-        of_tensors = lengths.new_tensor([segment.features for segment in state.segments])  # [S, F - 2]
-        far = log_odds(state.steps, state.horizon).expand_as(lengths)
-        sizes = (lengths + _LEAST_SQUARE).log() / 5.0
-        return torch.cat([of_tensors.expand(len(lengths), -1, -1), far.unsqueeze(-1), sizes.unsqueeze(-1)], -1)
 
-    def _fall(self, state: SOAPState) -> Tensor:
-        """What is left of updates, []."""
-        part = (state.steps - 1.0) / state.horizon.clamp_min(1.0)
-        falling = (1.0 - part).clamp_min(_LEAST_FACTOR)
-        return torch.where(state.horizon > 0.0, falling, (self.anneal_after / state.steps).clamp_max(1.0).sqrt())
+def _features(state: SOAPState, lengths: Tensor, far: Tensor) -> Tensor:
+    """Of each tensor, [B, S, F], by mean squares of directions, [B, S], and how far the run is, []."""
+    sizes = (lengths + _LEAST_SQUARE).log() / 5.0
+    return torch.cat([state.features, torch.stack([far.expand_as(sizes), sizes])]).movedim(0, -1)
 
 
 class _Counting(Rollout):
