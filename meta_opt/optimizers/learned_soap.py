@@ -24,7 +24,7 @@ _BASE_STEP = 0.16
 _HIDDEN_SIZE = 16
 _LEAST_LEFT = 0.001  # of a run: the updates of one that goes on longer than was said do not vanish
 _USUAL_STEPS = 1000.0  # of a run
-_FEWEST_STEPS = 100.0  # of one whose end is not known
+_FEWEST_STEPS = 300.0  # for which steps are longer than for more
 _POWER = 1.25  # of what is left of a run, by which updates fall
 _LEAST_SQUARE = 1e-6  # of a direction, whose logarithm is read
 
@@ -56,10 +56,10 @@ class LearnedSOAP(OptimizerNetwork):
     The direction d is m̂/√v̂ of gradients, for matrices and filters read in bases in which they are as good as
     uncorrelated, and turned back. The unit is what makes a step mean the same at any width and shape
     (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more steps there are,
-    the shorter they are. Where T is not known, they are those of the middle of a run: at step t of one of 2t steps. One
-    network, a hidden layer of tanh, for all tensors; at first it says nothing. It reads what kind of tensor there is,
-    its place and size, how far the run is, and the size of d, which is 1 where all gradients agree, and small where
-    they are noise.
+    the shorter they are, from T = 300 on. Where T is not known, they are those of the middle of a run: at step t of one
+    of 2t steps, but at least of 300. One network, a hidden layer of tanh, for all tensors; at first it says nothing. It
+    reads what kind of tensor there is, its place and size, how far the run is, and the size of d, which is 1 where all
+    gradients agree, and small where they are noise.
 
     The bases are those of gradients as they are, also where second derivatives are taken.
     """
@@ -204,7 +204,7 @@ class LearnedSOAP(OptimizerNetwork):
         )
         horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
         left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
-        factor = -self.base_step * (_USUAL_STEPS / horizon).sqrt() * left**_POWER
+        factor = -self.base_step * (_USUAL_STEPS / horizon.clamp_min(_FEWEST_STEPS)).sqrt() * left**_POWER
         features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
         return torch.cat(directions, 1) * factor, features, after
 

@@ -82,7 +82,7 @@ def by_hand(optimizer: LearnedSOAP, grads: Tensor, horizon: int, basis_of: str =
             read_by_network = [*kind, math.log(fan_in) / 5, math.log(shape[0]) / 5, far, length]
             hidden = torch.tanh(optimizer.input_weight @ torch.tensor(read_by_network).double() + optimizer.input_bias)
             factor = (optimizer.output_weight @ hidden + optimizer.output_bias).exp()
-            left = math.sqrt(1000 / horizon) * (1 - (t - 1) / horizon) ** 1.25
+            left = math.sqrt(1000 / max(horizon, 300)) * (1 - (t - 1) / horizon) ** 1.25
             update = -optimizer.base_step * unit * left * factor * (bases[0] @ direction @ bases[1].T)
             collected[t - 1, start : start + size] = update.flatten()
         start += size
@@ -148,16 +148,20 @@ def test_which_sides_have_bases(shape: tuple[int, ...], rows: bool, columns: boo
     assert bool(bases) == (rows or columns)
 
 
-def test_updates_fall_to_zero_where_the_end_is_known_and_go_on_after_it():
-    grads = gradients(1).expand(60, -1, -1)
-    long, known, unknown = (updates(built(), grads, horizon=horizon) for horizon in (10**9, 40, None))
-    for step, left in {0: 1.0, 20: 0.5, 39: 1 / 40, 59: 0.001}.items():
-        assert torch.allclose(
-            known[step] / long[step], torch.tensor(math.sqrt(10**9 / 40) * left**1.25).double(), rtol=1e-4
-        )
-    for step, (left, horizon) in {0: (1.0, 100), 20: (0.8, 100), 59: (61 / 120, 120)}.items():
-        expected = torch.tensor(math.sqrt(10**9 / horizon) * left**1.25).double()
-        assert torch.allclose(unknown[step] / long[step], expected, rtol=1e-4)
+@pytest.mark.parametrize(
+    ("horizon", "expected"),
+    [
+        (40, {0: (300, 1.0), 20: (300, 0.5), 39: (300, 1 / 40), 59: (300, 0.001)}),  # and after its end
+        (1200, {0: (1200, 1.0), 60: (1200, 0.95)}),
+        (None, {0: (300, 1.0), 60: (300, 0.8), 199: (400, 201 / 400)}),
+    ],
+)
+def test_updates_fall_over_a_run(horizon: int | None, expected: dict[int, tuple[int, float]]):
+    grads = gradients(1).expand(200, -1, -1)
+    constant, found = updates(built(), grads, horizon=10**9), updates(built(), grads, horizon=horizon)
+    for step, (length, left) in expected.items():
+        ratio = torch.tensor(math.sqrt(10**9 / length) * left**1.25).double()
+        assert torch.allclose(found[step] / constant[step], ratio, rtol=1e-4)
 
 
 def test_a_rollout_turns_the_bases_when_steps_do():
