@@ -21,8 +21,8 @@ BETA = 0.95
 
 _LARGEST_BLOCK = 128  # sides that are longer are cut into blocks, each with a basis of its own
 _LARGEST_SIDE = 8192  # one that is longer than that, such as a vocabulary, has none
-_FIRST_STEPS = 10  # so many first steps each turn the bases, and later ones
-_EVERY = 3  # every so many
+_FIRST_STEPS = 9  # so many first steps turn the bases,
+_EVERY = 3  # and of later ones every so many
 _RELATIVE_FLOOR = 0.01  # of the mean diagonal element of an average, what is added to that
 _LEAST = 1e-36
 _SMALLEST_SQUARE = 1e-3  # of the mean square of a tensor
@@ -30,7 +30,7 @@ _SMALLEST_SQUARE = 1e-3  # of the mean square of a tensor
 
 def turns(num_steps: int) -> bool:
     """Whether the step after ``num_steps`` others turns the bases."""
-    return num_steps + 1 < _FIRST_STEPS or (num_steps + 1) % _EVERY == 0
+    return num_steps < _FIRST_STEPS or (num_steps + 1) % _EVERY == 0
 
 
 @dataclass(frozen=True)
