@@ -54,6 +54,13 @@ class Optimizee(Configurable, ABC):
         """
         return {}
 
+    def held_back_loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        """What counts on a batch of :meth:`sample_held_back`, if that is not :meth:`loss`; differentiable as that is.
+
+        Where an answer that is wrong and sure costs more than it should, for example.
+        """
+        return self.loss(params, problem, batch)
+
     @abstractmethod
     def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         """f_t(θ_t), a tensor without dimensions, differentiable in ``params``."""

@@ -39,8 +39,8 @@ def check_held_back(optimizee: Optimizee, generator: Generator) -> None:
                 )
             drawn.append(batch)
         check_alike(watched.name, "sample_held_back", *drawn)
-        with watched.watching("loss", "fails on a held-back batch with"):
+        with watched.watching("held_back_loss", "fails on a held-back batch with"):
             problems = Problems(variant, split, range(2), seed=seed, device=device, held_back=True)
             loss = problems.judge(problems.initial_params).loss
         if not loss.isfinite().all():
-            raise OptimizeeError(f"{watched.name}.loss on a held-back batch is not finite at θ_0")
+            raise OptimizeeError(f"{watched.name}.held_back_loss is not finite at θ_0")

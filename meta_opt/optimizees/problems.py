@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -16,6 +16,9 @@ from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.streams import drawn_in_float32, problem_generator
 from meta_opt.optimizees.tracing import Traces
+
+_What = Literal["loss", "held_back_loss"]  # of an optimizee
+_Loss = Callable[[TensorDict, TensorDict, TensorDict], Tensor]
 
 
 @dataclass(frozen=True)
@@ -161,27 +164,27 @@ class Problems:
         return self._evaluate(self.draw_batch(), params, grad=grad, graph=graph)
 
     def judge(self, params: Tensor, *, grad: bool = False, graph: Literal["none", "second"] = "none") -> Evaluation:
-        """Draw the next held-back batch of each problem, and evaluate every problem on it; see :meth:`evaluate`."""
+        """Draw the next held-back batch of each problem; what counts of every problem on it, see :meth:`evaluate`."""
         with drawn_in_float32():
             rows = [self._optimizee.sample_held_back(self._split, generator) for generator in self._judges]
-        return self._evaluate(self._stack(rows), params, grad=grad, graph=graph)
+        return self._evaluate(self._stack(rows), params, grad=grad, graph=graph, what="held_back_loss")
 
     def _evaluate(
-        self, batch: TensorDict, params: Tensor, *, grad: bool, graph: Literal["none", "second"]
+        self, batch: TensorDict, params: Tensor, *, grad: bool, graph: Literal["none", "second"], what: _What = "loss"
     ) -> Evaluation:
         if graph == "second":
             with torch.enable_grad():
                 params = params if params.requires_grad or not grad else params.requires_grad_()
-                loss = self._losses(self._named(params), self._problem, batch)
+                loss = self._losses(what, self._named(params), self._problem, batch)
                 if not grad:
                     return Evaluation.of(loss=loss, params=params)
                 (gradient,) = torch.autograd.grad(loss.sum(), params, create_graph=True)
             return Evaluation(loss, gradient, params)
         params = params.detach()
-        function = partial(self._loss_and_gradient if grad else self._loss_alone, tuple(batch))
+        function = partial(self._loss_and_gradient if grad else self._loss_alone, what, tuple(batch))
         tensors = [params, *self._problem.values(), *batch.values()]
         if self.trace and self._autocast is None:
-            known = self._traces.run((grad, self._key, *batch), function, tensors, self._optimizee)
+            known = self._traces.run((what, grad, self._key, *batch), function, tensors, self._optimizee)
         else:
             known = function(*tensors)
         return Evaluation(known[0], known[1], params) if grad else Evaluation.of(loss=known[0], params=params)
@@ -227,24 +230,26 @@ class Problems:
         self.stochastic = bool(self._batch)
         return self._batch
 
-    def _loss_and_gradient(self, batch_names: Iterable[str], params: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss_and_gradient(
+        self, what: _What, batch_names: Iterable[str], params: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Loss [B] and gradient [B, N]; ``tensors`` are those of the problems and of the mini-batches.
 
         The gradient is taken by the tensors of θ, and laid into one vector at once.
         """
         with torch.enable_grad():
             named = {name: part.detach().requires_grad_() for name, part in self._named(params.detach()).items()}
-            loss = self._losses(named, *self._split_up(batch_names, tensors))
+            loss = self._losses(what, named, *self._split_up(batch_names, tensors))
             grads = torch.autograd.grad(
                 loss, [*named.values()], torch.ones_like(loss), allow_unused=True, materialize_grads=True
             )
         gradient = self.layout.flatten(dict(zip(named, grads, strict=True)))
         return loss.detach(), gradient.reshape(params.shape)
 
-    def _loss_alone(self, batch_names: Iterable[str], params: Tensor, *tensors: Tensor) -> tuple[Tensor]:
+    def _loss_alone(self, what: _What, batch_names: Iterable[str], params: Tensor, *tensors: Tensor) -> tuple[Tensor]:
         """Loss [B]."""
         with torch.no_grad():
-            return (self._losses(self._named(params), *self._split_up(batch_names, tensors)),)
+            return (self._losses(what, self._named(params), *self._split_up(batch_names, tensors)),)
 
     def _split_up(self, batch_names: Iterable[str], tensors: Sequence[Tensor]) -> tuple[TensorDict, TensorDict]:
         number = len(self._problem)
@@ -255,15 +260,15 @@ class Problems:
         """The tensors of θ, each [B, ...]; if there is one problem, without the first dimension."""
         return self.layout.unflatten(params.squeeze(0) if len(self) == 1 else params)
 
-    def _losses(self, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+    def _losses(self, what: _What, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         """Loss of each problem, [B]."""
+        loss = getattr(self._optimizee, what)
         if self._autocast is None:
-            return self._stacked_losses(named, problem, batch)
+            return self._stacked(loss, named, problem, batch)
         with torch.autocast(self._device.type, self._autocast):
-            return self._stacked_losses(named, problem, batch).to(self._dtype)
+            return self._stacked(loss, named, problem, batch).to(self._dtype)
 
-    def _stacked_losses(self, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
-        loss = self._optimizee.loss
+    def _stacked(self, loss: _Loss, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         if len(self) == 1:  # the same without vmap, whose dispatch costs more than a small network does
             return loss(named, _item(problem, 0), _item(batch, 0)).reshape(1)
         if self._optimizee.vmappable:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
@@ -50,6 +50,7 @@ class Omniglot(Optimizee):
         num_channels: int = 16,
         num_blocks: int = 4,
         batch_size: int = 32,
+        held_back: Literal["cross_entropy", "error"] = "cross_entropy",
         data_dir: str | None = None,
     ) -> None:
         """Read the drawings.
@@ -60,6 +61,8 @@ class Omniglot(Optimizee):
             num_channels: Number of channels of each convolution.
             num_blocks: Number of convolutions, at most 4.
             batch_size: Drawings in a mini-batch.
+            held_back: What counts on drawings that are held back: the cross entropy, to which answers that are wrong
+                and sure matter most, or the error, the part of the probability that other characters are given.
             data_dir: Folder that holds omniglot-py, or where to put it; by default that of the environment variable
                 META_OPT_DATA_DIR, or else data.
 
@@ -70,6 +73,8 @@ class Omniglot(Optimizee):
             raise OptimizeeError(f"optimizee.num_shots must be at least 1 and at most 19, not {num_shots}")
         if batch_size < 1:
             raise OptimizeeError(f"optimizee.batch_size must be at least 1, not {batch_size}")
+        if held_back not in ("cross_entropy", "error"):
+            raise OptimizeeError(f"optimizee.held_back must be cross_entropy or error, not {held_back!r}")
         images, alphabets = read_omniglot(data_folder(data_dir))
         largest = min(max(map(len, alphabets[split])) for split in _SPLITS)
         if not 2 <= num_ways <= largest:
@@ -77,6 +82,7 @@ class Omniglot(Optimizee):
         self._num_ways = num_ways
         self._num_shots = num_shots
         self._batch_size = batch_size
+        self._held_back = held_back
         self._alphabets = {
             split: [alphabet for alphabet in alphabets[split] if len(alphabet) >= num_ways] for split in _SPLITS
         }
@@ -120,6 +126,13 @@ class Omniglot(Optimizee):
         """The cross entropy on the mini-batch."""
         outputs = self._outputs(params, problem, batch["targets"], batch["shots"])
         return cross_entropy(outputs, batch["targets"])
+
+    def held_back_loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        """The cross entropy or the error on the mini-batch."""
+        if self._held_back == "cross_entropy":
+            return self.loss(params, problem, batch)
+        outputs = self._outputs(params, problem, batch["targets"], batch["shots"])
+        return 1.0 - outputs.softmax(-1).gather(1, batch["targets"].unsqueeze(1)).mean()
 
     def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
         """The accuracy on the mini-batch, and on all drawings of the problem's characters that are not learned from."""

@@ -97,6 +97,24 @@ def test_curves_are_of_held_back_losses() -> None:
     assert not torch.allclose(curves.losses, fitted.losses)
 
 
+class JudgesOtherwise(HoldsBack):
+    """Where twice the loss counts, and one more."""
+
+    def held_back_loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return 2.0 * self.loss(params, problem, batch) + 1.0
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_what_counts_on_held_back_batches_may_be_another_loss(number: int) -> None:
+    both = [Problems(kind(), "train", range(number), seed=0, held_back=True) for kind in (HoldsBack, JudgesOtherwise)]
+    for _ in range(3):  # the third may be traced
+        fitted = [run.evaluate(run.initial_params) for run in both]
+        assert torch.equal(fitted[0].loss, fitted[1].loss)
+        plain, other = (run.judge(run.initial_params, grad=True) for run in both)
+        torch.testing.assert_close(other.loss, 2.0 * plain.loss + 1.0)
+        torch.testing.assert_close(other.grad, 2.0 * plain.grad)
+
+
 def test_rewards_are_of_held_back_losses() -> None:
     network = built(AlphaOpt(hidden_size=4))
     streams = partial(problem_generator, 0, "episode")
@@ -130,8 +148,8 @@ class HoldsBackBadly(Regression):
         (None, "sample_held_back must return named tensors, a dict, found None"),
         ({"x": 3}, "sample_held_back must return named tensors, a dict, but 'x' is int"),
         (ValueError("no"), "sample_held_back fails with ValueError: no"),
-        ({"y": torch.ones(2)}, "loss fails on a held-back batch with KeyError"),
-        ({"x": torch.full((2, 3), torch.nan)}, "loss on a held-back batch is not finite"),
+        ({"y": torch.ones(2)}, "held_back_loss fails on a held-back batch with KeyError"),
+        ({"x": torch.full((2, 3), torch.nan)}, "held_back_loss is not finite"),
     ],
 )
 def test_what_is_wrong_is_said(what: object, message: str) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -89,6 +90,24 @@ def test_mini_batches_are_drawings_of_the_problem_s_characters(monkeypatch: pyte
 
 
 @needs_files
+def test_what_counts_on_drawings_that_are_held_back() -> None:
+    generator = Generator().manual_seed(0)
+    by_entropy, by_error = (Omniglot(20, 1, held_back=kind) for kind in ("cross_entropy", "error"))
+    params, problem = by_error.init_params(generator), by_error.sample_problem("train", generator)
+    batch = by_error.sample_held_back("train", generator)
+    assert batch["shots"].min() >= 1
+    outputs = by_error._outputs(params, problem, batch["targets"], batch["shots"])
+    chances = outputs.softmax(1)[torch.arange(32), batch["targets"]]
+    torch.testing.assert_close(by_error.held_back_loss(params, problem, batch), (1 - chances).mean())
+    torch.testing.assert_close(by_entropy.held_back_loss(params, problem, batch), -chances.log().mean())
+    sure = {name: 1e4 * tensor if name == "output.weight" else tensor for name, tensor in params.items()}
+    right = outputs.argmax(1) == batch["targets"]
+    assert by_error.held_back_loss(sure, problem, batch).item() == pytest.approx(
+        1 - right.float().mean().item(), abs=0.01
+    )
+
+
+@needs_files
 def test_learns_new_characters() -> None:
     problems = Problems(real(), "test", range(2), seed=0)
     theta = problems.initial_params.clone()
@@ -119,11 +138,12 @@ def test_alphabets_with_too_few_characters_are_left_out(tmp_path: Path) -> None:
     [
         ({"num_shots": 20}, r"^optimizee\.num_shots must be at least 1 and at most 19, not 20$"),
         ({"batch_size": 0}, r"^optimizee\.batch_size must be at least 1, not 0$"),
+        ({"held_back": "accuracy"}, r"^optimizee\.held_back must be cross_entropy or error, not 'accuracy'$"),
     ],
 )
-def test_wrong_options(options: dict[str, int], message: str) -> None:
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptimizeeError, match=message):
-        Omniglot(**options)  # type: ignore[arg-type]
+        Omniglot(**options)
 
 
 def test_no_files_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
