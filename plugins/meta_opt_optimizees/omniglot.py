@@ -30,6 +30,8 @@ _FOLDER = "omniglot-py"
 _ARCHIVES = ("images_background", "images_evaluation")
 _NUM_DRAWINGS = 20  # of each character
 _NUM_HELD_BACK = 5  # the last of the 30 background alphabets, for validation problems
+_SURE = 3.0  # standard deviation of the outputs that an error is of
+_LEAST_SQUARE = 1e-12  # of outputs
 _SIZE = 28  # height and width of the images; in the archives 105
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -62,7 +64,8 @@ class Omniglot(Optimizee):
             num_blocks: Number of convolutions, at most 4.
             batch_size: Drawings in a mini-batch.
             held_back: What counts on drawings that are held back: the cross entropy, to which answers that are wrong
-                and sure matter most, or the error, the part of the probability that other characters are given.
+                and sure matter most, or the error: the probability that other characters are given, where the outputs
+                for each drawing are brought to one size, so that how sure the network is does not matter.
             data_dir: Folder that holds omniglot-py, or where to put it; by default that of the environment variable
                 META_OPT_DATA_DIR, or else data.
 
@@ -132,7 +135,9 @@ class Omniglot(Optimizee):
         if self._held_back == "cross_entropy":
             return self.loss(params, problem, batch)
         outputs = self._outputs(params, problem, batch["targets"], batch["shots"])
-        return 1.0 - outputs.softmax(-1).gather(1, batch["targets"].unsqueeze(1)).mean()
+        outputs = outputs - outputs.mean(1, keepdim=True)
+        outputs = _SURE * outputs / (outputs.square().mean(1, keepdim=True) + _LEAST_SQUARE).sqrt()
+        return 1.0 - outputs.softmax(1).gather(1, batch["targets"].unsqueeze(1)).mean()
 
     def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
         """The accuracy on the mini-batch, and on all drawings of the problem's characters that are not learned from."""

@@ -97,14 +97,17 @@ def test_what_counts_on_drawings_that_are_held_back() -> None:
     batch = by_error.sample_held_back("train", generator)
     assert batch["shots"].min() >= 1
     outputs = by_error._outputs(params, problem, batch["targets"], batch["shots"])
-    chances = outputs.softmax(1)[torch.arange(32), batch["targets"]]
-    torch.testing.assert_close(by_error.held_back_loss(params, problem, batch), (1 - chances).mean())
-    torch.testing.assert_close(by_entropy.held_back_loss(params, problem, batch), -chances.log().mean())
-    sure = {name: 1e4 * tensor if name == "output.weight" else tensor for name, tensor in params.items()}
-    right = outputs.argmax(1) == batch["targets"]
-    assert by_error.held_back_loss(sure, problem, batch).item() == pytest.approx(
-        1 - right.float().mean().item(), abs=0.01
+    chosen = torch.arange(32), batch["targets"]
+    torch.testing.assert_close(
+        by_entropy.held_back_loss(params, problem, batch), -outputs.log_softmax(1)[chosen].mean()
     )
+    outputs = 3 * (outputs - outputs.mean(1, keepdim=True)) / outputs.std(1, unbiased=False, keepdim=True)
+    error = by_error.held_back_loss(params, problem, batch)
+    torch.testing.assert_close(error, 1 - outputs.softmax(1)[chosen].mean())
+    surer = {name: 100 * tensor if name.startswith("output") else tensor for name, tensor in params.items()}
+    torch.testing.assert_close(by_error.held_back_loss(surer, problem, batch), error)
+    nothing = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+    assert by_error.held_back_loss(nothing, problem, batch).item() == pytest.approx(19 / 20)
 
 
 @needs_files
