@@ -19,13 +19,16 @@ from meta_opt.optimizers.state import axis
 BETA = 0.95
 """What averages of G Gᵀ and of squares keep of themselves at each step."""
 
+SMALLEST_SQUARE = 1e-3
+"""What part of the mean v̂ of a tensor the smallest of its v̂ count for."""
+
 _LARGEST_BLOCK = 128  # sides that are longer are cut into blocks, each with a basis of its own
 _LARGEST_SIDE = 8192  # one that is longer than that, such as a vocabulary, has none
 _FIRST_STEPS = 9  # so many first steps turn the bases,
 _EVERY = 3  # and of later ones every so many
 _RELATIVE_FLOOR = 0.01  # of the mean diagonal element of an average, what is added to that
 _LEAST = 1e-36
-_SMALLEST_SQUARE = 1e-3  # of the mean square of a tensor
+_SMALLEST_OF_SPARSE = 0.1  # where all rows of the gradient but a few are zero
 
 
 def turns(num_steps: int) -> bool:
@@ -118,14 +121,28 @@ class Eigenbases:
         return matrix if self.columns is None else self.columns.back(matrix.mT).mT
 
 
-def normalized(mean: Tensor, square: Tensor) -> Tensor:
-    """m̂/√v̂, [B, ...], where no v̂ counts for less than a thousandth of the mean of its tensor: small ones are noise.
+def smallest_square(grad: Tensor) -> Tensor:
+    """What part of the mean v̂ of a matrix the smallest of its v̂ count for, [B].
+
+    A thousandth, but more where more than half of the rows of G are exactly zero, up to a tenth: an embedding of which
+    few rows are used at a time. Of the others v̂ has forgotten most, and the steps of small batches would be too long.
+
+    Args:
+        grad: G, [B, r, c].
+    """
+    unused = (grad == 0.0).all(-1).to(grad.dtype).mean(-1)
+    return SMALLEST_SQUARE + (_SMALLEST_OF_SPARSE - SMALLEST_SQUARE) * (2.0 * unused - 1.0).clamp_min(0.0)
+
+
+def normalized(mean: Tensor, square: Tensor, smallest: Tensor | float) -> Tensor:
+    """m̂/√v̂, [B, ...], where no v̂ counts for less than a small part of the mean of its tensor: small ones are noise.
 
     Args:
         mean: m̂.
         square: v̂, of the same shape.
+        smallest: That part, [B] or the same for all.
     """
-    least = _SMALLEST_SQUARE * mean_of(square) + _LEAST
+    least = smallest * mean_of(square) + _LEAST
     return mean / (square + least.view(-1, *[1] * (square.dim() - 1))).sqrt()
 
 

@@ -14,7 +14,15 @@ from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Step
-from meta_opt.optimizers.eigenbases import BETA, Eigenbases, mean_of, normalized, turns
+from meta_opt.optimizers.eigenbases import (
+    BETA,
+    SMALLEST_SQUARE,
+    Eigenbases,
+    mean_of,
+    normalized,
+    smallest_square,
+    turns,
+)
 from meta_opt.optimizers.lstm.preprocessing import Scales, bounded, log_odds
 from meta_opt.optimizers.lstm.settings import unit_of
 from meta_opt.optimizers.pooling import spread
@@ -186,13 +194,15 @@ class LearnedSOAP(OptimizerNetwork):
         for segment, bases in zip(state.segments, state.bases, strict=True):
             here = slice(segment.start, segment.stop)
             part, hat, square = grad[:, here], mean[:, here] / of_mean, state.square[:, here]
+            smallest: Tensor | float = SMALLEST_SQUARE
             if bases:
                 shape = segment.num_rows, segment.num_columns
                 part, hat, square = (each.unflatten(1, shape) for each in (part, hat, square))
+                smallest = smallest_square(part)
                 bases = bases.after(part.detach(), turn=turn)
                 part, hat = bases.read(part), bases.read(hat)
             square = torch.lerp(square, part.square(), 1.0 - BETA)
-            direction = normalized(hat, square / of_square)
+            direction = normalized(hat, square / of_square, smallest)
             lengths.append(mean_of(direction.square()))
             if bases:
                 direction = bases.back(direction).flatten(1)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from meta_opt import LearnedOptimizer
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
-from meta_opt.optimizers.eigenbases import Eigenbases, Side, turns
+from meta_opt.optimizers.eigenbases import Eigenbases, Side, normalized, smallest_square, turns
 from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 
@@ -134,6 +135,41 @@ def test_a_long_side_is_cut_into_blocks_each_with_a_basis_of_its_own():
     assert torch.allclose(side.read(grads[0])[:, :412], expected[:, :412])  # the floor of a filled-up block is another
     assert torch.allclose(side.back(side.read(grads[0])), grads[0])
     assert side.basis[0, 4, 102, :102].abs().max() == 0.0
+
+
+def test_small_squares_count_for_more_where_few_rows_are_used():
+    """By hand, of an embedding of ten rows: with six unused a fifth of the way to a tenth, with nine four fifths."""
+    grad = torch.ones(3, 10, 2, dtype=torch.float64)
+    grad[0, :5] = 0.0  # half are used
+    grad[1, :6] = 0.0
+    grad[2, :9] = 0.0
+    expected = torch.tensor([0.001, 0.001 + 0.2 * 0.099, 0.001 + 0.8 * 0.099], dtype=torch.float64)
+    torch.testing.assert_close(smallest_square(grad), expected)
+    square = torch.ones(3, 10, 2, dtype=torch.float64)
+    square[:, 0] = 0.0
+    directions = normalized(torch.ones_like(square), square, expected)
+    torch.testing.assert_close(directions[:, 0, 0], (0.9 * expected).rsqrt(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_an_embedding_of_which_few_rows_are_used_learns_from_small_batches(batch_size: int):
+    """A factorization of 200 users and 100 items; with a thousandth its loss rises to thousands, on batches of 4."""
+    torch.manual_seed(0)
+    table, start = torch.randn(300, 8) * 0.5, torch.randn(300, 8)
+    pairs = torch.stack([torch.randint(200, (4000,)), torch.randint(200, 300, (4000,))], dim=1)
+    targets = table[pairs].prod(1).sum(1)
+    theta = torch.nn.Parameter(start)
+    optimizer = LearnedOptimizer([theta], pretrained="general", num_steps=150)
+
+    def loss(rows: Tensor) -> Tensor:
+        return (theta[pairs[rows]].prod(1).sum(1) - targets[rows]).square().mean()
+
+    first = loss(torch.arange(4000)).item()
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(torch.randint(4000, (batch_size,))).backward()
+        optimizer.step()
+    assert loss(torch.arange(4000)).item() < first
 
 
 @pytest.mark.parametrize(
