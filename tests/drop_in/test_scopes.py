@@ -18,7 +18,7 @@ from meta_opt.saved.pretrained import pretrained
 from meta_opt.saved.recipes import load_optimizer
 
 NAMES = sorted(pretrained())
-OF_GROUPS = ("cifar_cnn", "omniglot", "omniglot_few_shot")
+OF_GROUPS = ("cifar_cnn", "omniglot", "omniglot_20_ways_1_shot", "omniglot_20_ways_5_shots", "omniglot_few_shot")
 
 
 def model(seed: int = 0) -> nn.Sequential:

@@ -25,9 +25,18 @@ NAMES = (
     "mnist_mlp",
     "ntm_bfgs",
     "omniglot",
+    "omniglot_20_ways_1_shot",
+    "omniglot_20_ways_5_shots",
     "omniglot_few_shot",
     "quadratic",
 )
+MANY_PROBLEMS = (
+    "alpha_opt",
+    "general",
+    "omniglot_20_ways_1_shot",
+    "omniglot_20_ways_5_shots",
+    "omniglot_few_shot",
+)  # without a ratio in the card
 
 
 def test_these_come_with_meta_opt() -> None:
@@ -65,6 +74,8 @@ def test_has_a_card_with_its_command(name: str) -> None:
         ("mnist_mlp", "mnist_mlp", 100, 0.3),
         ("cifar_cnn", "cifar_cnn", 50, 2.0),
         ("omniglot", "omniglot", 30, 0.3),
+        ("omniglot_20_ways_1_shot", "omniglot", 30, 1.0),
+        ("omniglot_20_ways_5_shots", "omniglot", 30, 1.0),
         ("omniglot_few_shot", "omniglot", 30, 1.0),
     ],
 )
@@ -86,7 +97,7 @@ def test_headlines_of_the_cards():
     assert read_card("cifar_cnn").final_loss == "1.20"  # the longest, not the best
     assert read_card("alpha_opt").headline == "no single ratio in its card"  # but one for each landscape
     for name in NAMES:
-        assert read_card(name).num_steps or name in ("alpha_opt", "general", "omniglot_few_shot")  # many problems
+        assert read_card(name).num_steps or name in MANY_PROBLEMS
         assert read_card(name).task.startswith("An ")
 
 
