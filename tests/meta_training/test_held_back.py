@@ -155,3 +155,26 @@ class HoldsBackBadly(Regression):
 def test_what_is_wrong_is_said(what: object, message: str) -> None:
     with pytest.raises(MetaOptError, match=message):
         check_held_back(HoldsBackBadly(what), Generator().manual_seed(0))
+
+
+class JudgesBadly(HoldsBack):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def held_back_loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        loss = self.loss(params, problem, batch)
+        return {"vector": loss.expand(3), "count": (loss.detach() > 0).float(), "text": "low"}[self.kind]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("vector", r"held_back_loss must return a scalar tensor \(shape \[\]\), found \[3\]"),
+        ("count", "held_back_loss fails on a held-back batch with RuntimeError: .* does not require grad"),
+        ("text", "held_back_loss fails on a held-back batch with"),
+    ],
+)
+def test_what_is_wrong_with_what_counts_is_said(kind: str, message: str) -> None:
+    with pytest.raises(OptimizeeError, match=message):
+        check_held_back(JudgesBadly(kind), Generator().manual_seed(0))
