@@ -29,7 +29,7 @@ from meta_opt.optimizees import captured
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizees.tracing import CHECKED, EAGER_FIRST
-from meta_opt.optimizers import coordinatewise_lstm
+from meta_opt.optimizers import coordinatewise_lstm, learned_soap
 from meta_opt.optimizers.alpha_opt import AlphaOpt
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
@@ -206,6 +206,7 @@ def test_own_loops(pretrained: str, graphs: bool, monkeypatch: pytest.MonkeyPatc
     """The same steps as on a CPU, in CUDA graphs and without; after the first few no step waits for the GPU."""
     if not graphs:
         monkeypatch.setattr(coordinatewise_lstm, "NUM_WORTHWHILE", 0)
+        monkeypatch.setattr(learned_soap, "_NUM_WORTHWHILE", 0)
 
     def losses(device: str) -> list[float]:
         model = a_model(device)
@@ -215,11 +216,11 @@ def test_own_loops(pretrained: str, graphs: bool, monkeypatch: pytest.MonkeyPatc
         x = torch.randn(32, 20, generator=generator).to(device)
         y = x[:, :3].sin()
         values = []
-        for number in range(10):
+        for number in range(16):
             optimizer.zero_grad()
             loss = (model(x) - y).square().mean()
             loss.backward()
-            with waiting_forbidden() if device == "cuda" and number > 4 else contextlib.nullcontext():
+            with waiting_forbidden() if device == "cuda" and number > 9 else contextlib.nullcontext():
                 optimizer.step()
             values.append(loss.detach())
         return [float(value) for value in values]

@@ -465,6 +465,37 @@ class HalfOfTheMatrix(PairsOfCoordinates):
         return Matrix(state.mean, state.pairs[:, 1:])
 
 
+@dataclass(frozen=True)
+class Items:
+    means: Any = axis("each")
+
+
+class MeansOfTensors(Momentum):
+    """As good as any: what is remembered of each tensor is an item of its own."""
+
+    scope = "tensor"
+
+    def init_state(self, layout: Layout, num_problems: int) -> Items:  # type: ignore[override]
+        return Items(super().init_state(layout, num_problems).mean.split(list(layout.sizes), dim=1))
+
+    def step(self, evaluation: Evaluation, state: Items, noise: Generator | None = None) -> Step:  # type: ignore
+        update, memory, _ = super().step(evaluation, Memory(torch.cat(state.means, 1)))
+        return Step(update, Items(memory.mean.split([mean.shape[1] for mean in state.means], dim=1)))
+
+
+class TooManyItems(MeansOfTensors):
+    def init_state(self, layout: Layout, num_problems: int) -> Items:
+        return Items((*super().init_state(layout, num_problems).means, torch.zeros(num_problems, 0)))
+
+
+class NoItems(MeansOfTensors):
+    def init_state(self, layout: Layout, num_problems: int) -> Items:
+        return Items(torch.cat(super().init_state(layout, num_problems).means, 1))
+
+    def step(self, evaluation: Evaluation, state: Items, noise: Generator | None = None) -> Step:  # type: ignore
+        return Step(super().step(evaluation, Items((state.means,))).update, state)
+
+
 class CountsTheRest(Momentum):
     """How many coordinates there are is more than the tensor's own."""
 
@@ -548,7 +579,9 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
         "state.pairs goes through pairs of coordinates, and so the scope must be",
     ),
     (HalfOfTheMatrix, "axes_of_the_state", "state.pairs is pair, and so its shape must be [..., 3, 11, 11] for 3 pro"),
-    (CountsTheRest, "steps_of_the_drop_in", "CountsTheRest moves parameters in the drop-in otherwise than θ that"),
+    (TooManyItems, "axes_of_the_state", "state.means.2 is one of more than the 2 tensors that there are"),
+    (NoItems, "axes_of_the_state", "the axis of state.means is each, and so it must be in a tuple or list"),
+    (CountsTheRest, "missing_gradients", "changes more than it may: its scope is the tensor"),
     (RemembersWords, "saved_states", "RemembersWords: a drop-in that loads the state of another goes on otherwise"),
     (CountsAllCoordinates, "missing_gradients", "a gradient that is missing for one step changes more than it may"),
     (KnowsItsType, "several_types", "KnowsItsType moves parameters of several types otherwise than those of float64"),
@@ -562,7 +595,9 @@ def test_good_optimizees_pass(optimizee: Optimizee) -> None:
     check_optimizee(optimizee)
 
 
-@pytest.mark.parametrize("make", [Momentum, AdvisesWell, DeepState, LearnedStart], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [Momentum, AdvisesWell, DeepState, MeansOfTensors, LearnedStart], ids=lambda make: make.__name__
+)
 def test_good_optimizers_pass(make: Callable[[], OptimizerNetwork]) -> None:
     check_optimizer(make())
 

@@ -2,9 +2,8 @@
 
 The scope of the learned optimizer says what is stepped at once, as one vector of coordinates: a *bucket*.
 
-- ``coordinate``: parameters of one network, device and type whose states agree in what all their coordinates share
-  (a decay β^t): as many as there are, since they do not influence each other.
-- ``tensor``: each parameter on its own.
+- ``coordinate`` and ``tensor``: parameters of one network, device and type whose states agree in what all their
+  coordinates share (a decay β^t): as many as there are, since they do not influence each other.
 - ``problem``: all parameters that have ever had a gradient, whatever device and type they have. One that has none in a
   step counts as having a gradient of zero.
 
@@ -33,7 +32,7 @@ from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
-from meta_opt.optimizers.state import Axis, NamedTensor, map_state, named_tensors
+from meta_opt.optimizers.state import NamedTensor, map_state, named_tensors
 
 NamedState = dict[str, Tensor]
 """The state of one parameter: its tensors, by their path in the optimizer's state (``cell.0.1``)."""
@@ -125,13 +124,12 @@ class ParameterStates:
     def one_by_one(self) -> defaultdict[Tensor, NamedState]:
         """The state of each parameter that has one. Whatever is changed in it holds."""
         for bucket in self._buckets:
-            parts = {
-                name: _cut(tensor, axis, bucket.params)
-                for name, tensor, axis in map(_checked, named_tensors(bucket.state))
-            }
+            parts = [(named, _cut(named, bucket.params)) for named in map(_checked, named_tensors(bucket.state))]
             for index, param in enumerate(bucket.params):
                 self._one_by_one[param] = {
-                    name: part[index].clone(memory_format=torch.contiguous_format) for name, part in parts.items()
+                    named.name_alone: part[index].clone(memory_format=torch.contiguous_format)
+                    for named, part in parts
+                    if named.item in (None, index)
                 }
         self._buckets.clear()
         self._signature.clear()
@@ -169,7 +167,7 @@ class ParameterStates:
 
     def initial(self, param: Tensor, place: Place) -> NamedState:
         """The state of a parameter before its first step."""
-        return {name: tensor for name, tensor, _ in map(_checked, named_tensors(self._first([param], [place])))}
+        return {named.name: named.tensor for named in map(_checked, named_tensors(self._first([param], [place])))}
 
     def saved_like(self, param: Tensor, place: Place, num_coordinates: int) -> NamedState:
         """What a saved state of a parameter must be like: in names, shapes and the type to compute in.
@@ -181,17 +179,15 @@ class ParameterStates:
         """
         return {
             name: tensor.new_empty(*tensor.shape[:-1], num_coordinates) if axis == "pair" else tensor
-            for name, tensor, axis in map(_checked, named_tensors(self._first([param], [place])))
+            for name, tensor, axis, *_ in map(_checked, named_tensors(self._first([param], [place])))
         }
 
     def _bucket_of(self, param: Tensor, place: Place) -> Any:
         """What parameters of one bucket have in common."""
         if self._optimizer.scope == "problem":
             return None
-        if self._optimizer.scope == "tensor":
-            return id(param)
         axes = named_tensors(self._first([param], [place]))
-        shared = (self._one_by_one[param][name] for name, _, axis in axes if axis == "problem")
+        shared = (self._one_by_one[param][named.name] for named in axes if named.axis == "problem")
         bits = tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
         return place.network, place.device, place.dtype, bits
 
@@ -200,13 +196,17 @@ class ParameterStates:
         optimizer, state = self._copy(device, dtype), self._first(params, places)
         known = [self._one_by_one.get(param) for param in params]
         tensors = []
-        for name, like, axis in map(_checked, named_tensors(state)):
-            if axis == "problem":
+        for named in map(_checked, named_tensors(state)):
+            like, name = named.tensor, named.name_alone
+            if named.axis == "problem":
                 tensors.append(next((each[name].to(like).clone() for each in known if each), like))
-            elif axis == "pair":
+            elif named.item is not None:
+                own = known[named.item]
+                tensors.append(own[name].to(like).clone() if own else like)
+            elif named.axis == "pair":
                 tensors.append(_with_rows(like, params, [each[name] if each else None for each in known]))
             else:
-                parts = zip(known, _cut(like, axis, params), strict=True)
+                parts = zip(known, _cut(named, params), strict=True)
                 tensors.append(torch.cat([each[name].to(like) if each else initial for each, initial in parts], dim=-1))
         in_order = iter(tensors)
         state = map_state(lambda _: next(in_order), state)
@@ -250,8 +250,9 @@ def is_dtensor(cls: type) -> bool:
     return any(base.__name__ == "DTensor" for base in cls.__mro__)
 
 
-def _cut(tensor: Tensor, axis: Axis | None, params: Sequence[Tensor]) -> Sequence[Tensor]:
-    """What each parameter has of a tensor of the state."""
+def _cut(named: NamedTensor, params: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What each parameter has of a tensor of the state; all of it where it is one parameter's alone."""
+    tensor, axis = named.tensor, named.axis
     if axis in ("coordinate", "pair"):
         return tensor.split([local(param).numel() for param in params], dim=-1 if axis == "coordinate" else -2)
     return tensor.split(1, dim=-1) if axis == "tensor" else (tensor,) * len(params)

@@ -54,8 +54,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
     their gradient counts as zero. As elsewhere in ``torch.optim``, a gradient that is not finite is not looked for: it
     spoils its parameters.
 
-    What is stepped at once depends on the scope of the network: all parameters (``problem``), each on its own
-    (``tensor``), or all of one network, device and type (``coordinate``). A state of few numbers per coordinate (40 per
+    What is stepped at once depends on the scope of the network: all parameters (``problem``), or all of one network,
+    device and type (``coordinate`` and ``tensor``). A state of few numbers per coordinate (40 per
     LSTM layer of 20, and two moments) is kept.
 
     A checkpoint may hold several networks, one per group or per tensor of the optimizee it was meta-trained on. Then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -12,22 +13,23 @@ from torch import Generator, Tensor, nn
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment, Sharing
 from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.captured import CapturedRollout
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Scope, Step
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.agreement import lengthened
-from meta_opt.optimizers.lstm.captured import NUM_WORTHWHILE, CapturedRollout
 from meta_opt.optimizers.lstm.inputs import READS, Inputs
 from meta_opt.optimizers.lstm.native_rollout import NativeRollout
 from meta_opt.optimizers.lstm.network import LSTMNetwork
 from meta_opt.optimizers.lstm.preprocessing import LOG_SIGN_P, Moments, Scales
 from meta_opt.optimizers.lstm.replay import Recording, replay_by_graph, replay_fused, replay_natively
 from meta_opt.optimizers.lstm.settings import NetworkSettings
-from meta_opt.optimizers.lstm.state import LSTMState
+from meta_opt.optimizers.lstm.state import LSTMState, TensorwiseState
 from meta_opt.optimizers.lstm.step import lstm_step
 from meta_opt.optimizers.sharing import SharedNetworks
 
 Engine = Literal["auto", "native", "torch"]
 Output = Literal["linear", "tanh", "magnitude"]
+NUM_WORTHWHILE = 1 << 20  # coordinates, that CUDA graphs of steps are worth it for
 _LARGEST_P = 80.0  # e^-p is a number in float32
 
 
@@ -211,7 +213,8 @@ class CoordinatewiseLSTM(SharedNetworks):
         counts = self._reads.scales or self.anneal_after is not None or self.horizon
         steps = like.new_zeros(()) if counts else None
         horizon = like.new_zeros(()) if self.horizon else None
-        return LSTMState(segments, hidden, cell, moments, scales, steps, horizon)
+        made = TensorwiseState if self.scope == "tensor" else LSTMState
+        return made(segments, hidden, cell, moments, scales, steps, horizon)
 
     def expect(self, state: LSTMState, num_steps: int) -> LSTMState:
         """See :meth:`InnerOptimizer.expect`."""
@@ -238,7 +241,9 @@ class CoordinatewiseLSTM(SharedNetworks):
             return super().rollout(state, noise)
         if kernel := self._kernel(next(self.parameters())):
             return self._native_rollout(kernel, state)
-        return CapturedRollout(self, state) if self._captures(state) else super().rollout(state, noise)
+        if self._captures(state):
+            return CapturedRollout(self, state, repeat(type(self).step), NUM_WORTHWHILE)
+        return super().rollout(state, noise)
 
     def replay(
         self,

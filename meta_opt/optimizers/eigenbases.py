@@ -8,6 +8,7 @@ al. 2024, arXiv:2409.11321).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,7 @@ class Side:
         if turn:
             floor = _RELATIVE_FLOOR * gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True) + _LEAST
             falling = torch.linspace(2.0, 1.0, gram.shape[-1], dtype=floor.dtype, device=floor.device)
-            basis = torch.linalg.qr((gram + torch.diag_embed(floor * falling)) @ basis).Q
+            basis = orthogonalized((gram + torch.diag_embed(floor * falling)) @ basis)
         return Side(gram, basis)
 
     def read(self, matrix: Tensor) -> Tensor:
@@ -72,6 +73,15 @@ class Side:
     def back(self, matrix: Tensor) -> Tensor:
         """What :meth:`read` was given."""
         return (self.basis @ self._blocks(matrix)).flatten(1, 2)[:, : matrix.shape[1]]
+
+    @classmethod
+    def joined(cls, sides: Sequence[Side]) -> Side:
+        """Those of several tensors of one shape as those of one, one tensor behind the other along B."""
+        return cls(torch.cat([side.gram for side in sides]), torch.cat([side.basis for side in sides]))
+
+    def parted(self, count: int) -> list[Side]:
+        """What :meth:`joined` was given, ``count`` sides."""
+        return [Side(*each) for each in zip(self.gram.chunk(count), self.basis.chunk(count), strict=True)]
 
     def _blocks(self, matrix: Tensor) -> Tensor:
         """[B, n, m] as [B, k, b, m]; where a block is filled up, it is with zeros, which no basis vector mixes in."""
@@ -110,6 +120,19 @@ class Eigenbases:
         rows = None if self.rows is None else self.rows.after(grad, turn=turn)
         return Eigenbases(rows, None if self.columns is None else self.columns.after(grad.mT, turn=turn))
 
+    @classmethod
+    def joined(cls, bases: Sequence[Eigenbases]) -> Eigenbases:
+        """Those of several tensors of one shape as those of one, see :meth:`Side.joined`."""
+        if len(bases) == 1:
+            return bases[0]
+        rows, columns = [each.rows for each in bases if each.rows], [each.columns for each in bases if each.columns]
+        return cls(Side.joined(rows) if rows else None, Side.joined(columns) if columns else None)
+
+    def parted(self, count: int) -> list[Eigenbases]:
+        """What :meth:`joined` was given, those of ``count`` tensors."""
+        sides = ([None] * count if side is None else side.parted(count) for side in (self.rows, self.columns))
+        return [Eigenbases(rows, columns) for rows, columns in zip(*sides, strict=True)]
+
     def read(self, matrix: Tensor) -> Tensor:
         """A matrix, [B, r, c], in these bases."""
         matrix = matrix if self.rows is None else self.rows.read(matrix)
@@ -119,6 +142,19 @@ class Eigenbases:
         """What :meth:`read` was given."""
         matrix = matrix if self.rows is None else self.rows.back(matrix)
         return matrix if self.columns is None else self.columns.back(matrix.mT).mT
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """The orthogonal factor of a QR decomposition, up to signs, of a matrix whose condition is good, [..., n, n].
+
+    On a GPU by Cholesky decomposition, which is five to forty times as fast there for many small matrices. It squares
+    the condition, and so is done in float64.
+    """
+    if not matrix.is_cuda or matrix.dtype == torch.float64:
+        return torch.linalg.qr(matrix).Q.contiguous()
+    wide = matrix.double()
+    factor = torch.linalg.cholesky_ex(wide.mT @ wide).L
+    return torch.linalg.solve_triangular(factor.mT, wide, upper=True, left=False).to(matrix.dtype)
 
 
 def smallest_square(grad: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Generator, Tensor, nn
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment
 from meta_opt.optimizees.problems import Evaluation
+from meta_opt.optimizers.captured import CapturedRollout, StepFunction
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout, Step
 from meta_opt.optimizers.eigenbases import (
     BETA,
@@ -34,6 +37,7 @@ _LEAST_LEFT = 0.001  # of a run: the updates of one that goes on longer than was
 _USUAL_STEPS = 1000.0  # of a run
 _FEWEST_STEPS = 300.0  # for which steps are longer than for more
 _POWER = 1.25  # of what is left of a run, by which updates fall
+_NUM_WORTHWHILE = 1 << 23  # coordinates, that CUDA graphs of steps are worth it for
 _LEAST_SQUARE = 1e-6  # of a direction, whose logarithm is read
 
 
@@ -45,7 +49,7 @@ class SOAPState:
     features: Tensor = axis("tensor")  # [F - 2, B, S], of tensors, see features_of
     mean: Tensor = axis("coordinate")  # [B, N], average of gradients
     square: Tensor = axis("coordinate")  # [B, N], of squares of gradients, in the bases
-    bases: tuple[Eigenbases, ...] = axis(None)  # of each tensor
+    bases: tuple[Eigenbases, ...] = axis("each")
     scales: Scales = axis(None)
     steps: Tensor = axis("problem")  # t, []
     horizon: Tensor = axis("problem")  # [], how many steps there will be, 0 if unknown
@@ -140,7 +144,10 @@ class LearnedSOAP(OptimizerNetwork):
 
     def rollout(self, state: SOAPState, noise: Generator | None = None) -> Rollout:
         """See :meth:`OptimizerNetwork.rollout`; this one counts steps itself, and never waits for the device."""
-        return _Counting(self, state)
+        functions = _functions(int(state.steps))
+        if state.mean.is_cuda and not torch.is_grad_enabled():
+            return CapturedRollout(self, state, functions, _NUM_WORTHWHILE)
+        return _Counting(self, state, functions)
 
     def replay(
         self,
@@ -154,10 +161,8 @@ class LearnedSOAP(OptimizerNetwork):
             return super().replay(evaluations, state, coefficients, columns)
         gains, features = [], []
         with torch.no_grad():
-            for count, (evaluation, coefficient) in enumerate(
-                zip(evaluations, coefficients, strict=True), int(state.steps)
-            ):
-                direction, read, state = self._direction(evaluation, state, turn=turns(count))
+            for past, evaluation, coefficient in zip(count(int(state.steps)), evaluations, coefficients, strict=False):
+                direction, read, state = self._direction(evaluation, state, turn=turns(past))
                 parts = (coefficient * direction).split(state.sizes, dim=1)
                 gains.append(torch.stack([part.sum(1) for part in parts], dim=1))
                 features.append(read)
@@ -190,10 +195,12 @@ class LearnedSOAP(OptimizerNetwork):
         steps = state.steps + 1.0
         mean = torch.lerp(state.mean, grad, 1.0 - self.momentum)
         of_mean, of_square = 1.0 - self.momentum**steps, 1.0 - BETA**steps
-        directions, squares, all_bases, lengths = [], [], [], []
-        for segment, bases in zip(state.segments, state.bases, strict=True):
-            here = slice(segment.start, segment.stop)
-            part, hat, square = grad[:, here], mean[:, here] / of_mean, state.square[:, here]
+        grads, hats, before = (each.split(state.sizes, dim=1) for each in (grad, mean / of_mean, state.square))
+        made: dict[int, tuple[Tensor, Tensor, Eigenbases, Tensor]] = {}
+        for group in _alike(state.segments):
+            segment = state.segments[group[0]]
+            part, hat, square = (_together([each[index] for index in group]) for each in (grads, hats, before))
+            bases = Eigenbases.joined([state.bases[index] for index in group])
             smallest: Tensor | float = SMALLEST_SQUARE
             if bases:
                 shape = segment.num_rows, segment.num_columns
@@ -203,14 +210,15 @@ class LearnedSOAP(OptimizerNetwork):
                 part, hat = bases.read(part), bases.read(hat)
             square = torch.lerp(square, part.square(), 1.0 - BETA)
             direction = normalized(hat, square / of_square, smallest)
-            lengths.append(mean_of(direction.square()))
+            length = mean_of(direction.square())
             if bases:
-                direction = bases.back(direction).flatten(1)
-            directions.append(unit_of(segment) * direction)
-            squares.append(square.flatten(1))
-            all_bases.append(bases)
+                direction = bases.back(direction)
+            flat = (unit_of(segment) * direction.flatten(1), square.flatten(1))
+            parts = (*(each.chunk(len(group)) for each in flat), bases.parted(len(group)), length.chunk(len(group)))
+            made |= zip(group, zip(*parts, strict=True), strict=True)
+        directions, squares, all_bases, lengths = zip(*(made[index] for index in range(len(made))), strict=True)
         after = SOAPState(
-            state.segments, state.features, mean, torch.cat(squares, 1), tuple(all_bases), scales, steps, state.horizon
+            state.segments, state.features, mean, torch.cat(squares, 1), all_bases, scales, steps, state.horizon
         )
         horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
         left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
@@ -225,16 +233,42 @@ def _features(state: SOAPState, lengths: Tensor, far: Tensor) -> Tensor:
     return torch.cat([state.features, torch.stack([far.expand_as(sizes), sizes])]).movedim(0, -1)
 
 
+@cache
+def _alike(segments: tuple[Segment, ...]) -> tuple[tuple[int, ...], ...]:
+    """Which tensors have the same shape, and so are stepped as one batch, as if they were of several problems."""
+    groups: dict[object, list[int]] = {}
+    for index, segment in enumerate(segments):
+        key = segment.stop - segment.start, segment.num_rows, segment.num_columns
+        groups.setdefault(key, []).append(index)
+    return tuple(map(tuple, groups.values()))
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    """Along B; without a copy where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
+
+
+def _turning(optimizer: LearnedSOAP, evaluation: Evaluation, state: SOAPState) -> Step:
+    return optimizer._step(evaluation, state, turn=True)
+
+
+def _resting(optimizer: LearnedSOAP, evaluation: Evaluation, state: SOAPState) -> Step:
+    return optimizer._step(evaluation, state, turn=False)
+
+
+def _functions(num_steps: int) -> Iterator[StepFunction]:
+    """What the steps after ``num_steps`` others do."""
+    return (_turning if turns(past) else _resting for past in count(num_steps))
+
+
 class _Counting(Rollout):
     """Steps that know without looking how many there were."""
 
-    def __init__(self, optimizer: LearnedSOAP, state: SOAPState) -> None:
+    def __init__(self, optimizer: LearnedSOAP, state: SOAPState, functions: Iterator[StepFunction]) -> None:
         super().__init__(optimizer, state)
-        self._network = optimizer
-        self._count = int(state.steps)
+        self._functions = functions
 
     def step(self, evaluation: Evaluation) -> Tensor:
         """See :meth:`Rollout.step`."""
-        update, self.state, _ = self._network._step(evaluation, self.state, turn=turns(self._count))
-        self._count += 1
+        update, self.state, _ = next(self._functions)(self._optimizer, evaluation, self.state)
         return update

@@ -56,7 +56,7 @@ def replay_by_step(
             update, after, _ = network.step(moving(evaluation, moved, network.reads), before)
         outputs, cotangents = [update], [coefficient + through_inputs]
         if of_state is not None:
-            outputs += [tensor for _, tensor, _ in named_tensors(after) if tensor.is_floating_point()]
+            outputs += [each.tensor for each in named_tensors(after) if each.tensor.is_floating_point()]
             cotangents += of_state
         pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
         grads = torch.autograd.grad(

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from torch import Tensor
 
 State = TypeVar("State")
-Axis = Literal["coordinate", "pair", "tensor", "problem"]
+Axis = Literal["coordinate", "pair", "tensor", "each", "problem"]
 
 
 def axis(name: Axis | None) -> Any:
@@ -26,8 +26,9 @@ def axis(name: Axis | None) -> Any:
 
     ``"coordinate"``: the N coordinates of each problem, as [..., B, N] or [..., B·N]. ``"tensor"``: the S tensors of
     each problem, as [..., B, S] or [..., B·S]. ``"pair"``: the last two axes go through coordinates, [..., B, N, N],
-    where the scope is the problem. ``"problem"``: none of these; the state is that of a problem as a whole.
-    None: a dataclass, which says it of each of its own fields.
+    where the scope is the problem. ``"each"``: a tuple of S items, whatever is in the item of a tensor is that tensor's
+    alone. ``"problem"``: none of these; the state is that of a problem as a whole. None: a dataclass, which says it of
+    each of its own fields.
     """
     return dataclasses.field(metadata={"axis": name})
 
@@ -62,35 +63,55 @@ class NamedTensor(NamedTuple):
         name: Its path in the state, such as ``cell.0.1``.
         tensor: The tensor.
         axis: What its last axis goes through, where the state says so; of pairs its last two.
+        item: Which of the S tensors it belongs to, where that is one.
+        name_alone: The path that it has in the state of that tensor alone.
     """
 
     name: str
     tensor: Tensor
     axis: Axis | None
+    item: int | None
+    name_alone: str
 
 
 def named_tensors(state: Any) -> list[NamedTensor]:
     """All tensors of a state, in the order in which :func:`map_state` meets them."""
-    return list(_walk(state, "", None))
+    return list(_walk(state, "", "", None, None))
 
 
-def _walk(state: Any, path: str, of_field: Axis | None) -> Iterator[NamedTensor]:
+def _walk(state: Any, path: str, path_alone: str, of_field: Axis | None, item: int | None) -> Iterator[NamedTensor]:
     if isinstance(state, Tensor):
-        yield NamedTensor(path, state, of_field)
+        yield NamedTensor(path, state, of_field, item, path_alone)
         return
-    items: list[tuple[object, Any, Axis | None]] = []
+    parts: list[tuple[object, Any, Axis | None]] = []
     if isinstance(state, tuple | list):
-        items = [(index, item, of_field) for index, item in enumerate(state)]
+        parts = [(index, part, of_field) for index, part in enumerate(state)]
     elif isinstance(state, dict):
-        items = [(key, item, of_field) for key, item in state.items()]
+        parts = [(key, part, of_field) for key, part in state.items()]
     elif dataclasses.is_dataclass(state) and not isinstance(state, type):
-        items = [
-            (field.name, getattr(state, field.name), field.metadata.get("axis") or of_field)
+        parts = [
+            (field.name, getattr(state, field.name), of_field if item is not None else _axis_of(field) or of_field)
             for field in dataclasses.fields(state)
             if field.init
         ]
-    for key, item, axis_of_item in items:
-        yield from _walk(item, f"{path}.{key}" if path else str(key), axis_of_item)
+    begins_items = of_field == "each" and item is None
+    for key, part, of_part in parts:
+        key_alone = 0 if begins_items else key
+        yield from _walk(
+            part,
+            _join(path, key),
+            _join(path_alone, key_alone),
+            of_part,
+            key if begins_items else item,  # type: ignore[arg-type]
+        )
+
+
+def _axis_of(field: dataclasses.Field[Any]) -> Axis | None:
+    return field.metadata.get("axis")
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
 
 
 def map_axes(function: Callable[[Tensor, Axis | None], Tensor], state: State) -> State:

@@ -17,13 +17,13 @@ from meta_opt.testing.given import LAYOUT, NUM_STEPS, built, close, draw_evaluat
 def axes_of_the_state(optimizer: OptimizerNetwork) -> None:
     """Every tensor of the state, however deep, says what its last axis goes through, and has the size that it says."""
     # What the drop-in steps at once: tensors that have a network in common, whatever it is shared by.
-    shapes = (torch.Size([2, 3]), torch.Size([1, 5]))[: 1 if optimizer.scope == "tensor" else 2]
+    shapes = (torch.Size([2, 3]), torch.Size([1, 5]))
     layout = Layout(("all",) * len(shapes), shapes, ("all",) * len(shapes))
     optimizer, num_problems = built(optimizer, layout), 3
     name, size = type(optimizer).__name__, layout.num_coordinates
     first = optimizer.init_state(layout, num_problems)
     _, second, _ = optimizer.step(draw_evaluations(num_problems, layout)[0], first)
-    for path, tensor, axis in (*named_tensors(first), *named_tensors(second)):
+    for path, tensor, axis, item, _ in (*named_tensors(first), *named_tensors(second)):
         path = f"state.{path}" if path else "the state"
         assert axis is not None, (
             f"{name}: {path} does not say what its last axis goes through: make it a field of a dataclass, such as "
@@ -37,6 +37,10 @@ def axes_of_the_state(optimizer: OptimizerNetwork) -> None:
             )
             fits, wanted = shape[-3:] == (num_problems, size, size), f"[..., {num_problems}, {size}, {size}]"
         elif axis == "problem":
+            continue
+        elif axis == "each":
+            assert item is not None, f"{name}: the axis of {path} is each, and so it must be in a tuple or list"
+            assert item < len(shapes), f"{name}: {path} is one of more than the {len(shapes)} tensors that there are"
             continue
         else:
             length = size if axis == "coordinate" else len(layout.sizes)

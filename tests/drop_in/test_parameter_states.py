@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from meta_opt.drop_in.parameter_states import ParameterStates, Place
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
+from meta_opt.optimizers.pooling import spread
 from meta_opt.optimizers.state import axis
 
 
@@ -39,6 +40,7 @@ class Counting(OptimizerNetwork):
 
 @dataclass(frozen=True)
 class Rows:
+    sizes: list[int]
     largest: Tensor = axis("tensor")  # [tensors]
 
 
@@ -49,12 +51,12 @@ class PerTensor(OptimizerNetwork):
     build = None  # type: ignore[assignment]
 
     def init_state(self, layout: Layout, num_problems: int) -> Rows:
-        return Rows(torch.zeros(len(layout.names)))
+        return Rows([*layout.sizes], torch.zeros(len(layout.names)))
 
     def step(self, evaluation: Evaluation, state: Rows, noise: Generator | None = None) -> Step:
-        assert len(state.largest) == 1
-        largest = torch.maximum(state.largest, evaluation.grad.max())
-        return Step(largest.expand(1, evaluation.grad.shape[1]), Rows(largest))
+        parts = evaluation.grad[0].split(state.sizes)
+        largest = torch.maximum(state.largest, torch.stack([part.max() for part in parts]))
+        return Step(spread(largest.unsqueeze(0), state.sizes), replace(state, largest=largest))
 
 
 class Run:

@@ -15,7 +15,15 @@ from meta_opt.optimizers.eigenbases import Eigenbases, Side, normalized, smalles
 from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 
-LAYOUT = Layout.of({"matrix": torch.zeros(3, 4), "vector": torch.zeros(5), "filters": torch.zeros(4, 2, 2)})
+LAYOUT = Layout.of(  # with tensors of the same shape, which are stepped as one batch
+    {
+        "matrix": torch.zeros(3, 4),
+        "vector": torch.zeros(5),
+        "filters": torch.zeros(4, 2, 2),
+        "bias": torch.zeros(5),
+        "again": torch.zeros(3, 4),
+    }
+)
 
 
 def built(layout: Layout = LAYOUT, dtype: torch.dtype = torch.float64, **options: object) -> LearnedSOAP:
@@ -79,7 +87,7 @@ def by_hand(optimizer: LearnedSOAP, grads: Tensor, horizon: int, basis_of: str =
             far = math.log(t / (horizon - t + 1)) / 4
             length = math.log((direction**2).mean() + 1e-6) / 5
             fan_in = max(size // (shape[0] if shape else 1), 1)
-            kind = [float(len(shape) < 2), float(len(shape) > 2), tensor / 2]
+            kind = [float(len(shape) < 2), float(len(shape) > 2), tensor / 4]
             read_by_network = [*kind, math.log(fan_in) / 5, math.log(shape[0]) / 5, far, length]
             hidden = torch.tanh(optimizer.input_weight @ torch.tensor(read_by_network).double() + optimizer.input_bias)
             factor = (optimizer.output_weight @ hidden + optimizer.output_bias).exp()
@@ -92,8 +100,10 @@ def by_hand(optimizer: LearnedSOAP, grads: Tensor, horizon: int, basis_of: str =
 
 def test_updates_are_those_of_the_paper_with_a_factor():
     optimizer = built(initial_output=1.0)
-    grads = gradients(25)
-    assert torch.allclose(updates(optimizer, grads, horizon=25)[:, 0], by_hand(optimizer, grads[:, 0], 25), rtol=1e-9)
+    grads = gradients(25, 2)
+    found = updates(optimizer, grads, horizon=25)
+    for problem in range(2):
+        assert torch.allclose(found[:, problem], by_hand(optimizer, grads[:, problem], 25), rtol=1e-9)
 
 
 def test_the_bases_come_to_be_the_eigenvectors():

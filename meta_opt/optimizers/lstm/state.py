@@ -165,3 +165,11 @@ class LSTMState:
                 moments.mean.index_select(1, columns), moments.square.index_select(1, columns), moments.decay
             )
         return LSTMState(tuple(segments), tuple(hidden), tuple(cell), moments, None, None, None)
+
+
+@dataclass(frozen=True)
+class TensorwiseState(LSTMState):
+    """h_t where there is a segment for each tensor."""
+
+    hidden: tuple[tuple[Tensor, ...], ...] = axis("each")
+    cell: tuple[tuple[Tensor, ...], ...] = axis("each")

@@ -6,6 +6,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import count, repeat
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.estimators.first_order import first_order
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Evaluation, Problems, layout_of, problem_generator
+from meta_opt.optimizers import captured, learned_soap
+from meta_opt.optimizers.captured import CapturedRollout
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
-from meta_opt.optimizers.lstm import captured
+from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt.optimizers.lstm import network as lstm_network
-from meta_opt.optimizers.lstm.captured import CapturedRollout
 
 OPTIONS = [
     {},
@@ -41,8 +43,12 @@ LAYOUT = layout_of(Regression())
 class Captured(CoordinatewiseLSTM):
     """The LSTM whose every rollout without a graph of autograd goes through a CUDA graph."""
 
+    num_worthwhile = 1 << 20
+
     def rollout(self, state: Any, noise: torch.Generator | None = None) -> Rollout:
-        return super().rollout(state, noise) if torch.is_grad_enabled() else CapturedRollout(self, state)
+        if torch.is_grad_enabled():
+            return super().rollout(state, noise)
+        return CapturedRollout(self, state, repeat(CoordinatewiseLSTM.step), self.num_worthwhile)
 
 
 def built(kind: type[CoordinatewiseLSTM], device: str = "cpu", **options: Any) -> CoordinatewiseLSTM:
@@ -73,9 +79,9 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """In place of a graph, the operations themselves: on the CPU. Collects what was captured."""
     collected: list[object] = []
 
-    def capture(run: Callable[[], None]) -> Callable[[], None]:
+    def capture(run: Callable[[], None], pool: Any) -> Callable[[], None]:
         run()  # to warm up, as on a GPU
-        collected.append(run.__name__)
+        collected.append(run.func.__name__)  # type: ignore[attr-defined]
         return run
 
     monkeypatch.setattr(captured, "capture", capture)
@@ -114,6 +120,49 @@ def test_same_meta_gradient_through_two_unrolls(captures: list[object], options:
 
     torch.testing.assert_close(of(Captured), of(CoordinatewiseLSTM), rtol=0, atol=0)
     assert captures
+
+
+class CapturedSOAP(LearnedSOAP):
+    """SOAP whose every rollout goes through CUDA graphs: one of steps that turn the bases, and one of the others."""
+
+    def rollout(self, state: Any, noise: torch.Generator | None = None) -> Rollout:
+        return CapturedRollout(self, state, learned_soap._functions(int(state.steps)), 1 << 20)
+
+
+def built_soap(kind: type[LearnedSOAP], device: str = "cpu", dtype: torch.dtype = torch.float64) -> LearnedSOAP:
+    optimizer = kind(initial_output=1.0)
+    optimizer.build(LAYOUT, problem_generator(7, "phi"))
+    return optimizer.to(device, dtype)
+
+
+def test_steps_that_do_now_one_thing_and_now_another(captures: list[object]) -> None:
+    optimizer, plain, read = built_soap(CapturedSOAP), built_soap(LearnedSOAP), grads(20)
+    torch.testing.assert_close(updates(optimizer, read), updates(plain, read), rtol=0, atol=0)
+    assert len(captures) == 2
+    with torch.no_grad():  # a rollout that goes on, where the first step rests
+        first = optimizer.rollout(optimizer.init_state(LAYOUT, 2))
+        for grad in read[:9]:
+            first.step(evaluation(grad))
+        second = optimizer.rollout(first.state)
+        found = torch.stack([second.step(evaluation(grad)) for grad in read[9:]])
+    torch.testing.assert_close(found, updates(plain, read)[9:], rtol=0, atol=0)
+
+
+def test_where_the_second_graph_cannot_be_made_steps_go_on_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = count()
+
+    def capture(run: Callable[[], None], pool: Any) -> Callable[[], None]:
+        if next(numbers):
+            raise RuntimeError("operation not permitted")
+        run()
+        return run
+
+    monkeypatch.setattr(captured, "capture", capture)
+    optimizer, read = built_soap(CapturedSOAP), grads(20)
+    with pytest.warns(UserWarning, match="slower: operation not permitted$"):
+        found = updates(optimizer, read)
+    torch.testing.assert_close(found, updates(built_soap(LearnedSOAP), read), rtol=0, atol=0)
+    assert not captured._graphs[optimizer]
 
 
 def test_rollouts_at_the_same_time_do_not_disturb_each_other(captures: list[object]) -> None:
@@ -167,7 +216,7 @@ def test_made_in_inference_mode_it_serves_training(captures: list[object]) -> No
 
 
 def test_without_a_graph_steps_go_one_by_one_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def capture(run: Callable[[], None]) -> Callable[[], None]:
+    def capture(run: Callable[[], None], pool: Any) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(captured, "capture", capture)
@@ -180,8 +229,8 @@ def test_without_a_graph_steps_go_one_by_one_after_one_warning(monkeypatch: pyte
 
 @pytest.mark.parametrize("wrong", ["nothing", "twice", "not a number", "no state"])
 def test_a_graph_with_another_update_is_not_used(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
-    def capture(run: Callable[[], None]) -> Callable[[], None]:
-        step = run.__self__  # type: ignore[attr-defined]
+    def capture(run: Callable[[], None], pool: Any) -> Callable[[], None]:
+        step = run.func.__self__  # type: ignore[attr-defined]
         run()
 
         def replay() -> None:
@@ -241,7 +290,7 @@ def test_a_step_never_waits_for_the_gpu(options: dict[str, Any], monkeypatch: py
     """Seen on tensors that have a device but no numbers: whatever waits cannot be captured."""
     optimizer, seen = built(CoordinatewiseLSTM, **options), Seen()
 
-    def capture(run: Callable[[], None]) -> Callable[[], None]:
+    def capture(run: Callable[[], None], pool: Any) -> Callable[[], None]:
         run()  # to warm up
         with seen:
             run()
@@ -254,9 +303,11 @@ def test_a_step_never_waits_for_the_gpu(options: dict[str, Any], monkeypatch: py
             for module in optimizer.modules():
                 for name, weights in module._parameters.items():
                     module._parameters[name] = nn.Parameter(torch.empty(weights.shape, device="cuda"))  # type: ignore
+            monkeypatch.setattr(captured, "_NUM_COMPARED", 0)
             monkeypatch.setattr(captured, "_signature", lambda *_: None)  # asks where they lie: nowhere
             grad = torch.empty(2, LAYOUT.num_coordinates, device="cuda")
-            captured._StaticStep(optimizer, optimizer.init_state(LAYOUT, 2), grad)
+            static = captured._StaticStep(optimizer, CoordinatewiseLSTM.step, optimizer.init_state(LAYOUT, 2), grad)
+            static.capture(CoordinatewiseLSTM.step, optimizer.init_state(LAYOUT, 2), grad)
     finally:
         lstm_network._column.cache_clear()
     assert seen.count > 10
@@ -267,7 +318,7 @@ def test_the_graphs_of_one_optimizer_are_few(captures: list[object], monkeypatch
     """As many as have coordinates that are worth it; those in use stay, and others go when there is no room."""
     optimizer, plain = built(Captured), built(CoordinatewiseLSTM)
     size = LAYOUT.num_coordinates
-    monkeypatch.setattr(captured, "NUM_WORTHWHILE", 5 * size)
+    monkeypatch.setattr(Captured, "num_worthwhile", 5 * size)
     for problems in (2, 3, 2, 3):
         assert torch.equal(updates(optimizer, grads(problems=problems)), updates(plain, grads(problems=problems)))
     assert len(captures) == 2
@@ -310,6 +361,17 @@ def test_graph_on_a_gpu(options: dict[str, Any]) -> None:
         found = updates(optimizer, read).cpu()
         torch.testing.assert_close(found, updates(built(CoordinatewiseLSTM, **options), grads()), rtol=1e-9, atol=1e-12)
     assert len(captured._graphs[optimizer]) == 1
+
+
+@pytest.mark.gpu
+def test_graphs_of_soap_on_a_gpu() -> None:
+    optimizer, read = built_soap(LearnedSOAP, "cuda", torch.float32), [grad.float() for grad in grads(20)]
+    plain = built_soap(LearnedSOAP, dtype=torch.float32)
+    for _ in range(2):
+        found = updates(optimizer, [grad.cuda() for grad in read]).cpu()
+        torch.testing.assert_close(found, updates(plain, read), rtol=1e-3, atol=1e-6)
+    (step,) = captured._graphs[optimizer]
+    assert len(step.captured) == 2
 
 
 @pytest.mark.gpu
