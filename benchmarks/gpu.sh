@@ -22,7 +22,7 @@ step tests.txt 120 python3 -m pytest -q -m gpu -n 8 tests
 for table in mnist_mlp quadratic cnn; do
     step engine.txt 60 python3 benchmarks/engine.py "$table" --device cuda
 done
-for sizes in "20" "512 512"; do
+for sizes in "20" "64 64 64 64 64 64 64 64" "512 512"; do
     # shellcheck disable=SC2086
     step drop_in.txt 60 python3 benchmarks/drop_in.py --device cuda --hidden_sizes $sizes
 done

@@ -225,7 +225,9 @@ def test_own_loops(pretrained: str, graphs: bool, monkeypatch: pytest.MonkeyPatc
             values.append(loss.detach())
         return [float(value) for value in values]
 
-    assert losses("cuda") == pytest.approx(losses("cpu"), rel=2e-3)
+    found, expected = losses("cuda"), losses("cpu")
+    assert found[:10] == pytest.approx(expected[:10], rel=2e-3)
+    assert found == pytest.approx(expected, rel=2e-2)  # differences of rounding grow
 
 
 QUIET = ("--trainer.enable_progress_bar", "false")

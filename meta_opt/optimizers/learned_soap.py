@@ -37,7 +37,7 @@ _LEAST_LEFT = 0.001  # of a run: the updates of one that goes on longer than was
 _USUAL_STEPS = 1000.0  # of a run
 _FEWEST_STEPS = 300.0  # for which steps are longer than for more
 _POWER = 1.25  # of what is left of a run, by which updates fall
-_NUM_WORTHWHILE = 1 << 23  # coordinates, that CUDA graphs of steps are worth it for
+_NUM_WORTHWHILE = 1 << 25  # coordinates, that CUDA graphs of steps are worth it for
 _LEAST_SQUARE = 1e-6  # of a direction, whose logarithm is read
 
 
