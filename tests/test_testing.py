@@ -496,6 +496,27 @@ class NoItems(MeansOfTensors):
         return Step(super().step(evaluation, Items((state.means,))).update, state)
 
 
+class StartsAnyhow(Momentum):
+    def init_state(self, layout: Layout, num_problems: int) -> Memory:
+        return Memory(torch.rand_like(super().init_state(layout, num_problems).mean))
+
+
+class ItemsOfMatrices(MeansOfTensors):
+    def init_state(self, layout: Layout, num_problems: int) -> Items:
+        means = super().init_state(layout, num_problems).means
+        return Items(tuple(mean for mean, shape in zip(means, layout.shapes, strict=True) if len(shape) > 1))
+
+
+@dataclass(frozen=True)
+class Shared:
+    mean: Tensor = axis("problem")  # which it is not
+
+
+class OneForAll(MeansOfTensors):
+    def init_state(self, layout: Layout, num_problems: int) -> Shared:  # type: ignore[override]
+        return Shared(torch.cat(super().init_state(layout, num_problems).means, 1))
+
+
 class CountsTheRest(Momentum):
     """How many coordinates there are is more than the tensor's own."""
 
@@ -578,8 +599,19 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
         "axes_of_the_state",
         "state.pairs goes through pairs of coordinates, and so the scope must be",
     ),
-    (HalfOfTheMatrix, "axes_of_the_state", "state.pairs is pair, and so its shape must be [..., 3, 11, 11] for 3 pro"),
-    (TooManyItems, "axes_of_the_state", "state.means.2 is one of more than the 2 tensors that there are"),
+    (HalfOfTheMatrix, "axes_of_the_state", "state.pairs is pair, and so its shape must be [..., 3, 19, 19] for 3 pro"),
+    (TooManyItems, "axes_of_the_state", "state.means.3 is of one more than the 3 tensors"),
+    (
+        ItemsOfMatrices,
+        "states_of_tensors",
+        "for the tensor 0, of shape [3], is means.0 [2, 8], but for this tensor alone",
+    ),
+    (
+        OneForAll,
+        "states_of_tensors",
+        "for the tensor 0, of shape [3], is mean [2, 19], but for this tensor alone mean [2,",
+    ),
+    (StartsAnyhow, "steps_of_the_drop_in", "StartsAnyhow moves parameters in the drop-in otherwise than θ that"),
     (NoItems, "axes_of_the_state", "the axis of state.means is each, and so it must be in a tuple or list"),
     (CountsTheRest, "missing_gradients", "changes more than it may: its scope is the tensor"),
     (RemembersWords, "saved_states", "RemembersWords: a drop-in that loads the state of another goes on otherwise"),

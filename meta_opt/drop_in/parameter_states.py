@@ -78,7 +78,7 @@ class Bucket:
             MetaOptError: If the learned optimizer reads the loss and it is not known.
         """
         if not any(local(param).numel() for param in self.params):
-            return [torch.zeros_like(local(param)) for param in self.params]  # which not every network can do
+            return [torch.zeros_like(local(param)) for param in self.params]
         reads, known = self.optimizer.reads, {}
         if "grad" in reads:
             grads = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for p in self.params]
@@ -124,13 +124,12 @@ class ParameterStates:
     def one_by_one(self) -> defaultdict[Tensor, NamedState]:
         """The state of each parameter that has one. Whatever is changed in it holds."""
         for bucket in self._buckets:
-            parts = [(named, _cut(named, bucket.params)) for named in map(_checked, named_tensors(bucket.state))]
-            for index, param in enumerate(bucket.params):
-                self._one_by_one[param] = {
-                    named.name_alone: part[index].clone(memory_format=torch.contiguous_format)
-                    for named, part in parts
-                    if named.item in (None, index)
-                }
+            self._one_by_one.update({param: {} for param in bucket.params})
+            for named in map(_checked, named_tensors(bucket.state)):
+                owners = bucket.params if named.item is None else [bucket.params[named.item]]
+                for param, part in zip(owners, _cut(named, owners), strict=True):
+                    part = part.clone(memory_format=torch.contiguous_format)
+                    self._one_by_one[param][named.name_alone] = part
         self._buckets.clear()
         self._signature.clear()
         return self._one_by_one
@@ -189,7 +188,8 @@ class ParameterStates:
         axes = named_tensors(self._first([param], [place]))
         shared = (self._one_by_one[param][named.name] for named in axes if named.axis == "problem")
         bits = tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
-        return place.network, place.device, place.dtype, bits
+        is_empty = not local(param).numel()  # which not every network can step
+        return place.network, place.device, place.dtype, bits, is_empty
 
     def _join(self, params: list[Tensor], places: list[Place]) -> Bucket:
         device, dtype = _common(places)
@@ -198,11 +198,15 @@ class ParameterStates:
         tensors = []
         for named in map(_checked, named_tensors(state)):
             like, name = named.tensor, named.name_alone
-            if named.axis == "problem":
-                tensors.append(next((each[name].to(like).clone() for each in known if each), like))
-            elif named.item is not None:
-                own = known[named.item]
-                tensors.append(own[name].to(like).clone() if own else like)
+            owners = known if named.item is None else [known[named.item]]
+            for each in filter(None, owners):
+                if name not in each or (named.axis == "problem" and each[name].shape != like.shape):
+                    raise MetaOptError(
+                        f"the state of the learned optimizer says that {named.name} is {named.axis}, and it is another "
+                        "for several tensors than for one alone: see axis in meta_opt.optimizers.state"
+                    )
+            if named.axis == "problem" or named.item is not None:
+                tensors.append(next((each[name].to(like).clone() for each in owners if each), like))
             elif named.axis == "pair":
                 tensors.append(_with_rows(like, params, [each[name] if each else None for each in known]))
             else:
@@ -286,6 +290,8 @@ def _checked(named: NamedTensor) -> NamedTensor:
     Raises:
         TypeError: If it does not.
     """
+    if named.axis == "each" and named.item is None:
+        raise TypeError(f"the state's tensor {named.name} is to be of one tensor, and so it must be in a tuple or list")
     if named.axis is None:
         raise TypeError(
             f"the state's tensor {named.name or 'state'} does not say what its last axis goes through: make the state "

@@ -7,7 +7,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -29,63 +29,80 @@ _NUM_COMPARED = 2  # steps
 
 
 class CapturedRollout(Rollout):
-    """Steps through graphs; one by one, with a warning, where none can be made or their first steps are wrong."""
+    """Steps through graphs; one by one where these are not worthwhile, and with a warning where they cannot be had."""
 
     def __init__(
-        self, optimizer: OptimizerNetwork, state: Any, functions: Iterator[StepFunction], num_worthwhile: int
+        self,
+        optimizer: OptimizerNetwork,
+        state: Any,
+        function_after: Callable[[int], StepFunction],
+        num_worthwhile: int,
+        num_steps: int = 0,
     ) -> None:
         """Begin at ``state``.
 
         Args:
             optimizer: Whose steps.
             state: Where to begin; it stays what it is.
-            functions: What the next step does, and the one after it, and so on.
+            function_after: What the step after so many others does.
             num_worthwhile: How many coordinates all graphs of an optimizer may have; beyond, the work takes longer than
-                the launches.
+                the launches. 0 for no graphs.
+            num_steps: How many steps there were before.
         """
         self._network = optimizer
-        self._functions = functions
+        self._state = state
+        self._function_after = function_after
         self._num_worthwhile = num_worthwhile
+        self._count = num_steps
         self._step: _StaticStep | None = None
         self._begun = False
-        super().__init__(optimizer, state)
+        self.record = None
 
     @property
     def state(self) -> Any:
         """The state after the last step: a copy, as the tensors that the graph works on serve other rollouts too."""
         return self._state if self._step is None else map_state(torch.clone, self._step.state)
 
-    @state.setter
-    def state(self, state: Any) -> None:
-        if self._step is None:
-            self._state = state
-        else:
-            self._step.load(state)
-
     def step(self, evaluation: Evaluation) -> Tensor:
         """The update, [B, N]; see :meth:`OptimizerNetwork.step`."""
-        function, grad = next(self._functions), evaluation.grad
+        function, grad = self._function_after(self._count), evaluation.grad
         if not self._begun:  # now the number of problems is known
             self._begun = True
+            self._find_a_place(function, grad)
+        if self._step is not None and function not in self._step.captured:
+            self._capture(function, grad)
+        if self._step is not None:
+            update = self._step(function, grad)
+        else:
+            update, self._state, self.record = function(self._network, evaluation, self._state)
+        self._count += 1
+        return update
+
+    def _find_a_place(self, function: StepFunction, grad: Tensor) -> None:
+        if grad.numel() > self._num_worthwhile or self._network in _without:
+            return
+        if torch.is_autocast_enabled(grad.device.type):  # which keeps copies of φ for a while
+            return
+        with slower_with_a_warning("the learned optimizer, its steps"), torch.cuda.device_of(grad):
             step = _place_for(self._network, function, self._state, grad, self._num_worthwhile)
             if step is not None:
                 step.owner = ref(self)
                 step.load(self._state)
                 self._step, self._state = step, None
-        if self._step is not None and function not in self._step.captured:
-            state = self.state
-            with slower_with_a_warning("the learned optimizer, its steps"), torch.cuda.device_of(grad):
-                self._step.capture(function, state, grad)
-            if function in self._step.captured:
-                self._step.load(state)
-            else:
-                _without.add(self._network)
-                _graphs[self._network].remove(self._step)
-                self._step, self._state = None, state
-        if self._step is not None:
-            return self._step(function, grad)
-        update, self._state, self.record = function(self._network, evaluation, self._state)
-        return update
+            return
+        _without.add(self._network)
+
+    def _capture(self, function: StepFunction, grad: Tensor) -> None:
+        """Make a graph of what has none here; whatever happens, stand where we are."""
+        step, self._state, self._step = self._step, self.state, None
+        assert step is not None
+        with slower_with_a_warning("the learned optimizer, its steps"), torch.cuda.device_of(grad):
+            step.capture(function, self._state, grad)
+            step.load(self._state)
+            self._step, self._state = step, None
+            return
+        _without.add(self._network)
+        _graphs.pop(self._network, None)
 
 
 class _StaticStep:
@@ -145,9 +162,7 @@ _without: WeakSet[OptimizerNetwork] = WeakSet()  # those that there can be no gr
 def _place_for(
     optimizer: OptimizerNetwork, function: StepFunction, state: Any, grad: Tensor, num_worthwhile: int
 ) -> _StaticStep | None:
-    """What captures such steps, or has captured them, and nobody uses; None where that is impossible or too large."""
-    if optimizer in _without or torch.is_autocast_enabled(grad.device.type):  # which keeps copies of φ for a while
-        return None
+    """What captures such steps, or has captured them, and nobody uses; None where there is no room for it."""
     signature, graphs = _signature(optimizer, state, grad), _graphs.setdefault(optimizer, [])
     step = next((step for step in graphs if step.owner() is None and step.signature == signature), None)
     if step is not None:

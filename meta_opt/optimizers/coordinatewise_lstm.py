@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import repeat
 from typing import Literal
 
 import torch
@@ -242,7 +241,7 @@ class CoordinatewiseLSTM(SharedNetworks):
         if kernel := self._kernel(next(self.parameters())):
             return self._native_rollout(kernel, state)
         if self._captures(state):
-            return CapturedRollout(self, state, repeat(type(self).step), NUM_WORTHWHILE)
+            return CapturedRollout(self, state, lambda _: type(self).step, NUM_WORTHWHILE)
         return super().rollout(state, noise)
 
     def replay(

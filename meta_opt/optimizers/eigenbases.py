@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from meta_opt.optimizees.layout import Segment
-from meta_opt.optimizers.state import axis
 
 BETA = 0.95
 """What averages of G Gᵀ and of squares keep of themselves at each step."""
@@ -41,8 +40,8 @@ def turns(num_steps: int) -> bool:
 class Side:
     """The rows of a matrix, n of them, in k blocks of b; the last may be shorter than the others."""
 
-    gram: Tensor = axis("problem")  # [B, k, b, b], the average of G Gᵀ within each block
-    basis: Tensor = axis("problem")  # [B, k, b, b], orthogonal, by its columns
+    gram: Tensor  # [B, k, b, b], the average of G Gᵀ within each block
+    basis: Tensor  # [B, k, b, b], orthogonal, by its columns
 
     @classmethod
     def first(cls, like: Tensor, num_problems: int, size: int) -> Side:
@@ -96,8 +95,8 @@ class Side:
 class Eigenbases:
     """Those of one tensor; of a vector there are none."""
 
-    rows: Side | None = axis(None)
-    columns: Side | None = axis(None)
+    rows: Side | None
+    columns: Side | None
 
     @classmethod
     def first(cls, like: Tensor, num_problems: int, segment: Segment) -> Eigenbases:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import count
 from typing import Any
 
 import torch
@@ -143,11 +141,9 @@ class LearnedSOAP(OptimizerNetwork):
         return self._step(evaluation, state, turn=turns(int(state.steps)))
 
     def rollout(self, state: SOAPState, noise: Generator | None = None) -> Rollout:
-        """See :meth:`OptimizerNetwork.rollout`; this one counts steps itself, and never waits for the device."""
-        functions = _functions(int(state.steps))
-        if state.mean.is_cuda and not torch.is_grad_enabled():
-            return CapturedRollout(self, state, functions, _NUM_WORTHWHILE)
-        return _Counting(self, state, functions)
+        """See :meth:`OptimizerNetwork.rollout`; this one counts steps itself instead of asking the device."""
+        captures = state.mean.is_cuda and not torch.is_grad_enabled()
+        return CapturedRollout(self, state, _function_after, _NUM_WORTHWHILE if captures else 0, int(state.steps))
 
     def replay(
         self,
@@ -161,7 +157,8 @@ class LearnedSOAP(OptimizerNetwork):
             return super().replay(evaluations, state, coefficients, columns)
         gains, features = [], []
         with torch.no_grad():
-            for past, evaluation, coefficient in zip(count(int(state.steps)), evaluations, coefficients, strict=False):
+            pairs = zip(evaluations, coefficients, strict=True)
+            for past, (evaluation, coefficient) in enumerate(pairs, int(state.steps)):
                 direction, read, state = self._direction(evaluation, state, turn=turns(past))
                 parts = (coefficient * direction).split(state.sizes, dim=1)
                 gains.append(torch.stack([part.sum(1) for part in parts], dim=1))
@@ -233,7 +230,6 @@ def _features(state: SOAPState, lengths: Tensor, far: Tensor) -> Tensor:
     return torch.cat([state.features, torch.stack([far.expand_as(sizes), sizes])]).movedim(0, -1)
 
 
-@cache
 def _alike(segments: tuple[Segment, ...]) -> tuple[tuple[int, ...], ...]:
     """Which tensors have the same shape, and so are stepped as one batch, as if they were of several problems."""
     groups: dict[object, list[int]] = {}
@@ -256,19 +252,5 @@ def _resting(optimizer: LearnedSOAP, evaluation: Evaluation, state: SOAPState) -
     return optimizer._step(evaluation, state, turn=False)
 
 
-def _functions(num_steps: int) -> Iterator[StepFunction]:
-    """What the steps after ``num_steps`` others do."""
-    return (_turning if turns(past) else _resting for past in count(num_steps))
-
-
-class _Counting(Rollout):
-    """Steps that know without looking how many there were."""
-
-    def __init__(self, optimizer: LearnedSOAP, state: SOAPState, functions: Iterator[StepFunction]) -> None:
-        super().__init__(optimizer, state)
-        self._functions = functions
-
-    def step(self, evaluation: Evaluation) -> Tensor:
-        """See :meth:`Rollout.step`."""
-        update, self.state, _ = next(self._functions)(self._optimizer, evaluation, self.state)
-        return update
+def _function_after(num_steps: int) -> StepFunction:
+    return _turning if turns(num_steps) else _resting

@@ -26,9 +26,9 @@ def axis(name: Axis | None) -> Any:
 
     ``"coordinate"``: the N coordinates of each problem, as [..., B, N] or [..., B·N]. ``"tensor"``: the S tensors of
     each problem, as [..., B, S] or [..., B·S]. ``"pair"``: the last two axes go through coordinates, [..., B, N, N],
-    where the scope is the problem. ``"each"``: a tuple of S items, whatever is in the item of a tensor is that tensor's
-    alone. ``"problem"``: none of these; the state is that of a problem as a whole. None: a dataclass, which says it of
-    each of its own fields.
+    where the scope is the problem. ``"each"``: a tuple of S items, in the order of the tensors; what is in an item is
+    that tensor's alone, whatever it says of its own fields. ``"problem"``: none of these; the state is that of a
+    problem as a whole. None: a dataclass, which says it of each of its own fields.
     """
     return dataclasses.field(metadata={"axis": name})
 
@@ -94,7 +94,7 @@ def _walk(state: Any, path: str, path_alone: str, of_field: Axis | None, item: i
             for field in dataclasses.fields(state)
             if field.init
         ]
-    begins_items = of_field == "each" and item is None
+    begins_items = of_field == "each" and item is None and isinstance(state, tuple | list)
     for key, part, of_part in parts:
         key_alone = 0 if begins_items else key
         yield from _walk(

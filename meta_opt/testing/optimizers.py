@@ -41,6 +41,7 @@ from meta_opt.testing.states import (
     save_and_reload,
     segments_equal_the_whole,
     state_follows_the_weights,
+    states_of_tensors,
 )
 
 OptimizerCheck = Callable[[OptimizerNetwork], None]
@@ -74,6 +75,7 @@ def optimizer_checks() -> tuple[OptimizerCheck, ...]:
         influence_within_the_scope,
         what_is_not_read_has_no_influence,
         axes_of_the_state,
+        states_of_tensors,
         autocast_changes_nothing,
         noise_from_the_generator,
         functional_calls,

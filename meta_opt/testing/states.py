@@ -17,8 +17,7 @@ from meta_opt.testing.given import LAYOUT, NUM_STEPS, built, close, draw_evaluat
 def axes_of_the_state(optimizer: OptimizerNetwork) -> None:
     """Every tensor of the state, however deep, says what its last axis goes through, and has the size that it says."""
     # What the drop-in steps at once: tensors that have a network in common, whatever it is shared by.
-    shapes = (torch.Size([2, 3]), torch.Size([1, 5]))
-    layout = Layout(("all",) * len(shapes), shapes, ("all",) * len(shapes))
+    layout = _of_one_network(torch.Size([3]), torch.Size([2, 4]), torch.Size([2, 4]))
     optimizer, num_problems = built(optimizer, layout), 3
     name, size = type(optimizer).__name__, layout.num_coordinates
     first = optimizer.init_state(layout, num_problems)
@@ -40,7 +39,7 @@ def axes_of_the_state(optimizer: OptimizerNetwork) -> None:
             continue
         elif axis == "each":
             assert item is not None, f"{name}: the axis of {path} is each, and so it must be in a tuple or list"
-            assert item < len(shapes), f"{name}: {path} is one of more than the {len(shapes)} tensors that there are"
+            assert item < len(layout.sizes), f"{name}: {path} is of one more than the {len(layout.sizes)} tensors"
             continue
         else:
             length = size if axis == "coordinate" else len(layout.sizes)
@@ -50,6 +49,34 @@ def axes_of_the_state(optimizer: OptimizerNetwork) -> None:
             f"{name}: the axis of {path} is {axis}, and so its shape must be {wanted} for {num_problems} problems of "
             f"{size} coordinates in {len(layout.sizes)} tensors, not {list(shape)}"
         )
+
+
+def states_of_tensors(optimizer: OptimizerNetwork) -> None:
+    """What the state says is of a tensor, or of the problem, is as it is for each tensor alone."""
+    if optimizer.scope == "problem" or not optimizer.any_layout:
+        return
+    shapes = (torch.Size([3]), torch.Size([2, 4]), torch.Size([2, 4]))
+    optimizer, name = built(optimizer, _of_one_network(*shapes)), type(optimizer).__name__
+    whole = named_tensors(optimizer.init_state(_of_one_network(*shapes), 2))
+    for item, shape in enumerate(shapes):
+        alone = named_tensors(optimizer.init_state(_of_one_network(shape), 2))
+        for kind in ("each", "problem"):
+            own = [each for each in whole if each.axis == kind and each.item in (None, item)]
+            found = {each.name_alone: each.tensor.shape for each in own}
+            expected = {each.name: each.tensor.shape for each in alone if each.axis == kind}
+            assert found == expected, (
+                f"{name}: among several tensors, what the state has with the axis {kind} for the tensor {item}, of "
+                f"shape {list(shape)}, is {_listed(found)}, but for this tensor alone {_listed(expected)}: items of "
+                "each are in the order of the tensors, and problem is what they all have in common"
+            )
+
+
+def _of_one_network(*shapes: torch.Size) -> Layout:
+    return Layout(("all",) * len(shapes), shapes, ("all",) * len(shapes))
+
+
+def _listed(shapes: dict[str, torch.Size]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()) or "nothing"
 
 
 def segments_equal_the_whole(optimizer: InnerOptimizer) -> None:
