@@ -193,27 +193,14 @@ class LearnedSOAP(OptimizerNetwork):
         mean = torch.lerp(state.mean, grad, 1.0 - self.momentum)
         of_mean, of_square = 1.0 - self.momentum**steps, 1.0 - BETA**steps
         grads, hats, before = (each.split(state.sizes, dim=1) for each in (grad, mean / of_mean, state.square))
-        made: dict[int, tuple[Tensor, Tensor, Eigenbases, Tensor]] = {}
+        stepped: dict[int, tuple[Tensor, Tensor, Tensor, Eigenbases]] = {}
         for group in _alike(state.segments):
-            segment = state.segments[group[0]]
             part, hat, square = (_together([each[index] for index in group]) for each in (grads, hats, before))
             bases = Eigenbases.joined([state.bases[index] for index in group])
-            smallest: Tensor | float = SMALLEST_SQUARE
-            if bases:
-                shape = segment.num_rows, segment.num_columns
-                part, hat, square = (each.unflatten(1, shape) for each in (part, hat, square))
-                smallest = smallest_square(part)
-                bases = bases.after(part.detach(), turn=turn)
-                part, hat = bases.read(part), bases.read(hat)
-            square = torch.lerp(square, part.square(), 1.0 - BETA)
-            direction = normalized(hat, square / of_square, smallest)
-            length = mean_of(direction.square())
-            if bases:
-                direction = bases.back(direction)
-            flat = (unit_of(segment) * direction.flatten(1), square.flatten(1))
-            parts = (*(each.chunk(len(group)) for each in flat), bases.parted(len(group)), length.chunk(len(group)))
-            made |= zip(group, zip(*parts, strict=True), strict=True)
-        directions, squares, all_bases, lengths = zip(*(made[index] for index in range(len(made))), strict=True)
+            made, bases = _in_bases(state.segments[group[0]], part, hat, square, bases, of_square, turn=turn)
+            parts = (*(each.chunk(len(group)) for each in made), bases.parted(len(group)))
+            stepped |= zip(group, zip(*parts, strict=True), strict=True)
+        directions, lengths, squares, all_bases = zip(*(stepped[index] for index in range(len(stepped))), strict=True)
         after = SOAPState(
             state.segments, state.features, mean, torch.cat(squares, 1), all_bases, scales, steps, state.horizon
         )
@@ -228,6 +215,39 @@ def _features(state: SOAPState, lengths: Tensor, far: Tensor) -> Tensor:
     """Of each tensor, [B, S, F], by mean squares of directions, [B, S], and how far the run is, []."""
     sizes = (lengths + _LEAST_SQUARE).log() / 5.0
     return torch.cat([state.features, torch.stack([far.expand_as(sizes), sizes])]).movedim(0, -1)
+
+
+def _in_bases(
+    segment: Segment, grad: Tensor, hat: Tensor, square: Tensor, bases: Eigenbases, of_square: Tensor, *, turn: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor], Eigenbases]:
+    """One step of tensors of one shape, with n coordinates, as of B problems.
+
+    Args:
+        segment: One of the tensors.
+        grad: The gradient, [B, n].
+        hat: m̂, [B, n].
+        square: Average of squares in the bases, [B, n].
+        bases: Those of the last step.
+        of_square: What makes v̂ of that average, [].
+        turn: Whether to turn the bases.
+
+    Returns:
+        The direction in units of the tensor, [B, n], its mean square before that, [B], and the average of squares,
+        [B, n]; and the bases.
+    """
+    smallest: Tensor | float = SMALLEST_SQUARE
+    if bases:
+        shape = segment.num_rows, segment.num_columns
+        grad, hat, square = (each.unflatten(1, shape) for each in (grad, hat, square))
+        smallest = smallest_square(grad)
+        bases = bases.after(grad.detach(), turn=turn)
+        grad, hat = bases.read(grad), bases.read(hat)
+    square = torch.lerp(square, grad.square(), 1.0 - BETA)
+    direction = normalized(hat, square / of_square, smallest)
+    length = mean_of(direction.square())
+    if bases:
+        direction = bases.back(direction).flatten(1)
+    return (unit_of(segment) * direction, length, square.flatten(1)), bases
 
 
 def _alike(segments: tuple[Segment, ...]) -> tuple[tuple[int, ...], ...]:
