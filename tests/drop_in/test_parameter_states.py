@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from meta_opt.drop_in.parameter_states import ParameterStates, Place
+from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
@@ -42,6 +43,11 @@ class Counting(OptimizerNetwork):
 class Rows:
     sizes: list[int]
     largest: Tensor = axis("tensor")  # [tensors]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    all: Tensor = axis("problem")  # [N], of coordinates
 
 
 class PerTensor(OptimizerNetwork):
@@ -120,6 +126,32 @@ def test_other_states_are_kept_per_parameter() -> None:
     assert run.step(2.0, 3.0) == [2.0, 5.0]
     assert run.step(1.0, None) == [2.0, None]
     assert run.step(1.0, 6.0) == [2.0, 6.0]
+
+
+def test_empty_tensors_are_not_stepped_with_others() -> None:
+    """Of which there is no largest gradient."""
+    run = Run(PerTensor())
+    run.params.append(torch.zeros(0, requires_grad=True))
+    for param in run.params:
+        param.grad = torch.ones_like(param)
+    buckets = run.states.buckets({param: Place.of(param, "all") for param in run.params})
+    assert [[update.tolist() for update in bucket.step(None)] for bucket in buckets] == [
+        [[1.0, 1.0], [[1.0], [1.0], [1.0]]],
+        [[]],
+    ]
+
+
+def test_a_state_that_is_another_for_several_tensors_is_refused() -> None:
+    class Together(PerTensor):
+        def init_state(self, layout: Layout, num_problems: int) -> Any:
+            return Wrong(torch.zeros(layout.num_coordinates))
+
+    run = Run(Together())
+    run.params[1] = torch.zeros(2, requires_grad=True)
+    for param in run.params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(MetaOptError, match="says that all is problem, and it is another for several tensors"):
+        run.states.buckets({param: Place.of(param, "all") for param in run.params})
 
 
 @pytest.mark.parametrize(("dtype", "computed"), [(torch.float16, torch.float32), (torch.float64, torch.float64)])
