@@ -3,7 +3,7 @@
 The scope of the learned optimizer says what is stepped at once, as one vector of coordinates: a *bucket*.
 
 - ``coordinate`` and ``tensor``: parameters of one network, device and type whose states agree in what all their
-  coordinates share (a decay β^t): as many as there are, since they do not influence each other.
+  coordinates share (a decay β^t): as many as there are, since they do not influence each other; empty ones apart.
 - ``problem``: all parameters that have ever had a gradient, whatever device and type they have. One that has none in a
   step counts as having a gradient of zero.
 

@@ -90,8 +90,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 or a learned optimizer, of which a copy is kept; this or ``checkpoint``.
             checkpoint: A checkpoint that ``meta-opt fit`` has written.
             num_steps: How many steps the training will have, for checkpoints that make something of it (``general``):
-                updates then fall to zero, as the square of the part to come. One that stops early stops with larger
-                updates, one that goes on longer goes on with small ones. None: it is not known.
+                updates then fall to zero over them. One that stops early stops with larger updates, one that goes on
+                longer goes on with small ones. None: it is not known.
             lr: Factor of every update. Schedulers change it.
             engine: What computes the network: native code if it can be had (auto), native code, or PyTorch.
             order: All parameters of the model in its order, ``model.parameters()``, for networks that read where a

@@ -13,11 +13,13 @@ from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 from meta_opt.optimizers.state import named_tensors
 from meta_opt.testing.given import LAYOUT, NUM_STEPS, built, close, draw_evaluations, tensors_of, updates_of, valleys
 
+_SHAPES = (torch.Size([3]), torch.Size([2, 4]), torch.Size([2, 4]))  # a vector, and two tensors that are alike
+
 
 def axes_of_the_state(optimizer: OptimizerNetwork) -> None:
     """Every tensor of the state, however deep, says what its last axis goes through, and has the size that it says."""
     # What the drop-in steps at once: tensors that have a network in common, whatever it is shared by.
-    layout = _of_one_network(torch.Size([3]), torch.Size([2, 4]), torch.Size([2, 4]))
+    layout = _of_one_network(*_SHAPES)
     optimizer, num_problems = built(optimizer, layout), 3
     name, size = type(optimizer).__name__, layout.num_coordinates
     first = optimizer.init_state(layout, num_problems)
@@ -55,10 +57,10 @@ def states_of_tensors(optimizer: OptimizerNetwork) -> None:
     """What the state says is of a tensor, or of the problem, is as it is for each tensor alone."""
     if optimizer.scope == "problem" or not optimizer.any_layout:
         return
-    shapes = (torch.Size([3]), torch.Size([2, 4]), torch.Size([2, 4]))
-    optimizer, name = built(optimizer, _of_one_network(*shapes)), type(optimizer).__name__
-    whole = named_tensors(optimizer.init_state(_of_one_network(*shapes), 2))
-    for item, shape in enumerate(shapes):
+    layout = _of_one_network(*_SHAPES)
+    optimizer, name = built(optimizer, layout), type(optimizer).__name__
+    whole = named_tensors(optimizer.init_state(layout, 2))
+    for item, shape in enumerate(_SHAPES):
         alone = named_tensors(optimizer.init_state(_of_one_network(shape), 2))
         for kind in ("each", "problem"):
             own = [each for each in whole if each.axis == kind and each.item in (None, item)]
