@@ -30,6 +30,7 @@ from meta_opt.optimizers.pooling import spread
 from meta_opt.optimizers.state import axis
 
 _BASE_STEP = 0.16
+_LAST_GRADIENT = 0.2
 _HIDDEN_SIZE = 16
 _LEAST_LEFT = 0.001  # of a run: the updates of one that goes on longer than was said do not vanish
 _USUAL_STEPS = 1000.0  # of a run
@@ -64,12 +65,13 @@ class LearnedSOAP(OptimizerNetwork):
         θ ← θ - base_step · √(1000/T) · (1 - (t-1)/T)^1.25 · unit · e^(net_φ(features)) · d
 
     The direction d is m̂/√v̂ of gradients, for matrices and filters read in bases in which they are as good as
-    uncorrelated, and turned back. The unit is what makes a step mean the same at any width and shape
-    (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more steps there are,
-    the shorter they are, from T = 300 on. Where T is not known, they are those of the middle of a run: at step t of one
-    of 2t steps, but at least of 300. One network, a hidden layer of tanh, for all tensors; at first it says nothing. It
-    reads what kind of tensor there is, its place and size, how far the run is, and the size of d, which is 1 where all
-    gradients agree, and small where they are noise.
+    uncorrelated, and turned back. In m̂ the last gradient weighs more than in an average, as in Nesterov's momentum
+    (quasi-hyperbolic momentum: Ma and Yarats 2018, arXiv:1810.06801). The unit is what makes a step mean the same at
+    any width and shape (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more
+    steps there are, the shorter they are, from T = 300 on. Where T is not known, they are those of the middle of a run:
+    at step t of one of 2t steps, but at least of 300. One network, a hidden layer of tanh, for all tensors; at first it
+    says nothing. It reads what kind of tensor there is, its place and size, how far the run is, and the size of d,
+    which is 1 where all gradients agree, and small where they are noise.
 
     The bases are those of gradients as they are, also where second derivatives are taken.
     """
@@ -81,6 +83,7 @@ class LearnedSOAP(OptimizerNetwork):
         self,
         base_step: float = _BASE_STEP,
         momentum: float = 0.9,
+        last_gradient: float = 0.0,
         hidden_size: int = _HIDDEN_SIZE,
         initial_output: float = 0.0,
     ) -> None:
@@ -89,6 +92,8 @@ class LearnedSOAP(OptimizerNetwork):
         Args:
             base_step: Length of the first steps of a run of 1,000, in units of the tensor, where all gradients agree.
             momentum: β of the average of gradients.
+            last_gradient: ν, the weight of the last gradient beside that average; 0 as in SOAP, 1 - β as in Nesterov's
+                momentum.
             hidden_size: Units of the network.
             initial_output: Factor of the output layer's initial weights; with 0 the network says nothing at first.
 
@@ -100,12 +105,15 @@ class LearnedSOAP(OptimizerNetwork):
             raise MetaOptError(f"optimizer.base_step must be more than 0, not {base_step}")
         if not 0.0 <= momentum < 1.0:
             raise MetaOptError(f"optimizer.momentum must be at least 0 and less than 1, not {momentum}")
+        if not 0.0 <= last_gradient <= 1.0:
+            raise MetaOptError(f"optimizer.last_gradient must be at least 0 and at most 1, not {last_gradient}")
         if not 0.0 <= initial_output < math.inf:
             raise MetaOptError(f"optimizer.initial_output must be 0 or more, not {initial_output}")
         if hidden_size < 1:
             raise MetaOptError(f"optimizer.hidden_size must be 1 or more, not {hidden_size}")
         self.base_step = base_step
         self.momentum = momentum
+        self.last_gradient = last_gradient
         self.hidden_size = hidden_size
         self.initial_output = initial_output
 
@@ -169,10 +177,11 @@ class LearnedSOAP(OptimizerNetwork):
 
     @classmethod
     def recommended_settings(cls) -> dict[str, Any]:
-        """All of the replay, which costs little here, and a base step and a network that are its own."""
+        """All of the replay, which costs little here, and a base step, ν and a network that are its own."""
         return {
             "model.estimator.replay_fraction": 1.0,
             "optimizer.base_step": _BASE_STEP,
+            "optimizer.last_gradient": _LAST_GRADIENT,
             "optimizer.hidden_size": _HIDDEN_SIZE,
             "optimizer.initial_output": 0.0,
         }
@@ -191,8 +200,9 @@ class LearnedSOAP(OptimizerNetwork):
         scales, grad = state.scales.updated(bounded(evaluation.grad), state.sizes, state.steps)
         steps = state.steps + 1.0
         mean = torch.lerp(state.mean, grad, 1.0 - self.momentum)
-        of_mean, of_square = 1.0 - self.momentum**steps, 1.0 - BETA**steps
-        grads, hats, before = (each.split(state.sizes, dim=1) for each in (grad, mean / of_mean, state.square))
+        of_mean, of_square = 1.0 - (1.0 - self.last_gradient) * self.momentum**steps, 1.0 - BETA**steps
+        hat = torch.lerp(mean, grad, self.last_gradient) / of_mean
+        grads, hats, before = (each.split(state.sizes, dim=1) for each in (grad, hat, state.square))
         stepped: dict[int, tuple[Tensor, Tensor, Tensor, Eigenbases]] = {}
         for group in _alike(state.segments):
             part, hat, square = (_together([each[index] for index in group]) for each in (grads, hats, before))

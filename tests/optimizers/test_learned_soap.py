@@ -80,9 +80,12 @@ def by_hand(optimizer: LearnedSOAP, grads: Tensor, horizon: int, basis_of: str =
                         bases[side] = torch.linalg.eigh(grams[side] + floor).eigenvectors
                     elif t < 10 or t % 3 == 0:
                         bases[side] = torch.linalg.qr((grams[side] + floor) @ bases[side]).Q
-            read, hat = (bases[0].T @ each @ bases[1] for each in (grad, mean))
+            newest = optimizer.last_gradient
+            hat = (1 - newest) * mean + newest * grad
+            hat = hat / ((1 - newest) * (1 - optimizer.momentum**t) + newest)
+            read, hat = (bases[0].T @ each @ bases[1] for each in (grad, hat))
             square = 0.95 * square + 0.05 * read**2
-            hat, corrected = hat / (1 - optimizer.momentum**t), square / (1 - 0.95**t)
+            corrected = square / (1 - 0.95**t)
             direction = hat / (corrected + 1e-3 * corrected.mean()).sqrt()
             far = math.log(t / (horizon - t + 1)) / 4
             length = math.log((direction**2).mean() + 1e-6) / 5
@@ -98,8 +101,9 @@ def by_hand(optimizer: LearnedSOAP, grads: Tensor, horizon: int, basis_of: str =
     return collected
 
 
-def test_updates_are_those_of_the_paper_with_a_factor():
-    optimizer = built(initial_output=1.0)
+@pytest.mark.parametrize("last_gradient", [0.0, 0.2])
+def test_updates_are_those_of_the_paper_with_a_factor(last_gradient: float):
+    optimizer = built(initial_output=1.0, last_gradient=last_gradient)
     grads = gradients(25, 2)
     found = updates(optimizer, grads, horizon=25)
     for problem in range(2):
@@ -259,6 +263,7 @@ def test_second_derivatives_hold_the_bases_constant():
     [
         ({"base_step": 0.0}, r"optimizer\.base_step must be more than 0, not 0\.0"),
         ({"momentum": 1.0}, r"optimizer\.momentum must be at least 0 and less than 1, not 1\.0"),
+        ({"last_gradient": 1.5}, r"optimizer\.last_gradient must be at least 0 and at most 1, not 1\.5"),
         ({"initial_output": -1.0}, r"optimizer\.initial_output must be 0 or more, not -1\.0"),
         ({"hidden_size": 0}, r"optimizer\.hidden_size must be 1 or more, not 0"),
     ],
