@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 _SHOWN = 60  # characters of a text in a message
@@ -47,3 +48,23 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple | dict | set):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """A whole number that is not too small, whatever kind of integer it is.
+
+    Args:
+        name: Of the argument, for the message.
+        value: What was given.
+        least: The smallest number that is right.
+
+    Raises:
+        MetaOptError: If it is not one.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise MetaOptError(f"{name} must be a whole number of at least {least}, not {shown(value)}")
+    return number

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place, is_dtensor, local
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import MetaOptError, whole
 from meta_opt.optimizees.layout import Layout, depths_of, kind_of
 from meta_opt.optimizers.contract import OptimizerNetwork, Scope
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
@@ -120,8 +120,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if not isinstance(learned, CoordinatewiseLSTM):
                 raise MetaOptError(f"engine {engine}: {type(learned).__name__} has no engine to choose")
             learned.engine = engine
-        if num_steps is not None and num_steps < 1:
-            raise MetaOptError(f"num_steps must be at least 1, not {num_steps}")
+        num_steps = None if num_steps is None else whole("num_steps", num_steps, 1)
         if num_steps is not None and not learned.horizon:
             raise MetaOptError(
                 f"num_steps {num_steps}: {title} makes nothing of it; leave it out, or choose another checkpoint"

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from meta_opt import registry
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import MetaOptError, whole
 from meta_opt.evaluation.compare import MERITS, Comparison, Contestant, Setting, Validation
 from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.figures import comparison_figure
@@ -124,12 +124,8 @@ def compare(
         raise MetaOptError("say what to compare: one learned optimizer at least")
     chosen = _optimizee(optimizee, list(named.values()))
     horizons = _horizons(num_steps, chosen, list(named.values()))
-    for name, value, least in (
-        ("num_problems", num_problems, 2),
-        ("num_validation_problems", num_validation_problems, 1),
-    ):
-        if value < least:
-            raise MetaOptError(f"{name} must be at least {least}, not {value}")
+    num_problems = whole("num_problems", num_problems, 2)
+    num_validation_problems = whole("num_validation_problems", num_validation_problems, 1)
     chosen = copy.deepcopy(chosen).to(device)
     learned = {name: _contestant(each, chosen, torch.device(device)) for name, each in named.items()}
     asked = list(baselines) if baselines is not None else default_baselines(max(horizons))
@@ -185,10 +181,8 @@ def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, optimizer
         known = [found.num_steps for each in optimizers if (found := _validation(each, optimizee)) is not None]
         recommended = type(optimizee).recommended_settings().get("model.num_steps", 100)
         asked = known[0] if known else recommended
-    horizons = list(dict.fromkeys([asked] if isinstance(asked, int) else asked))
-    if not horizons or min(horizons) < 1:
-        raise MetaOptError(f"num_steps must be at least 1, not {asked}")
-    return horizons
+    several = asked if isinstance(asked, Sequence) and asked and not isinstance(asked, str) else [asked]
+    return list(dict.fromkeys(whole("num_steps", steps, 1) for steps in several))
 
 
 def _contestant(each: Learned, optimizee: Optimizee, device: torch.device) -> Contestant:

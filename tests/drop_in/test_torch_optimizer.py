@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Iterator
 from functools import partial
@@ -493,8 +494,9 @@ def test_arguments_are_checked(path: Path) -> None:
         LearnedOptimizer(params(), checkpoint=path, lr=-1)
     with pytest.raises(MetaOptError, match="lr must be at least 0, not -2"):
         LearnedOptimizer([{"params": params(), "lr": -2}], checkpoint=path)
-    with pytest.raises(MetaOptError, match="num_steps must be at least 1, not 0"):
-        LearnedOptimizer(params(), checkpoint=path, num_steps=0)
+    for steps in (0, 1e4, math.nan, "9"):
+        with pytest.raises(MetaOptError, match=f"num_steps must be a whole number of at least 1, not {steps!r}"):
+            LearnedOptimizer(params(), checkpoint=path, num_steps=steps)  # type: ignore[arg-type]
     with pytest.raises(MetaOptError, match="num_steps 9: untrained makes nothing of it; leave it out"):
         LearnedOptimizer(params(), checkpoint=path, num_steps=9)
     with pytest.raises(MetaOptError, match="engine must be one of auto, native, torch, not 'nativ'"):

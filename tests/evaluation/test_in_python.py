@@ -86,8 +86,10 @@ def test_figure_and_data_frame(learner: MetaLearner, monkeypatch: pytest.MonkeyP
         (([],), "say what to compare: one learned optimizer at least"),
         ((["quadratics"],), "no pretrained optimizer is called 'quadratics'; did you mean 'quadratic'?"),
         ((["quadratic"], "quadratc"), "no optimizee is called 'quadratc'"),
-        ((["quadratic"], None, 0), "num_steps must be at least 1, not 0"),
-        ((["quadratic"], None, []), "num_steps must be at least 1"),
+        ((["quadratic"], None, 0), "num_steps must be a whole number of at least 1, not 0"),
+        ((["quadratic"], None, 1e4), "num_steps must be a whole number of at least 1, not 10000.0"),
+        ((["quadratic"], None, (10, "9")), "num_steps must be a whole number of at least 1, not '9'"),
+        ((["quadratic"], None, []), "num_steps must be a whole number of at least 1, not a list of 0"),
         (([3], "quadratic", 3), "int cannot be compared"),
         ((["nowhere/best.ckpt"], "quadratic"), "nowhere/best.ckpt"),
     ],
@@ -99,9 +101,9 @@ def test_what_is_refused(arguments: tuple, message: str) -> None:
 
 
 def test_too_few_problems() -> None:
-    with pytest.raises(MetaOptError, match="num_problems must be at least 2, not 1"):
+    with pytest.raises(MetaOptError, match="num_problems must be a whole number of at least 2, not 1"):
         compare(["quadratic"], num_problems=1)
-    with pytest.raises(MetaOptError, match="num_validation_problems must be at least 1, not 0"):
+    with pytest.raises(MetaOptError, match="num_validation_problems must be a whole number of at least 1, not 0"):
         compare(["quadratic"], num_validation_problems=0)
 
 
