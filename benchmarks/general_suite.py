@@ -12,7 +12,8 @@ tenth of the mini-batch losses, at most 50. Ratios are geometric means over seed
     python benchmarks/general_suite.py --robust 100 --num_steps 100
 
 draws task, seed, θ_0 scale (1/2 to 2, of matrices) and batch size (4 to 256) at random, and counts runs that diverge:
-whose loss on a thousand examples ends above where it began, or is not finite. Results in the folder are not computed
+whose loss on a thousand examples ends above where it began, or is not finite. ``--optimizers "Muon 0.03" "rule of
+thumb"`` counts those of others, at these rates. Results in the folder are not computed
 again. With --validation, other tasks (``validation_tasks``, no data needed), so that choices need no look at these.
 """
 
@@ -260,22 +261,24 @@ def compare(
 
 
 def robust(
-    results: Results, made: dict[str, Make], ours: str, tasks: dict[str, Task], draws: int, num_steps: int
+    results: Results, made: dict[str, Make], optimizer: str, tasks: dict[str, Task], draws: int, num_steps: int
 ) -> None:
-    """Count the divergences."""
+    """Count the divergences of an optimizer."""
     diverged = []
     for number in range(draws):
         draw = random.Random(number)  # noqa: S311 nothing to keep secret
         name, seed = draw.choice([*tasks]), draw.randrange(1000)
         theta_scale, batch_size = 2 ** draw.uniform(-1, 1), round(2 ** draw.uniform(2, 8))
-        key = f"robust/{name}/{ours}/{num_steps}/{number}"
+        key = f"robust/{name}/{optimizer}/{num_steps}/{number}"
         found = results.get(
             key,
-            lambda: train(tasks[name], made[ours], num_steps, seed, theta_scale, batch_size),  # noqa: B023
+            lambda: train(tasks[name], made[optimizer], num_steps, seed, theta_scale, batch_size),  # noqa: B023
         )
         if not found["after"] < found["before"] or not math.isfinite(found["mean"]):
             diverged.append(f"{name}, θ_0 x {theta_scale:.2f}, batches of {batch_size}: {found}")
-    print(f"\n{len(diverged)} of {draws} runs of {num_steps} steps diverged", *diverged, sep="\n")
+    print(
+        f"\n{optimizer}: {len(diverged)} of {draws} runs of {num_steps} steps diverged", *diverged, sep="\n", flush=True
+    )
 
 
 def main() -> None:
@@ -288,6 +291,7 @@ def main() -> None:
     parser.add_argument("--least", type=float, default=1e-12, help="what smaller losses count as: as good as zero")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS, *VALIDATION_TASKS], help="only these")
     parser.add_argument("--robust", type=int, default=0, metavar="DRAWS", help="count divergences instead")
+    parser.add_argument("--optimizers", nargs="+", help="of which divergences are counted, instead of the pretrained")
     parser.add_argument("--folder", type=Path, help="of results, which are not computed again")
     options = parser.parse_args()
     tasks = VALIDATION_TASKS if options.validation else TASKS
@@ -300,7 +304,8 @@ def main() -> None:
         results = Results(folder / "results.json")
         for num_steps in options.num_steps:
             if options.robust:
-                robust(results, made, options.pretrained, tasks, options.robust, num_steps)
+                for optimizer in options.optimizers or [options.pretrained]:
+                    robust(results, made, optimizer, tasks, options.robust, num_steps)
             else:
                 compare(results, made, options.pretrained, tasks, num_steps, options.seeds, options.least)
 
