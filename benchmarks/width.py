@@ -3,10 +3,10 @@
     META_OPT_DATA_DIR=... python benchmarks/width.py widths.png
 
 Perceptrons of ReLU on MNIST in a loop of plain PyTorch, mini-batches of 64; mean training loss of the last 20 of 200
-steps: two hidden layers of 16 to 1,024 units, and one to eight of 64. general, and general_mlp, whose meta-training had
-up to two layers of 64; the same without ``largest_width``, which shortens its updates in wider ones; the best of AdamW,
-Nesterov momentum and Muon under a cosine, tuned for each network; and AdamW at the rate that is best for two layers of
-64. Results in the folder are not computed again.
+steps: two hidden layers of 16 to 1,024 units, and one to eight of 64. general, the same in half of its steps, and
+general_mlp, whose meta-training had up to two layers of 64; the same without ``largest_width``, which shortens its
+updates in wider ones; the best of AdamW, Nesterov momentum and Muon under a cosine, tuned for each network; and AdamW
+at the rate that is best for two layers of 64. Results in the folder are not computed again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ SHAPES = {
 NARROW = (64, 64)
 LINES = {  # color, width and dashes
     "general": ("#b00020", 2.4, "-"),
+    "general, lr=0.5": ("#b00020", 1.2, ":"),
     "general_mlp": ("#7b1fa2", 2.4, "-"),
     "without largest_width": ("#7b1fa2", 1.2, ":"),
     "best tuned baseline": ("#4a7fb5", 1.2, "-"),
@@ -58,6 +59,10 @@ def table(results: Results, of_what: str, shapes: dict[int, tuple[int, ...]]) ->
     """Losses by network and optimizer, which are printed as they come."""
     made: dict[str, Make] = {
         **makers("general", Path()),
+        "general, lr=0.5": lambda params, num_steps: (
+            LearnedOptimizer(params, pretrained="general", num_steps=num_steps, lr=0.5),
+            False,
+        ),
         "general_mlp": lambda params, num_steps: (LearnedOptimizer(params, pretrained="general_mlp"), False),
         "without largest_width": without_largest_width,
     }
@@ -99,7 +104,7 @@ def without_largest_width(params: list[nn.Parameter], num_steps: int) -> tuple[t
 
 def draw(tables: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     """One panel a table."""
-    figure = Figure(figsize=(9.0, 3.6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(9.0, 4.2), dpi=130, layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True)
     for axes, (of_what, losses) in zip(panels, tables.items(), strict=True):
         for line, (color, width, dashes) in LINES.items():
@@ -109,7 +114,7 @@ def draw(tables: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
         axes.set_xticks([*losses], labels=[f"{number:,}" for number in losses])
         axes.minorticks_off()
     panels[0].set_ylabel(f"training loss after {STEPS} steps")
-    panels[0].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
 
 

@@ -25,7 +25,7 @@ from meta_opt.studies.report import FIGURE, REPORT, write_report
 from meta_opt.studies.results import Results, opened, read
 from meta_opt.studies.study import Study, merged
 from meta_opt.studies.summaries import Summary, check_text, number
-from meta_opt.studies.tasks import Task, tasks_of
+from meta_opt.studies.tasks import Task, tasks_of, tests_of
 from meta_opt.studies.workers import Worker, here, on_cluster
 
 WORKER = "meta_opt.cli.study_worker"
@@ -72,7 +72,7 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
 
 
 def _check(study: Study) -> None:
-    """See that ``fit`` takes the options of every label, without which every run would fail.
+    """See that ``fit`` takes the options of every label, and that tests and baselines can be made.
 
     Raises:
         MetaOptError: If it does not.
@@ -83,7 +83,8 @@ def _check(study: Study) -> None:
         checked |= {f"axes.{axis}.{label}": merged(base, options) for label, options in labels.items()}
     checked |= {f"also.{label}": merged(study.base, options) for label, options in study.also.items()}
     worker = Worker(WORKER)
-    answer = worker.perform({"check": checked}, 0) or {}
+    work = {"check": checked, "tests": tests_of(study), "baselines": list(study.baselines)}
+    answer = worker.perform(work, 0) or {}
     worker.stop()
     for where, error in answer.get("results", {}).items():
         raise MetaOptError(f"study {study.name}: {where}: {error}")

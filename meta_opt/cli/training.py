@@ -8,6 +8,7 @@ import shlex
 import sys
 import traceback
 import warnings
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -350,17 +351,19 @@ class MetaOptCLI(LightningCLI):
             print(f"  {_program()} fit {shlex.join(options)}")
         elif best.exists():
             for command in ("test", "compare"):
-                print(f"  {_program()} {command} --ckpt_path {shlex.join([relative(best), *self._foreign_classes()])}")
+                kinds = registry.KINDS if command == "test" else ("optimizee", "optimizer")
+                options = [relative(best), *self._foreign_classes(kinds)]
+                print(f"  {_program()} {command} --ckpt_path {shlex.join(options)}")
         if run.logs.exists():
             print(f"  tensorboard --logdir {shlex.quote(relative(run.logs.parent.parent))}")
 
-    def _foreign_classes(self) -> list[str]:
-        """The options that name what a checkpoint may not name: classes that are not installed plugins."""
+    def _foreign_classes(self, kinds: Collection[registry.Kind]) -> list[str]:
+        """The options that name classes which a checkpoint may not name, as they are no installed plugins."""
         classes = self._defaults.classes.items()
         named = (
             (f"--{registry.OPTIONS[kind]}", registry.reference(cls))
             for kind, cls in classes
-            if "." in registry.name_of(cls)
+            if kind in kinds and "." in registry.name_of(cls)
         )
         return [part for option in named for part in option]
 

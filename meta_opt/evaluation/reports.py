@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,8 +238,10 @@ def check_place(out: Path | None, default: Path) -> None:
     parent = default.absolute() if out is None else out.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise MetaOptError(f"cannot write to {parent}; give another folder as --out")
+    try:
+        tempfile.TemporaryDirectory(prefix=".meta-opt-", dir=parent).cleanup()
+    except OSError as error:
+        raise MetaOptError(f"cannot write to {parent}; give another folder as --out") from error
 
 
 def _rename_to_next(folder: Path, parent: Path, number: int) -> Path:

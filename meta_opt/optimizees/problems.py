@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
+from meta_opt.optimizees.draws import check_alike, check_named, kind_of
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.streams import drawn_in_float32, problem_generator
 from meta_opt.optimizees.tracing import Traces
@@ -113,8 +114,8 @@ class Problems:
         self._device = torch.device(device)
         self._dtype = dtype
         self._autocast = autocast
-        self._problem = self._stack(drawn)
-        params = self._stack(drawn_params)
+        self._problem = self._stack("sample_problem", drawn)
+        params = self._stack("init_params", drawn_params)
         self.layout = Layout.of({name: tensor[0] for name, tensor in params.items()}, optimizee.groups())
         self.initial_params = self.layout.flatten(params)
         self._batch: TensorDict = {}
@@ -127,6 +128,10 @@ class Problems:
     def __len__(self) -> int:
         """B, the number of problems."""
         return len(self._generators) * self._copies
+
+    @property
+    def _name(self) -> str:
+        return type(self._optimizee).__name__
 
     def twin(self) -> Problems:
         """The same problems, which draw the same mini-batches from streams of their own, from here on."""
@@ -167,7 +172,9 @@ class Problems:
         """Draw the next held-back batch of each problem; what counts of every problem on it, see :meth:`evaluate`."""
         with drawn_in_float32():
             rows = [self._optimizee.sample_held_back(self._split, generator) for generator in self._judges]
-        return self._evaluate(self._stack(rows), params, grad=grad, graph=graph, what="held_back_loss")
+        return self._evaluate(
+            self._stack("sample_held_back", rows), params, grad=grad, graph=graph, what="held_back_loss"
+        )
 
     def _evaluate(
         self, batch: TensorDict, params: Tensor, *, grad: bool, graph: Literal["none", "second"], what: _What = "loss"
@@ -224,9 +231,10 @@ class Problems:
             return self._batch
         with drawn_in_float32():
             rows = [self._optimizee.sample_batch(self._split, generator) for generator in self._generators]
-        if [*self._batch] != [*rows[0]]:
-            self._key = repr((self.layout, list(self._problem), list(rows[0])))
-        self._batch = self._stack(rows)
+        batch = self._stack("sample_batch", rows)
+        if [*self._batch] != [*batch]:
+            self._key = repr((self.layout, list(self._problem), list(batch)))
+        self._batch = batch
         self.stochastic = bool(self._batch)
         return self._batch
 
@@ -240,6 +248,10 @@ class Problems:
         with torch.enable_grad():
             named = {name: part.detach().requires_grad_() for name, part in self._named(params.detach()).items()}
             loss = self._losses(what, named, *self._split_up(batch_names, tensors))
+            if not loss.requires_grad:
+                raise OptimizeeError(
+                    f"{self._name}.{what} does not depend on params through autograd, as it did before"
+                )
             grads = torch.autograd.grad(
                 loss, [*named.values()], torch.ones_like(loss), allow_unused=True, materialize_grads=True
             )
@@ -262,11 +274,19 @@ class Problems:
 
     def _losses(self, what: _What, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         """Loss of each problem, [B]."""
-        loss = getattr(self._optimizee, what)
+        loss = partial(self._loss_of_one, what)
         if self._autocast is None:
             return self._stacked(loss, named, problem, batch)
         with torch.autocast(self._device.type, self._autocast):
             return self._stacked(loss, named, problem, batch).to(self._dtype)
+
+    def _loss_of_one(self, what: _What, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        """What is checked at first (:mod:`meta_opt.optimizees.checking`) may come to differ later."""
+        loss = getattr(self._optimizee, what)(named, problem, batch)
+        if not isinstance(loss, Tensor) or loss.dim() > 0:
+            found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else kind_of(loss)
+            raise OptimizeeError(f"{self._name}.{what} must return a scalar tensor (shape []), found {found}")
+        return loss
 
     def _stacked(self, loss: _Loss, named: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         if len(self) == 1:  # the same without vmap, whose dispatch costs more than a small network does
@@ -276,11 +296,18 @@ class Problems:
         items = ([_item(tensors, i) for tensors in (named, problem, batch)] for i in range(len(self)))
         return torch.stack([loss(*item) for item in items])
 
-    def _stack(self, rows: list[TensorDict]) -> TensorDict:
-        if len(rows) == 1:  # no copy of a mini-batch
-            stacked = {name: self._move(tensor.unsqueeze(0)) for name, tensor in rows[0].items()}
-        else:
-            stacked = {name: self._move(torch.stack([row[name] for row in rows])) for name in rows[0]}
+    def _stack(self, method: str, rows: list[TensorDict]) -> TensorDict:
+        """What a method returned for each problem, [B, ...]."""
+        try:
+            if len(rows) == 1:  # no copy of a mini-batch
+                stacked = {name: self._move(tensor.unsqueeze(0)) for name, tensor in rows[0].items()}
+            else:
+                stacked = {name: self._move(torch.stack([row[name] for row in rows])) for name in rows[0]}
+        except (AttributeError, LookupError, RuntimeError, TypeError):
+            for row in rows:
+                check_named(self._name, method, row, "tensors")
+                check_alike(self._name, method, rows[0], row)
+            raise
         if self._copies == 1:
             return stacked
         return {name: _repeated(tensor, self._copies) for name, tensor in stacked.items()}

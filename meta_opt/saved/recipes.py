@@ -136,9 +136,10 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
         raise CheckpointError(f"the {kind} of {path} was made in Python, so that it cannot be made again")
     same = asked is not None and registry.name_of(asked) == part.name
     if "." in part.name and not same:
+        option = registry.OPTIONS[kind]
         raise CheckpointError(
             f"the {kind} of {path} is {part.name}, not an installed one, and a checkpoint may not say what to import; "
-            f"on the command line, name its class with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS"
+            f"on the command line, name its class with --{option} MODULE.CLASS, or --{option} FILE.py:CLASS"
             + ("; in Python, give LearnedOptimizer the optimizer_class" if kind == "optimizer" else "")
         )
 

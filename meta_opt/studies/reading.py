@@ -137,7 +137,7 @@ def _test(value: Any, where: str) -> Test:
         _count(test.get("num_problems", 16), f"{where}.num_problems", 2),
         None if optimizee is None else _text(optimizee, f"{where}.optimizee"),
         _options(test.get("options", {}), f"{where}.options"),
-        tuple(_texts(test.get("only", []), f"{where}.only")),
+        tuple(map(str, _texts(test.get("only", []), f"{where}.only"))),
     )
 
 

@@ -88,8 +88,6 @@ def _norms(summary: Summary) -> list[str]:
 def _errors(summary: Summary) -> list[str]:
     """Every error once, with the points where it occurred."""
     points: dict[str, list[str]] = {}
-    for point in summary.points:
-        for line in point.lines:
-            if "error" in line:
-                points.setdefault(line["error"], []).append(f"{point.name} ({line['run']})")
+    for name, run, error in summary.errors:
+        points.setdefault(error, []).append(f"{name} ({run})")
     return [f"- {', '.join(names)}: {error}" for error, names in points.items()]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from meta_opt import registry
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.evaluation.compare import Setting, compare
 from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.messages import clipped
@@ -49,7 +49,7 @@ def perform(work: Mapping[str, Any], run: int, main: Command) -> dict[str, Any]:
 
     Args:
         work: Either options, tests, checkpoint, training_curves and meta_gradient_norms, or baselines and a test; or
-            options to check only, by name.
+            options, tests and baselines to check only, options and tests by name.
         run: Its number; all randomness of meta-training comes from it.
         main: The command line.
 
@@ -64,7 +64,7 @@ def perform(work: Mapping[str, Any], run: int, main: Command) -> dict[str, Any]:
     try:
         made: dict[str, Any]
         if "check" in work:
-            made = {"results": _refused(work["check"], main)}
+            made = {"results": _refused(work, main)}
         else:
             made = {"results": _baselines(work) if "baselines" in work else _trained(work, run, main, seconds)}
     except (StoppedError, KeyboardInterrupt):
@@ -118,12 +118,18 @@ def _fit(options: list[str], main: Command) -> None:
         raise MetaOptError(lines[-1].removeprefix("meta-opt: error: "))
 
 
-def _refused(options: Mapping[str, Mapping[str, Any]], main: Command) -> dict[str, str]:
-    """What ``fit`` has to say to options that it does not take."""
+def _refused(work: Mapping[str, Any], main: Command) -> dict[str, str]:
+    """What there is to say to options that ``fit`` does not take, and to tests and baselines that cannot be made."""
     refused = {}
-    for name, each in options.items():
+    tried: dict[str, Callable[[], object]] = {
+        name: partial(_fit, [*arguments({**_SETTINGS, **options}), "--print_config"], main)
+        for name, options in work["check"].items()
+    }
+    tried |= {f"tests.{name}": partial(_optimizee, test) for name, test in work.get("tests", {}).items()}
+    tried |= {"baselines": partial(list, map(baseline, work.get("baselines", ())))}
+    for name, attempt in tried.items():
         try:
-            _fit([*arguments({**_SETTINGS, **each}), "--print_config"], main)
+            attempt()
         except MetaOptError as error:
             refused[name] = clipped(error, 400)
     return refused
@@ -135,7 +141,10 @@ def _optimizee(test: Mapping[str, Any]) -> Optimizee:
     if "." in name:
         optimizee = _class("optimizee", name)(**options)
     else:
-        optimizee = make("optimizee", Part(name, options), Path("the study"))
+        try:
+            optimizee = make("optimizee", Part(name, options), Path("the study"))
+        except CheckpointError as error:
+            raise MetaOptError(f"optimizee {name}: {error.__cause__ or error}") from error
     return optimizee
 
 

@@ -74,7 +74,13 @@ class Summary:
                 by_point.setdefault(task.point, []).append(line)
         self.wanted = len(tasks)
         self.found = sum(map(len, by_point.values()))
-        self.failed = sum("error" in line for found in by_point.values() for line in found)
+        self.errors = [
+            (" ".join(labels) or "all", line["run"], line["error"])
+            for labels, found in by_point.items()
+            for line in found
+            if "error" in line
+        ]
+        self.failed = len(self.errors)
         wanted = study.runs if runs is None else runs
         one = len(study.axes) == 1
         self.points = [
@@ -149,7 +155,8 @@ def check_text(study: Study) -> None:
         if labels not in points:
             raise MetaOptError(f"text: {match[0]}: there is no point {' '.join(labels)!r}")
         if test and (test not in study.tests or not study.tests[test].of(tuple(labels))):
-            raise MetaOptError(f"text: {match[0]}: there is no test {test!r} of it, but {', '.join(study.tests)}")
+            tests = ", ".join(name for name, each in study.tests.items() if each.of(tuple(labels))) or "none"
+            raise MetaOptError(f"text: {match[0]}: there is no test {test!r} of it, but {tests}")
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float] | None:

@@ -61,6 +61,16 @@ def tasks_of(study: Study, runs: int | None = None) -> list[Task]:
     return [*tasks, *baselines.values()]
 
 
+def tests_of(study: Study) -> dict[str, dict[str, Any]]:
+    """Each test as it is made at the first point that it applies to."""
+    tests: dict[str, dict[str, Any]] = {}
+    for labels, options in study.points():
+        for name, test in study.tests.items():
+            if name not in tests and test.of(labels):
+                tests[name] = _placed(test, options)
+    return tests
+
+
 def baselines_for(study: Study, options: Mapping[str, Any], test: str) -> Task:
     """The run of hand-made optimizers on a test of optimizers that were trained with these options."""
     (task,) = _baselines(study, {test: _placed(study.tests[test], options)})

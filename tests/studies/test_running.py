@@ -134,9 +134,17 @@ def test_a_signal_is_neither_a_result_nor_an_error(status):
 
 def test_options_are_checked_without_a_run():
     check = {"right": OPTIONS, "wrong": {**OPTIONS, "model.lrr": 3}}
-    refused = perform({"check": check}, 0, main)["results"]
-    assert list(refused) == ["wrong"]
+    tests = {
+        name: {"optimizee": "digits_mlp", "options": options, "num_steps": 2, "num_problems": 2}
+        for name, options in {"narrow": {"hidden_sizes": [2]}, "misspelt": {"hiddn_sizes": [2]}}.items()
+    }
+    work = {"check": check, "tests": tests, "baselines": ["SGD", "Adamm"]}
+    refused = perform(work, 0, main)["results"]
+    assert list(refused) == ["wrong", "tests.misspelt", "baselines"]
     assert "model.lrr" in refused["wrong"]
+    assert "optimizee digits_mlp: " in refused["tests.misspelt"]
+    assert "hiddn_sizes" in refused["tests.misspelt"]
+    assert "Adamm" in refused["baselines"]
 
 
 def test_arguments():
