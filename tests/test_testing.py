@@ -46,6 +46,11 @@ class InfiniteOnTest(Good):
         return {"x": batch["x"] / (split != "test")}
 
 
+class HoldsBackNothingOnTest(Good):
+    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+        return {} if split == "test" else self.sample_batch(split, generator)
+
+
 class FlatStart(Square):
     def init_params(self, generator: Generator) -> TensorDict:
         return {"x": torch.zeros(1)}
@@ -151,6 +156,7 @@ BROKEN_OPTIMIZEES: list[tuple[Callable[[], Optimizee], str, str]] = [
     (FlatStart, "finite_loss_and_gradient", "has a gradient of zero at θ_0"),
     (GlobalRandomness, "randomness_from_the_generator", "draws from PyTorch's global generator"),
     (PythonRandomness, "randomness_from_the_generator", "sample_problem gives another result with the same generator"),
+    (HoldsBackNothingOnTest, "held_back_batches", "HoldsBackNothingOnTest.sample_held_back gives none"),
     (ChangesItsBatch, "pure_loss", "ChangesItsBatch.loss changes its argument batch in place"),
     (Counts, "pure_loss", "Counts.loss gives another result when it is called again"),
     (LooksAtValues, "problems_side_by_side", "no .item()"),

@@ -17,6 +17,7 @@ from meta_opt import registry
 from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
+from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import Problems
 
 OptimizeeCheck = Callable[[Optimizee], None]
@@ -49,6 +50,7 @@ def optimizee_checks() -> tuple[OptimizeeCheck, ...]:
         pure_loss,
         problems_side_by_side,
         separate_splits,
+        held_back_batches,
         device_moves,
         pickling,
         groups_of_all_parameters,
@@ -167,6 +169,17 @@ def separate_splits(optimizee: Optimizee) -> None:
             f"{name}.sample_batch draws {shared} of the same examples for the splits {one} and {other}: what is "
             "tested on must not be trained on"
         )
+
+
+def held_back_batches(optimizee: Optimizee) -> None:
+    """Held-back batches, if there are any, are alike on every split, and what counts on them is a finite scalar."""
+    optimizee, _ = _variant(optimizee)
+    if type(optimizee).sample_held_back is Optimizee.sample_held_back:
+        return
+    try:
+        check_held_back(optimizee, _generator(0))
+    except OptimizeeError as error:
+        raise AssertionError(str(error)) from error
 
 
 def device_moves(optimizee: Optimizee) -> None:

@@ -44,7 +44,7 @@ def test_a_new_plugin_passes_its_own_test(here: Path, capsys: pytest.CaptureFixt
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_near_moons.py"]
     result = subprocess.run(command, cwd="some/folder", capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    assert "12 passed" in result.stdout
+    assert "13 passed" in result.stdout
 
 
 def test_check_has_a_line_for_each_check(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,8 +52,8 @@ def test_check_has_a_line_for_each_check(here: Path, capsys: pytest.CaptureFixtu
     lines = output(capsys, "check", "far_moons/far_moons.py:FarMoons", "--hidden_size", "3").splitlines()
     assert lines[0] == "optimizee far_moons/far_moons.py:FarMoons:"
     assert lines[1].startswith("  ok      shapes: ")
-    assert len(lines) == 14
-    assert lines[-1].startswith("12 of 12 checks passed in ")
+    assert len(lines) == 15
+    assert lines[-1].startswith("13 of 13 checks passed in ")
 
 
 BROKEN = '''

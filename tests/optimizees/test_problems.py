@@ -1,10 +1,12 @@
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees import tracing
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 from meta_opt.optimizees.module import ModuleOptimizee
@@ -65,6 +67,60 @@ def test_shapes() -> None:
     assert problems.layout.names == ("one", "two")
     assert problems.initial_params.shape == evaluation.grad.shape == evaluation.params.shape == (5, 6)
     assert evaluation.loss.shape == (5,)
+
+
+class Changes(NoisyQuadratic):
+    """Keeps its contract for some draws of mini-batches, and breaks it at the last."""
+
+    def __init__(self, breach: str) -> None:
+        super().__init__()
+        self.breach = breach
+        self.left = 4
+
+    @property
+    def late(self) -> bool:
+        return self.left <= 0
+
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        self.left -= 1
+        batch = super().sample_batch(split, generator)
+        late: dict[str, Any] = {
+            "shapes": {**batch, "y": torch.zeros(5 + self.left % 2)},
+            "names": {"z": batch["y"]},
+            "nothing": None,
+            "list": [batch],
+            "number": {**batch, "count": 3},
+        }
+        return late.get(self.breach, batch) if self.late else batch
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Any:
+        loss = super().loss(params, problem, batch)
+        late: dict[str, Any] = {"vector": loss.expand(3), "float": 1.5, "detached": loss.detach()}
+        return late.get(self.breach, loss) if self.late else loss
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("breach", "message"),
+    [
+        ("shapes", r"Changes.sample_batch must return the same shapes every time, but 'y' has shape \[\d\] once"),
+        ("names", "Changes.sample_batch must return the same names every time, found y, count and z"),
+        ("nothing", "Changes.sample_batch must return named tensors, a dict, found None"),
+        ("list", "Changes.sample_batch must return named tensors, a dict, found list"),
+        ("number", "Changes.sample_batch must return named tensors, a dict, but 'count' is int"),
+        ("vector", r"Changes.loss must return a scalar tensor \(shape \[\]\), found shape \[3\]"),
+        ("float", r"Changes.loss must return a scalar tensor \(shape \[\]\), found float"),
+        ("detached", "Changes.loss does not depend on params through autograd, as it did before"),
+    ],
+)
+def test_late_breaches_of_the_contract(breach: str, message: str, count: int) -> None:
+    if count == 1 and breach in ("shapes", "names"):
+        pytest.skip("what one problem draws need not be alike")
+    problems = Problems(Changes(breach), "train", range(count), seed=1)
+    for _ in range(4 // count - 1):
+        problems.evaluate(problems.initial_params)
+    with pytest.raises(OptimizeeError, match=message):
+        problems.evaluate(problems.initial_params)
 
 
 def test_everything_is_of_the_type_asked_for() -> None:
