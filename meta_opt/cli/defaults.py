@@ -234,9 +234,10 @@ def _use_part(defaults: Defaults, kind: Kind, asked: type[Any] | None, path: Pat
         # A checkpoint may come from anywhere: it chooses among what is installed, and does not import.
         if not isinstance(part.name, str) or "." in part.name:
             made = f"is {part.name}, not an installed one" if part.name else "was made in Python"
+            option = registry.OPTIONS[kind]
             raise CheckpointError(
                 f"the {kind} in {relative(path)} {made}, and a checkpoint may not say what to import; name its class "
-                f"with --{kind} MODULE.CLASS, or --{kind} FILE.py:CLASS"
+                f"with --{option} MODULE.CLASS, or --{option} FILE.py:CLASS"
             )
         asked = registry.load(kind, part.name)
     if _names_a_class(part.init_args):

@@ -23,6 +23,8 @@ from meta_opt.saved.checkpoints import remove_leftovers, write
 from meta_opt.saved.recipes import RUN_SETTINGS
 from meta_opt.saved.runs import Run, relative
 
+_OF_VALIDATION = ("num_validation_problems", "meta_loss", "step_weights", "held_back", "seed")
+
 
 class RunLogger(TensorBoardLogger):
     """TensorBoard's log of a run: over episodes, without the number of the epoch."""
@@ -32,7 +34,28 @@ class RunLogger(TensorBoardLogger):
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
-class StopWhenStale(EarlyStopping):
+class Judging(Callback):
+    """What remembers a best validation, and forgets it when a run goes on that is validated on something else.
+
+    Attributes:
+        anew: Whether the checkpoint that a run goes on from was validated on something else.
+    """
+
+    anew = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Compare what was validated on then and now; called before the state is loaded."""
+        now = pl_module.recipe()  # type: ignore[operator]
+        self.anew = _validated_on(checkpoint["meta_opt"]) != _validated_on(now)
+
+
+def _validated_on(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
+    model = recipe["model"]
+    steps = model.get("num_validation_steps") or model.get("num_steps")
+    return recipe["optimizee"], steps, *(model.get(name) for name in _OF_VALIDATION)
+
+
+class StopWhenStale(Judging, EarlyStopping):
     """Stops meta-training when what chooses the best checkpoint (``model.monitor``) no longer falls.
 
     Without validation it does nothing.
@@ -65,7 +88,8 @@ class StopWhenStale(EarlyStopping):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting; patience is what was asked for now, not what was asked for then."""
-        super().load_state_dict({**state_dict, "patience": self.patience})
+        if not self.anew:
+            super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not train on when the checkpoint is that of a run which had stopped."""
@@ -73,7 +97,7 @@ class StopWhenStale(EarlyStopping):
             trainer.should_stop = True
 
 
-class RunCheckpoint(ModelCheckpoint):
+class RunCheckpoint(Judging, ModelCheckpoint):
     """``best.ckpt`` or ``last.ckpt`` in the folder of the run."""
 
     def __init__(self, filename: str, monitor: str | None = None) -> None:
@@ -107,7 +131,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the best so far, wherever its folder is now; the best of another run does not count."""
-        if self.path.exists():
+        if self.anew and self.monitor is not None:
+            print("validation is on other problems or steps than before: best.ckpt is chosen anew")
+        elif self.path.exists():
             path = str(self.path)
             here: dict[str, Any] = {
                 name: path if state_dict[name] else "" for name in ("best_model_path", "kth_best_model_path")

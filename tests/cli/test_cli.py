@@ -464,6 +464,20 @@ def test_resuming_a_run_that_had_finished_changes_nothing(trained, meta_opt):
     assert path.read_bytes() == before
 
 
+def test_a_run_that_goes_on_with_other_validations_chooses_its_best_anew(trained, meta_opt):
+    path = Path("checkpoints/bowl/run_0")
+    before = (path / "best.ckpt").read_bytes()
+    more = ("--model.num_steps", "30", "--trainer.max_epochs", "3")  # more steps, and so a larger sum of losses
+    status, out, _ = meta_opt("fit", "--ckpt_path", "last", *more, *QUIET)
+    assert status == 0
+    assert "validation is on other problems or steps than before: best.ckpt is chosen anew" in out
+    assert (path / "best.ckpt").read_bytes() != before
+    assert checkpoint(path / "best.ckpt")["epoch"] == 2
+    status, out, _ = meta_opt("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4", *QUIET)
+    assert status == 0
+    assert "chosen anew" not in out
+
+
 def test_resuming_keeps_the_length_of_the_run(meta_opt, plugins):
     assert meta_opt("fit", "--optimizee", "bowl", "--trainer.max_epochs", "4", *QUIET)[0] == 0
     assert settings(meta_opt, "fit", "--ckpt_path", "last")["trainer"]["max_epochs"] == 4

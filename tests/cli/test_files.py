@@ -59,7 +59,21 @@ class Scaled(OptimizerNetwork):
     def step(self, evaluation, state, noise=None):
         return Step(-self.rate * evaluation.grad, state)
 '''
+HALVED = """
+from dataclasses import replace
+
+from meta_opt.api import Estimator, FirstOrder
+
+
+class Halved(Estimator):
+    '''Half of the first-order meta-gradient.'''
+
+    def estimates(self, episode):
+        for estimate in FirstOrder().estimates(episode):
+            yield replace(estimate, grads=tuple(grad / 2 for grad in estimate.grads))
+"""
 OPTIMIZEE, OPTIMIZER = "folder/dell_in_a_file.py:Dell", "folder/scaled_in_a_file.py:Scaled"
+ESTIMATOR = "folder/halved_in_a_file.py:Halved"
 
 
 @pytest.fixture
@@ -67,7 +81,7 @@ def run(meta_opt: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command line, where the files are."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     Path("folder").mkdir()
-    for reference, text in ((OPTIMIZEE, DELL), (OPTIMIZER, SCALED)):
+    for reference, text in ((OPTIMIZEE, DELL), (OPTIMIZER, SCALED), (ESTIMATOR, HALVED)):
         Path(reference.partition(":")[0]).write_text(text)
         monkeypatch.delitem(sys.modules, Path(reference).stem, raising=False)
     return meta_opt
@@ -83,6 +97,18 @@ def fails(run: Any, *arguments: str) -> str:
     status, _, err = run(*arguments)
     assert status == 2
     return str(err).removeprefix("meta-opt: error: ").strip()
+
+
+def test_an_estimator_in_a_file_is_named_again_where_it_is_wanted(run: Any) -> None:
+    out = succeeds(run, "fit", "--optimizee", OPTIMIZEE, "--model.estimator", ESTIMATOR, *QUIET)
+    path = "checkpoints/dell_in_a_file.Dell/run_0/best.ckpt"
+    named = ("--ckpt_path", path, "--optimizee", OPTIMIZEE)
+    assert f"test {' '.join(named)} --model.estimator {ESTIMATOR}\n" in out
+    assert f"compare {' '.join(named)}\n" in out
+    message = fails(run, "test", *named, *QUIET)
+    assert "name its class with --model.estimator MODULE.CLASS, or --model.estimator FILE.py:CLASS" in message
+    assert "test/final_loss" in succeeds(run, "test", *named, "--model.estimator", ESTIMATOR, *QUIET)
+    succeeds(run, "compare", *named, "--num_problems", "2", "--num_validation_problems", "2", "--baselines", "SGD")
 
 
 def test_from_file_to_comparison(run: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,37 @@ def test_values_out_of_range(option: str, value: object, message: str) -> None:
 def test_values_out_of_range_of_the_estimator(options: dict[str, Any], message: str) -> None:
     with pytest.raises(MetaOptError, match=message):
         learner(estimator=FirstOrder(**options))
+
+
+class Wrong(Estimator):
+    """Gives what no step can be taken with."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def estimates(self, episode: Any) -> Any:
+        for estimate in FirstOrder().estimates(episode):
+            if self.what == "number":
+                yield 3
+            elif self.what == "fewer":
+                yield replace(estimate, grads=estimate.grads[:1])
+            elif self.what == "transposed":
+                yield replace(estimate, grads=tuple(grad.unsqueeze(0) for grad in estimate.grads))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("number", "Wrong.estimates must yield MetaGradients, found int"),
+        ("fewer", "Wrong.estimates must yield a gradient of the shape of each weight"),
+        ("transposed", "Wrong.estimates must yield a gradient of the shape of each weight"),
+        ("nothing", "Wrong.estimates gave nothing in 10 steps"),
+    ],
+)
+def test_estimates_that_no_step_can_be_taken_with(what: str, message: str) -> None:
+    with pytest.raises(MetaOptError, match=message):
+        trainer(max_epochs=1).fit(learner(estimator=Wrong(what)))
 
 
 def test_episodes_of_random_length() -> None:

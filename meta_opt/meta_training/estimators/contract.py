@@ -8,12 +8,14 @@ decides by itself how long it unrolls, what it records, and how often φ moves.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
 from meta_opt.configurable import Configurable
+from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.contract import OptimizerNetwork
@@ -34,6 +36,28 @@ class MetaGradient:
     grads: tuple[Tensor, ...]
     losses: Tensor
     own_grads: tuple[Tensor, ...] = ()
+
+
+def check_estimate(estimator: Estimator, estimate: object, parameters: Sequence[Tensor]) -> None:
+    """Refuse what no step can be taken with.
+
+    Args:
+        estimator: Who gave it.
+        estimate: What it gave.
+        parameters: The weights φ, and then the estimator's own.
+
+    Raises:
+        MetaOptError: If it is no :class:`MetaGradient` with a gradient for each.
+    """
+    name = f"{type(estimator).__name__}.estimates"
+    if not isinstance(estimate, MetaGradient):
+        raise MetaOptError(f"{name} must yield MetaGradients, found {type(estimate).__name__}")
+    found = [list(grad.shape) for grad in (*estimate.grads, *estimate.own_grads)]
+    wanted = [list(parameter.shape) for parameter in parameters]
+    if found != wanted:
+        raise MetaOptError(
+            f"{name} must yield a gradient of the shape of each weight, {clipped(wanted)}, found {clipped(found)}"
+        )
 
 
 @dataclass(frozen=True)
