@@ -249,9 +249,7 @@ class Problems:
             named = {name: part.detach().requires_grad_() for name, part in self._named(params.detach()).items()}
             loss = self._losses(what, named, *self._split_up(batch_names, tensors))
             if not loss.requires_grad:
-                raise OptimizeeError(
-                    f"{self._name}.{what} does not depend on params through autograd, as it did before"
-                )
+                raise OptimizeeError(f"{self._name}.{what} does not depend on params through autograd")
             grads = torch.autograd.grad(
                 loss, [*named.values()], torch.ones_like(loss), allow_unused=True, materialize_grads=True
             )

@@ -170,9 +170,9 @@ class JudgesBadly(HoldsBack):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("vector", r"held_back_loss must return a scalar tensor \(shape \[\]\), found \[3\]"),
-        ("count", "held_back_loss fails on a held-back batch with RuntimeError: .* does not require grad"),
-        ("text", "held_back_loss fails on a held-back batch with"),
+        ("vector", r"held_back_loss must return a scalar tensor \(shape \[\]\), found shape \[3\]"),
+        ("count", "held_back_loss does not depend on params through autograd"),
+        ("text", r"held_back_loss must return a scalar tensor \(shape \[\]\), found str"),
     ],
 )
 def test_what_is_wrong_with_what_counts_is_said(kind: str, message: str) -> None:
