@@ -13,8 +13,8 @@ tenth of the mini-batch losses, at most 50. Ratios are geometric means over seed
 
 draws task, seed, θ_0 scale (1/2 to 2, of matrices) and batch size (4 to 256) at random, and counts runs that diverge:
 whose loss on a thousand examples ends above where it began, or is not finite. ``--optimizers "Muon 0.03" "rule of
-thumb"`` counts those of others, at these rates. Results in the folder are not computed
-again. With --validation, other tasks (``validation_tasks``, no data needed), so that choices need no look at these.
+thumb"`` counts those of others, at these rates. Results in the folder are not computed again. With --validation, other
+tasks (``validation_tasks``, no data needed), so that choices need no look at these.
 """
 
 from __future__ import annotations
@@ -301,6 +301,8 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         folder.mkdir(exist_ok=True, parents=True)
         made = makers(options.pretrained, base_step(options.pretrained, Path(temporary)))
+        if unknown := [name for name in options.optimizers or () if name not in made]:
+            parser.error(f"there is no optimizer {unknown[0]!r}, but {', '.join(made)}")
         results = Results(folder / "results.json")
         for num_steps in options.num_steps:
             if options.robust:

@@ -108,7 +108,7 @@ def draw(tables: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     panels = figure.subplots(1, len(tables), sharey=True)
     for axes, (of_what, losses) in zip(panels, tables.items(), strict=True):
         for line, (color, width, dashes) in LINES.items():
-            heights = [min(losses[number][line], 10.0) for number in losses]
+            heights = [each[line] for each in losses.values()]
             axes.plot([*losses], heights, color=color, linewidth=width, linestyle=dashes, label=line)
         axes.set(xlabel=of_what, xscale="log", yscale="log")
         axes.set_xticks([*losses], labels=[f"{number:,}" for number in losses])

@@ -124,6 +124,12 @@ class RunCheckpoint(Judging, ModelCheckpoint):
         """Whether a best checkpoint was saved for a figure that was never finite."""
         return self.best_model_score is not None and not bool(self.best_model_score.isfinite())
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say that a best is forgotten."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if self.anew and self.monitor is not None and trainer.is_global_zero:
+            print("validation is on other problems or steps than before: best.ckpt is chosen anew")
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the work of an epoch that was not finished (``max_steps``, ``max_time``)."""
         if self.monitor is None and trainer.global_step > self._last_global_step_saved:
@@ -131,9 +137,7 @@ class RunCheckpoint(Judging, ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the best so far, wherever its folder is now; the best of another run does not count."""
-        if self.anew and self.monitor is not None:
-            print("validation is on other problems or steps than before: best.ckpt is chosen anew")
-        elif self.path.exists():
+        if self.path.exists() and not (self.anew and self.monitor is not None):
             path = str(self.path)
             here: dict[str, Any] = {
                 name: path if state_dict[name] else "" for name in ("best_model_path", "kth_best_model_path")

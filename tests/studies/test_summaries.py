@@ -37,6 +37,14 @@ CONTENT = {
 STUDY = read_study("rates", CONTENT)
 
 
+def test_errors_of_baselines_are_in_the_report():
+    task = next(task for task in tasks_of(STUDY) if task.point[0] == "baselines")
+    failed = {"key": task.key, "run": 0, "error": "no best learning rate", "seconds": {"total": 1.0}}
+    text = report(Summary(STUDY, {task.key: failed}), figure=False)
+    assert "1 of them failed" in text
+    assert f"- {' '.join(task.point)} (0): no best learning rate" in text
+
+
 def lines(study=STUDY):
     """Results of all but of the point 2 b: of run r finals r + 1, and of 2 a an error in the last run."""
     made = {}
