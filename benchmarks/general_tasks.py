@@ -190,9 +190,9 @@ def conv_net(depth: int, *channels: int, size: int, num_classes: int = 10, norm:
 class Residual(nn.Module):
     """A residual network with group normalization."""
 
-    def __init__(self, width: int = 16, num_blocks: int = 3) -> None:
+    def __init__(self, width: int = 16, num_blocks: int = 3, num_channels: int = 3) -> None:
         super().__init__()
-        self.first, self.last = nn.Conv2d(3, width, 3, stride=2, padding=1), nn.Linear(width, 10)
+        self.first, self.last = nn.Conv2d(num_channels, width, 3, stride=2, padding=1), nn.Linear(width, 10)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.GroupNorm(4, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1, bias=False),
@@ -202,7 +202,7 @@ class Residual(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, 3, 16, 16] to [n, 10]."""
+        """[n, channels, 16, 16] to [n, 10]."""
         x = self.first(x)
         for block in self.blocks:
             x = x + block(x)
@@ -226,14 +226,14 @@ class Recurrent(nn.Module):
 class Transformer(nn.Module):
     """PyTorch's own transformer layers over characters or patches of an image."""
 
-    def __init__(self, width: int, length: int, num_outputs: int, patch: int | None) -> None:
+    def __init__(self, width: int, length: int, num_outputs: int, patch: int | None, num_layers: int = 2) -> None:
         super().__init__()
         self.patch = patch
         self.embedding = nn.Embedding(NUM_CHARACTERS, width) if patch is None else nn.Linear(3 * patch**2, width)
         self.places = nn.Parameter(0.02 * torch.randn(length, width))
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.layers, self.last = (
-            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+            nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False),
             nn.Linear(width, num_outputs),
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from general_tasks import NUM_CHARACTERS, Examples, Recurrent, Task, Transformer, conv_net, mlp
+from general_tasks import NUM_CHARACTERS, Examples, Recurrent, Residual, Task, Transformer, conv_net, mlp
 from meta_opt_optimizees import drawn_data
 from meta_opt_optimizees.digits_mlp import read_digits
 
@@ -118,6 +118,25 @@ class Ratings(nn.Module):
         return self.embedding(x).prod(1).sum(1, keepdim=True)
 
 
+class ResidualPerceptron(nn.Module):
+    """Blocks of layer normalization and two linear layers, with skips."""
+
+    def __init__(self, num_inputs: int, width: int, num_blocks: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(num_inputs, width), nn.Linear(width, 10)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(num_blocks)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, ...] to [n, 10]."""
+        x = self.first(x.flatten(1))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)  # type: ignore[no-any-return]
+
+
 VALIDATION_TASKS: dict[str, Task] = {
     "digits 256-160-160-10 ReLU": Task("perceptron", lambda: digits(16, 10000, 0.3), lambda: mlp(256, 160, 160, 10)),
     "digits by heart": Task("perceptron", lambda: digits(8, 1000), lambda: mlp(64, 192, 192, 10)),
@@ -152,4 +171,17 @@ VALIDATION_TASKS: dict[str, Task] = {
     ),
     "ratings": Task("embeddings", lambda: drawn("ratings"), Ratings, functional.mse_loss),
     "digits linear": Task("linear", lambda: digits(16, 10000, 0.3), lambda: mlp(256, 10)),
+    "digits, 7 layers": Task("deep perceptron", lambda: digits(16, 10000, 0.3), lambda: mlp(256, *[64] * 6, 10)),
+    "digits, 17 layers, LayerNorm": Task(
+        "deep perceptron", lambda: digits(16, 10000, 0.3), lambda: mlp(256, *[64] * 16, 10, norm=True)
+    ),
+    "digits, 14 layers, residual": Task(
+        "residual net", lambda: digits(16, 10000, 0.3), lambda: ResidualPerceptron(256, 48, 6)
+    ),
+    "digits residual CNN, 10 layers": Task(
+        "residual net", lambda: digits(16, 10000, 0.3), lambda: Residual(12, 4, 1), batch_size=32
+    ),
+    "text transformer, 5 layers": Task(
+        "transformer", lambda: drawn("text"), lambda: Transformer(32, 32, NUM_CHARACTERS, None, 5), batch_size=16
+    ),
 }

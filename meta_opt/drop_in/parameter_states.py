@@ -45,11 +45,13 @@ class Place(NamedTuple):
     device: torch.device
     dtype: torch.dtype  # what the network computes in
     depth: float  # place in the model, see Layout
+    num_matrices: int  # of the model, see Layout
 
     @classmethod
-    def of(cls, param: Tensor, network: str, depth: float = 0.0) -> Place:
+    def of(cls, param: Tensor, network: str, depth: float = 0.0, num_matrices: int = 0) -> Place:
         """float64 for parameters in float64, or else float32, whatever they are in."""
-        return cls(network, param.device, torch.float64 if param.dtype == torch.float64 else torch.float32, depth)
+        dtype = torch.float64 if param.dtype == torch.float64 else torch.float32
+        return cls(network, param.device, dtype, depth, num_matrices)
 
 
 @dataclass
@@ -239,7 +241,8 @@ def _common(places: Sequence[Place]) -> tuple[torch.device, torch.dtype]:
 def _layout(params: Sequence[Tensor], places: Sequence[Place]) -> Layout:
     """Parameters as tensors of a model, each named and grouped so that its network is found."""
     networks = tuple(place.network for place in places)
-    return Layout(networks, tuple(local(p).shape for p in params), networks, tuple(place.depth for place in places))
+    shapes, depths = tuple(local(param).shape for param in params), tuple(place.depth for place in places)
+    return Layout(networks, shapes, networks, depths, places[0].num_matrices)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -183,6 +183,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         reads_grad = "grad" in self._network.reads
+        num_matrices = self._num_matrices()
         rates: dict[Tensor, float] = {}
         places: dict[Tensor, Place] = {}
         for group in self.param_groups:
@@ -197,7 +198,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 if moves:
                     rates[param] = float(group["lr"])
                 if moves or (self._network.scope == "problem" and self._states.has_state(param)):
-                    places[param] = self._place(param, group["network"], depth)
+                    places[param] = self._place(param, group["network"], depth, num_matrices)
         if not rates:
             return loss
         for bucket in self._states.buckets(places):
@@ -272,8 +273,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 f"the checkpoint has {', '.join(self._networks)}"
             )
 
-    def _place(self, param: Tensor, network: str | None, depth: float) -> Place:
-        return Place.of(param, network or kind_of(param.shape), depth)
+    def _place(self, param: Tensor, network: str | None, depth: float, num_matrices: int) -> Place:
+        return Place.of(param, network or kind_of(param.shape), depth, num_matrices)
+
+    def _num_matrices(self) -> int:
+        """How many matrices and filters are trained, whether or not they have a gradient now."""
+        return sum(param.dim() > 1 and param.requires_grad for group in self.param_groups for param in group["params"])
 
     def _depth(self, param: Tensor, otherwise: float) -> float:
         """The place of a parameter in the model."""
@@ -301,7 +306,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             depths = saved.get("depths") or group["depths"]
             for param, number, depth in zip(group["params"], saved["params"], depths, strict=False):
                 if state := incoming["state"].get(number):
-                    place = self._place(param, network, depth)
+                    place = self._place(param, network, depth, self._num_matrices())
                     if self._network.scope == "problem" and widest:  # where all are stepped together
                         place = place._replace(dtype=widest)
                     expected = self._states.saved_like(param, place, num_coordinates)

@@ -214,6 +214,40 @@ def test_updates_fall_over_a_run(horizon: int | None, expected: dict[int, tuple[
         assert torch.allclose(found[step] / constant[step], ratio, rtol=1e-4)
 
 
+def of_matrices(count: int) -> Layout:
+    return Layout.of({f"{n}": torch.zeros(3, 4) for n in range(count)} | {"vector": torch.zeros(5)})
+
+
+@pytest.mark.parametrize(("count", "share"), [(1, 1.0), (4, 1.0), (8, 0.5), (16, 0.25), (64, 0.125)])
+def test_each_of_many_matrices_takes_its_share(count: int, share: float):
+    optimizer, layout = built(), of_matrices(count)
+    grads = gradients(4, size=17)
+    many = torch.cat([*[grads[..., :12]] * count, grads[..., 12:]], dim=-1)
+    alone, found = updates(optimizer, grads, of_matrices(1)), updates(optimizer, many, layout)
+    torch.testing.assert_close(found[..., -17:], share * alone)
+
+
+def test_the_drop_in_counts_the_matrices_that_it_trains():
+    def moves(num_trained: tuple[int, int]) -> list[Tensor]:
+        parameters = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(8)]
+        parameters[1].data = parameters[1].double()  # in a bucket of its own
+        groups = [{"params": parameters[:4]}, {"params": parameters[4:]}]
+        optimizer = LearnedOptimizer(groups, pretrained=built(dtype=torch.float32))
+        found = []
+        for grad, count in zip(gradients(2, size=12)[:, 0].float(), num_trained, strict=True):
+            for index, parameter in enumerate(parameters):
+                parameter.requires_grad_(index < count)
+            before = parameters[0].detach().clone()
+            parameters[0].grad = grad.view(3, 4)
+            optimizer.step()
+            found.append(parameters[0].detach() - before)
+        return found
+
+    few, many, more = moves((4, 4)), moves((8, 8)), moves((4, 8))
+    for move, expected in zip(many + more, [few[0] / 2, few[1] / 2, few[0], few[1] / 2], strict=True):
+        torch.testing.assert_close(move, expected)
+
+
 def test_a_rollout_turns_the_bases_when_steps_do():
     optimizer, grads = built(initial_output=1.0), gradients(24, 2)
     expected = updates(optimizer, grads)

@@ -148,7 +148,7 @@ def test_a_late_gradient_finds_nothing_written_for_its_parameter(tmp_path: Path)
     before = {index: optimizer.state[parameters[index]]["memory.written"].clone() for index in (0, 2)}
     assert parameters[1] not in optimizer.state
     written = optimizer._states.buckets(
-        {each: optimizer._place(each, "all", depth) for each, depth in zip(parameters, (0.0, 0.5, 1.0), strict=True)}
+        {each: optimizer._place(each, "all", depth, 0) for each, depth in zip(parameters, (0.0, 0.5, 1.0), strict=True)}
     )[0].state.memory.written
     old = torch.tensor([0, 1, 4, 5, 6])
     assert torch.equal(written[0][old][:, old], torch.cat([before[0], before[2]], dim=1)[0])
