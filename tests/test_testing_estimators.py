@@ -267,7 +267,7 @@ class ArgumentThatIsAnObject(FirstOrder):
 BROKEN: list[tuple[Callable[[], Estimator], str, str]] = [
     (GivesNothing, "shapes", "GivesNothing.estimates gives no meta-gradient"),
     (LossOfEachProblem, "shapes", "LossOfEachProblem: a meta-gradient's loss must be a scalar, not torch.Size([2])"),
-    (GradientsOfOneWeight, "shapes", "GradientsOfOneWeight: grads must have the shapes [[2]], not [[1]]"),
+    (GradientsOfOneWeight, "shapes", "GradientsOfOneWeight: grads must have the shapes [[1], []], not [[1]]"),
     (CriticWithoutGradients, "shapes", "CriticWithoutGradients: own_grads must have the shapes [[3]], not []"),
     (HoldsTheGraph, "shapes", "HoldsTheGraph: grads hold a graph: detach them"),
     (OneUnrollOnly, "losses_of_every_step_once", "must have the shape [10, 2] together, not [4, 2]"),

@@ -247,6 +247,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         if not float(group["lr"]) >= 0.0:
             raise MetaOptError(f"lr must be at least 0, not {group['lr']}")
+        if group.get("weight_decay"):
+            raise MetaOptError(
+                "weight_decay: a learned optimizer has none; add the term to the loss, or shrink the parameters after "
+                "each step"
+            )
         for param in group["params"]:
             _check_shards(param, self._network.scope)
             if not param.is_floating_point():

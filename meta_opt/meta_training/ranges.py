@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -39,7 +40,7 @@ RANGES: dict[str, Range] = {
     "max_skipped": Range(0, _MANY),
     "lr": Range(0.0),
     "reference_lr": Range(0.0),
-    "pretraining": Range(0),
+    "pretraining": Range(0, _MANY),
     "pretraining_rate": Range(0.0),
     "average_decay": Range(0.0, 1.0),
 }
@@ -53,6 +54,9 @@ def check_ranges(options: Mapping[str, Any]) -> None:
     """
     for name, (least, limit) in RANGES.items():
         value = options[name]
+        counts = limit == _MANY
+        if value is not None and not isinstance(value, Integral if counts else Real):
+            raise MetaOptError(f"model.{name} must be a {'whole number' if counts else 'number'}, not {shown(value)}")
         if value is None or least <= value < limit:
             continue
         both = limit != math.inf and (limit != _MANY or value >= limit)

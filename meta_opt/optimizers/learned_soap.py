@@ -224,15 +224,13 @@ class LearnedSOAP(OptimizerNetwork):
 
 
 def share_of(num_matrices: int) -> float:
-    """What is left of a step in a network of L matrices and filters: min(1, max(4/L, 1/√L)).
+    """What is left of a step in a network of L matrices and filters: 4/L from four to sixteen, then a quarter.
 
-    What they change adds up, as the masses of Large et al. 2024 (arXiv:2405.14813) do: 4/L, where more than four follow
-    each other. More than sixteen are rarely trained without skips, and where L branches add up to a stream that grows
-    with √L, what each changes is less of it: 1/√L.
+    What they change adds up where they follow each other (as the masses of Large et al. 2024, arXiv:2405.14813). More
+    than sixteen are rarely trained without skips, and branches of a residual network want hardly less, the more there
+    are.
     """
-    if num_matrices <= 4:
-        return 1.0
-    return max(4.0 / num_matrices, num_matrices**-0.5)
+    return min(1.0, max(4.0 / max(num_matrices, 1), 0.25))
 
 
 def _features(state: SOAPState, lengths: Tensor, far: Tensor) -> Tensor:

@@ -77,13 +77,13 @@ class Recipe:
     cost: Cost | None = None  # of the meta-training so far; None: it was not counted yet
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: str | Path) -> Recipe:
     """The recipe in the checkpoint at ``path``.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, or not one of ours.
     """
-    return _recipe(load(path), path)
+    return _recipe(load(Path(path)), Path(path))
 
 
 def _recipe(checkpoint: dict[str, Any], path: Path) -> Recipe:
@@ -174,7 +174,7 @@ def _does_not_fit(path: Path, what: str, error: Exception) -> CheckpointError:
     )
 
 
-def load_optimizer(path: Path, asked: type[Any] | None = None) -> OptimizerNetwork:
+def load_optimizer(path: str | Path, asked: type[Any] | None = None) -> OptimizerNetwork:
     """The learned optimizer in the checkpoint at ``path``, for use: with the average of φ, frozen, on the CPU.
 
     Its optimizee need not be there: neither the plugin nor its data.
@@ -187,6 +187,7 @@ def load_optimizer(path: Path, asked: type[Any] | None = None) -> OptimizerNetwo
         CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from an installed plugin.
         RegistryError: If the plugin that it names is not installed or does not load.
     """
+    path = Path(path)
     checkpoint = load(path)
     recipe = _recipe(checkpoint, path)
     try:

@@ -49,7 +49,7 @@ class _Mean:
 
 
 class Momentum(Policy):
-    """Two weights, a rate and a decay; a policy whose actions are rates."""
+    """A rate and a decay, in two tensors of other shapes; a policy whose actions are rates."""
 
     scope = "coordinate"
 
@@ -59,24 +59,24 @@ class Momentum(Policy):
 
     def build(self, layout: Layout, generator: Generator) -> None:
         """See :meth:`OptimizerNetwork.build`."""
-        self.weights = nn.Parameter(torch.tensor([self.rate, 0.5]))
+        self.rates, self.decay = nn.Parameter(torch.tensor([self.rate])), nn.Parameter(torch.tensor(0.5))
 
     def init_state(self, layout: Layout, num_problems: int) -> _Mean:
         """See :meth:`OptimizerNetwork.init_state`."""
-        return _Mean(self.weights.new_zeros(num_problems, layout.num_coordinates))
+        return _Mean(self.decay.new_zeros(num_problems, layout.num_coordinates))
 
     def step(self, evaluation: Evaluation, state: _Mean, noise: Generator | None = None) -> Step:
         """See :meth:`OptimizerNetwork.step`."""
-        mean = self.weights[1] * state.mean + torch.tanh(evaluation.grad)
+        mean = self.decay * state.mean + torch.tanh(evaluation.grad)
         if noise is None:
-            return Step(-self.weights[0] * mean, _Mean(mean))
+            return Step(-self.rates * mean, _Mean(mean))
         observation = mean.detach().unsqueeze(2)
         action = drawn(self.distributions(observation, state), noise)
         return Step(-action * mean, _Mean(mean), Decision(observation, action.detach()))
 
     def distributions(self, observations: Tensor, state: _Mean) -> Gaussian:
         """See :meth:`Policy.distributions`."""
-        return Gaussian(self.weights[0].expand(observations.shape[:-1]), self.weights.new_full((), -3.0))
+        return Gaussian(self.rates.expand(observations.shape[:-1]), self.decay.new_full((), -3.0))
 
 
 LOSS = MetaLoss("sum", "linear:0.3")
@@ -95,7 +95,7 @@ def built(network: OptimizerNetwork) -> OptimizerNetwork:
 
 
 def momentum(rate: float = 0.1) -> OptimizerNetwork:
-    """The network of two weights."""
+    """The network of a rate and a decay."""
     return built(Momentum(rate))
 
 

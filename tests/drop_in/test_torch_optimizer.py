@@ -494,6 +494,9 @@ def test_arguments_are_checked(path: Path) -> None:
         LearnedOptimizer(params(), checkpoint=path, lr=-1)
     with pytest.raises(MetaOptError, match="lr must be at least 0, not -2"):
         LearnedOptimizer([{"params": params(), "lr": -2}], checkpoint=path)
+    with pytest.raises(MetaOptError, match="weight_decay: a learned optimizer has none; add the term to the loss"):
+        LearnedOptimizer([{"params": params(), "weight_decay": 0.1}], checkpoint=path)
+    LearnedOptimizer([{"params": params(), "weight_decay": 0.0}], checkpoint=path)
     for steps in (0, 1e4, math.nan, "9"):
         with pytest.raises(MetaOptError, match=f"num_steps must be a whole number of at least 1, not {steps!r}"):
             LearnedOptimizer(params(), checkpoint=path, num_steps=steps)  # type: ignore[arg-type]
