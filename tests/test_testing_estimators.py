@@ -161,7 +161,7 @@ def test_a_wrong_gradient_is_seen() -> None:
 class GradientsOfOneWeight(FirstOrder):
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         for estimate in super().estimates(episode):
-            yield replace(estimate, grads=tuple(grad[:1] for grad in estimate.grads))
+            yield replace(estimate, grads=estimate.grads[:1])
 
 
 class LossOfEachProblem(FirstOrder):

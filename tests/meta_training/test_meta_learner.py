@@ -309,6 +309,9 @@ def test_engines_learn_alike() -> None:
     ("option", "value", "message"),
     [
         ("num_steps", 0, "model.num_steps must be at least 1, not 0"),
+        ("num_steps", "10", "model.num_steps must be a whole number, not '10'"),
+        ("num_steps", 1.5, "model.num_steps must be a whole number, not 1.5"),
+        ("lr", "0.1", "model.lr must be a number, not '0.1'"),
         ("unroll_length", 0, "model.unroll_length must be at least 1, not 0"),
         ("max_num_steps", 9, "model.max_num_steps must be at least model.num_steps, 10, not 9"),
         ("num_validation_steps", 0, "model.num_validation_steps must be at least 1, not 0"),
