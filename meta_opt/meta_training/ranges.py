@@ -54,9 +54,10 @@ def check_ranges(options: Mapping[str, Any]) -> None:
     """
     for name, (least, limit) in RANGES.items():
         value = options[name]
-        counts = limit == _MANY
-        if value is not None and not isinstance(value, Integral if counts else Real):
-            raise MetaOptError(f"model.{name} must be a {'whole number' if counts else 'number'}, not {shown(value)}")
+        kind, word = (Integral, "whole number") if limit == _MANY else (Real, "number")
+        is_one: bool = value is None or isinstance(value, kind)
+        if not is_one:
+            raise MetaOptError(f"model.{name} must be a {word}, not {shown(value)}")
         if value is None or least <= value < limit:
             continue
         both = limit != math.inf and (limit != _MANY or value >= limit)
