@@ -45,7 +45,7 @@ class SOAPState:
     """What is remembered of gradients."""
 
     segments: tuple[Segment, ...]
-    share: float  # of a step in a shallow network
+    share: float  # of the longest step, which shallow networks bear
     features: Tensor = axis("tensor")  # [F - 2, B, S], of tensors, see features_of
     mean: Tensor = axis("coordinate")  # [B, N], average of gradients
     square: Tensor = axis("coordinate")  # [B, N], of squares of gradients, in the bases
@@ -63,17 +63,17 @@ class SOAPState:
 class LearnedSOAP(OptimizerNetwork):
     """SOAP (Vyas et al. 2024, arXiv:2409.11321) whose steps have the length that a network chooses for each tensor.
 
-        θ ← θ - base_step · √(1000/T) · (1 - (t-1)/T)^1.25 · share · unit · e^(net_φ(features)) · d
+        θ ← θ - base_step · min(√(1000/T), s √(1000/300)) · (1 - (t-1)/T)^1.25 · unit · e^(net_φ(features)) · d
 
     The direction d is m̂/√v̂ of gradients, for matrices and filters read in bases in which they are as good as
     uncorrelated, and turned back. In m̂ the last gradient weighs more than in an average, as in Nesterov's momentum
     (quasi-hyperbolic momentum: Ma and Yarats 2018, arXiv:1810.06801). The unit is what makes a step mean the same at
-    any width and shape (:func:`meta_opt.optimizers.lstm.settings.unit_of`). In deep networks each matrix and filter has
-    a share of it (:func:`share_of`). Over T steps updates fall to zero; the more steps there are, the shorter they are,
-    from T = 300 on. Where T is not known, they are those of the middle of a run: at step t of one of 2t steps, but at
-    least of 300. One network, a hidden layer of tanh, for all tensors; at first it says nothing. It reads what kind of
-    tensor there is, its place and size, how far the run is, and the size of d, which is 1 where all gradients agree,
-    and small where they are noise.
+    any width and shape (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more
+    steps there are, the shorter they are, from T = 300 on, or later in deep networks, which bear only a share s of the
+    longest steps (:func:`share_of`). Where T is not known, they are those of the middle of a run: at step t of one of
+    2t steps, but at least of 300. One network, a hidden layer of tanh, for all tensors; at first it says nothing. It
+    reads what kind of tensor there is, its place and size, how far the run is, and the size of d, which is 1 where all
+    gradients agree, and small where they are noise.
 
     The bases are those of gradients as they are, also where second derivatives are taken.
     """
@@ -217,14 +217,14 @@ class LearnedSOAP(OptimizerNetwork):
         after = replace(state, mean=mean, square=torch.cat(squares, 1), bases=all_bases, scales=scales, steps=steps)
         horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
         left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
-        of_run = (_USUAL_STEPS / horizon.clamp_min(_FEWEST_STEPS)).sqrt() * left**_POWER
-        factor = -self.base_step * state.share * of_run
+        longest = state.share * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
+        factor = -self.base_step * (_USUAL_STEPS / horizon).sqrt().clamp_max(longest) * left**_POWER
         features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
         return torch.cat(directions, 1) * factor, features, after
 
 
 def share_of(num_matrices: int) -> float:
-    """What is left of a step in a network of L matrices and filters: 4/L from four to sixteen, then a quarter.
+    """What a network of L matrices and filters bears of the longest steps: 4/L from four to sixteen, then a quarter.
 
     What they change adds up where they follow each other (as the masses of Large et al. 2024, arXiv:2405.14813). More
     than sixteen are rarely trained without skips, and branches of a residual network want hardly less, the more there

@@ -225,6 +225,9 @@ def test_each_of_many_matrices_takes_its_share(count: int, share: float):
     many = torch.cat([*[grads[..., :12]] * count, grads[..., 12:]], dim=-1)
     alone, found = updates(optimizer, grads, of_matrices(1)), updates(optimizer, many, layout)
     torch.testing.assert_close(found[..., -17:], share * alone)
+    alone, found = updates(built(), grads, of_matrices(1), 6000), updates(built(), many, layout, 6000)
+    longest = share * math.sqrt(1000 / 300)
+    torch.testing.assert_close(found[..., -17:], min(1.0, longest / math.sqrt(1000 / 6000)) * alone)
 
 
 def test_the_drop_in_counts_the_matrices_that_it_trains():
