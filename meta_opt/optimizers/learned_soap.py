@@ -45,8 +45,8 @@ class SOAPState:
     """What is remembered of gradients."""
 
     segments: tuple[Segment, ...]
-    share: float  # of the longest step, which shallow networks bear
     features: Tensor = axis("tensor")  # [F - 2, B, S], of tensors, see features_of
+    shares: Tensor = axis("tensor")  # [B, S], see share_of
     mean: Tensor = axis("coordinate")  # [B, N], average of gradients
     square: Tensor = axis("coordinate")  # [B, N], of squares of gradients, in the bases
     bases: tuple[Eigenbases, ...] = axis("each")
@@ -140,8 +140,10 @@ class LearnedSOAP(OptimizerNetwork):
         scales = Scales.zeros(like, num_problems, len(segments))
         features = like.new_tensor([segment.features for segment in segments]).T  # [F - 2, S]
         features = features.unsqueeze(1).repeat(1, num_problems, 1)
-        share = share_of(layout.num_matrices)
-        return SOAPState(segments, share, features, mean, square, bases, scales, like.new_zeros(()), like.new_zeros(()))
+        shares = torch.full_like(features[0], share_of(layout.num_matrices))
+        return SOAPState(
+            segments, features, shares, mean, square, bases, scales, like.new_zeros(()), like.new_zeros(())
+        )
 
     def expect(self, state: SOAPState, num_steps: int) -> SOAPState:
         """See :meth:`InnerOptimizer.expect`."""
@@ -170,9 +172,9 @@ class LearnedSOAP(OptimizerNetwork):
         with torch.no_grad():
             pairs = zip(evaluations, coefficients, strict=True)
             for past, (evaluation, coefficient) in enumerate(pairs, int(state.steps)):
-                direction, read, state = self._direction(evaluation, state, turn=turns(past))
+                direction, length, read, state = self._direction(evaluation, state, turn=turns(past))
                 parts = (coefficient * direction).split(state.sizes, dim=1)
-                gains.append(torch.stack([part.sum(1) for part in parts], dim=1))
+                gains.append(length * torch.stack([part.sum(1) for part in parts], dim=1))
                 features.append(read)
         with torch.enable_grad():
             inner = torch.stack(gains) * self._factor(torch.stack(features))
@@ -190,16 +192,18 @@ class LearnedSOAP(OptimizerNetwork):
         }
 
     def _step(self, evaluation: Evaluation, state: SOAPState, *, turn: bool) -> Step:
-        direction, features, state = self._direction(evaluation, state, turn=turn)
-        return Step(direction * spread(self._factor(features), state.sizes), state)
+        direction, length, features, state = self._direction(evaluation, state, turn=turn)
+        return Step(direction * spread(length * self._factor(features), state.sizes), state)
 
     def _factor(self, features: Tensor) -> Tensor:
         """What the network says, [..., S, F] to [..., S]."""
         hidden = torch.tanh(nn.functional.linear(features, self.input_weight, self.input_bias))
         return nn.functional.linear(hidden, self.output_weight, self.output_bias).squeeze(-1).exp()
 
-    def _direction(self, evaluation: Evaluation, state: SOAPState, *, turn: bool) -> tuple[Tensor, Tensor, SOAPState]:
-        """The update where the network says nothing, [B, N]; what it reads, [B, S, F]; and the state after it."""
+    def _direction(
+        self, evaluation: Evaluation, state: SOAPState, *, turn: bool
+    ) -> tuple[Tensor, Tensor, Tensor, SOAPState]:
+        """Directions, [B, N]; how far to go where the network says nothing, [B, S]; what it reads, [B, S, F]; state."""
         scales, grad = state.scales.updated(bounded(evaluation.grad), state.sizes, state.steps)
         steps = state.steps + 1.0
         mean = torch.lerp(state.mean, grad, 1.0 - self.momentum)
@@ -217,10 +221,10 @@ class LearnedSOAP(OptimizerNetwork):
         after = replace(state, mean=mean, square=torch.cat(squares, 1), bases=all_bases, scales=scales, steps=steps)
         horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
         left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
-        longest = state.share * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
-        factor = -self.base_step * (_USUAL_STEPS / horizon).sqrt().clamp_max(longest) * left**_POWER
+        longest = state.shares * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
+        length = -self.base_step * left**_POWER * torch.minimum((_USUAL_STEPS / horizon).sqrt(), longest)
         features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
-        return torch.cat(directions, 1) * factor, features, after
+        return torch.cat(directions, 1), length, features, after
 
 
 def share_of(num_matrices: int) -> float:

@@ -231,24 +231,33 @@ def test_each_of_many_matrices_takes_its_share(count: int, share: float):
 
 
 def test_the_drop_in_counts_the_matrices_that_it_trains():
-    def moves(num_trained: tuple[int, int]) -> list[Tensor]:
+    grads = gradients(2, size=12)[:, 0].float().view(2, 3, 4)
+
+    def moves(count: int, then: int, index: int = 0, first: int = 0, *, add: bool = False) -> list[Tensor]:
+        """Of one of 8 matrices, of which so many are trained at the first and at the second step, or are there."""
         parameters = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(8)]
         parameters[1].data = parameters[1].double()  # in a bucket of its own
-        groups = [{"params": parameters[:4]}, {"params": parameters[4:]}]
-        optimizer = LearnedOptimizer(groups, pretrained=built(dtype=torch.float32))
+        optimizer = LearnedOptimizer(
+            [{"params": parameters[:4]}, *([] if add else [{"params": parameters[4:]}])],
+            pretrained=built(dtype=torch.float32),
+        )
         found = []
-        for grad, count in zip(gradients(2, size=12)[:, 0].float(), num_trained, strict=True):
-            for index, parameter in enumerate(parameters):
-                parameter.requires_grad_(index < count)
-            before = parameters[0].detach().clone()
-            parameters[0].grad = grad.view(3, 4)
+        for grad, trained in zip(grads[first:], (count, then), strict=False):
+            if add and trained > 4:
+                optimizer.add_param_group({"params": parameters[4:]})
+            for number, parameter in enumerate(parameters):
+                parameter.requires_grad_(number < trained)
+                parameter.grad = grad.to(parameter) if number < trained else None
+            before = parameters[index].detach().clone()
             optimizer.step()
-            found.append(parameters[0].detach() - before)
+            found.append(parameters[index].detach() - before)
         return found
 
-    few, many, more = moves((4, 4)), moves((8, 8)), moves((4, 8))
-    for move, expected in zip(many + more, [few[0] / 2, few[1] / 2, few[0], few[1] / 2], strict=True):
-        torch.testing.assert_close(move, expected)
+    few = moves(4, 4)
+    torch.testing.assert_close(moves(8, 8), [move / 2 for move in few])
+    for add in (False, True):
+        torch.testing.assert_close(moves(4, 8, add=add), few)  # what is there goes on as it was
+        torch.testing.assert_close(moves(4, 8, 7, add=add)[1], moves(4, 4, first=1)[0] / 2)
 
 
 def test_a_rollout_turns_the_bases_when_steps_do():
