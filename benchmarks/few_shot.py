@@ -4,8 +4,7 @@
 
 The accuracy on all drawings that are not learned from, of learned optimizers and of baselines. Each baseline's learning
 rate is tuned for each number of steps, for this accuracy, on validation problems; then all run on the same test
-problems, whose alphabets meta-training has not seen. Learned optimizers that make something of it are told the number
-of steps.
+problems, whose alphabets meta-training has not seen.
 """
 
 from __future__ import annotations
@@ -78,11 +77,9 @@ def accuracies(optimizee: Omniglot, optimizer: InnerOptimizer, split: Split, num
     parts = []
     for first in range(0, num_problems, AT_ONCE):
         problems = Problems(optimizee, split, range(first, min(first + AT_ONCE, num_problems)), seed=0)
-        found, position, taken = [], begin(problems, optimizer), 0
-        for steps in STEPS:
-            if optimizer.horizon:
-                position, taken = begin(problems, optimizer, num_steps=steps), 0
-            position, taken = unroll(problems, optimizer, position, steps - taken).end.detach(), steps
+        position, found = begin(problems, optimizer), []
+        for taken, steps in zip((0, *STEPS), STEPS, strict=False):
+            position = unroll(problems, optimizer, position, steps - taken).end.detach()
             found.append(problems.metrics(position.evaluation.params)["new_accuracy"])
         parts.append(torch.stack(found))
     return torch.cat(parts, dim=1)
