@@ -104,6 +104,9 @@ class ParameterStates:
     """The states of all parameters that a learned optimizer works on, in buckets or one by one.
 
     Changed in place only, so that wrappers of optimizers that share it always see the same.
+
+    Attributes:
+        taken: How many steps the optimizer has taken: what begins later has as many less to come.
     """
 
     def __init__(self, optimizer: OptimizerNetwork, num_steps: int | None = None) -> None:
@@ -115,6 +118,7 @@ class ParameterStates:
         """
         self._optimizer = optimizer
         self._num_steps = num_steps
+        self.taken = 0
         self._copies: dict[tuple[torch.device, torch.dtype], OptimizerNetwork] = {}
         self._one_by_one: defaultdict[Tensor, NamedState] = defaultdict(dict)
         self._buckets: list[Bucket] = []
@@ -224,7 +228,9 @@ class ParameterStates:
         with no_autocast(device):
             optimizer = self._copy(device, dtype)
             state = optimizer.init_state(_layout(params, places), 1)
-            return state if self._num_steps is None else optimizer.expect(state, self._num_steps)
+            if self._num_steps is None:
+                return state
+            return optimizer.expect(state, max(self._num_steps - self.taken, 1))
 
     def _copy(self, device: torch.device, dtype: torch.dtype) -> OptimizerNetwork:
         """The learned optimizer on the device, and in the type, of such parameters."""

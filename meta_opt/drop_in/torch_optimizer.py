@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place, is_dtensor, local
-from meta_opt.errors import MetaOptError, whole
+from meta_opt.errors import MetaOptError, shown, whole
 from meta_opt.optimizees.layout import Layout, depths_of, kind_of
 from meta_opt.optimizers.contract import OptimizerNetwork, Scope
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
@@ -95,7 +97,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
             lr: Factor of every update. Schedulers change it.
             engine: What computes the network: native code if it can be had (auto), native code, or PyTorch.
             order: All parameters of the model in its order, ``model.parameters()``, for networks that read where a
-                tensor is in it, when groups bring the parameters in another.
+                tensor is in it or how many there are, when groups bring the parameters in another, or other optimizers
+                have some of them.
             optimizer_class: The class of the checkpoint's learned optimizer, where that is not an installed plugin.
 
         Raises:
@@ -128,10 +131,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._networks = names or ["all"]
         self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"
         self._network = learned
-        self._order = None if order is None else {id(param): depth for param, depth in _depths(list(order))}
+        self._order = None if order is None else dict(_depths(list(order)))
         self._states = ParameterStates(learned, num_steps)
         self._begun = False
-        super().__init__(params, {"lr": lr, "network": None, "depths": None})
+        super().__init__(params, {"lr": lr, "network": None, "depths": None, "taken": 0})
         everything = _depths([param for group in self.param_groups for param in group["params"]])
         for group in self.param_groups:
             group["depths"] = [self._depth(param, next(everything)[1]) for param in group["params"]]
@@ -161,6 +164,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if self._begun:
             group = self.param_groups[-1]
             group["depths"] = [self._depth(param, 1.0) for param in group["params"]]
+            group["taken"] = self.param_groups[0]["taken"]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -184,9 +188,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         reads_grad = "grad" in self._network.reads
         num_matrices = self._num_matrices()
+        self._states.taken = self.param_groups[0]["taken"]
         rates: dict[Tensor, float] = {}
         places: dict[Tensor, Place] = {}
         for group in self.param_groups:
+            if len(group["params"]) != len(group["depths"]):
+                raise MetaOptError("the parameters of a group stay those that it was made with; use add_param_group")
             for param, depth in zip(group["params"], group["depths"], strict=True):
                 _check_shards(param, self._network.scope)
                 if param.grad is not None and param.grad.layout is not torch.strided:
@@ -201,12 +208,18 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     places[param] = self._place(param, group["network"], depth, num_matrices)
         if not rates:
             return loss
+        if loss is None and "loss" in self._network.reads:
+            raise MetaOptError(
+                "this learned optimizer reads the loss: give step a closure that computes and returns it"
+            )
         for bucket in self._states.buckets(places):
             moved = [
                 (param, each) for param, each in zip(bucket.params, bucket.step(loss), strict=True) if param in rates
             ]
             updates = torch._foreach_mul([each for _, each in moved], [rates[param] for param, _ in moved])
             torch._foreach_add_([local(param) for param, _ in moved], updates)
+        for group in self.param_groups:
+            group["taken"] += 1
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -223,6 +236,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
             # torch.optim would round the state to the type of the parameters.
             states.update(self._fitting(incoming))
             incoming["state"] = {}
+            own = [{name: group[name] for name in ("depths", "taken")} for group in self.param_groups]
+            saved = incoming["param_groups"]
+            if len(own) == len(saved):  # or else super() says so
+                incoming["param_groups"] = [known | group for known, group in zip(own, saved, strict=True)]
 
         def put(_: torch.optim.Optimizer) -> None:
             self.state.update(states)
@@ -245,8 +262,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.state = defaultdict(dict, state["state"])  # a property, which super() would hide
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        if not float(group["lr"]) >= 0.0:
-            raise MetaOptError(f"lr must be at least 0, not {group['lr']}")
+        if not isinstance(group["lr"], Real | Tensor) or not 0.0 <= float(group["lr"]) < math.inf:
+            raise MetaOptError(f"lr must be a number of at least 0, not {shown(group['lr'])}")
         if group.get("weight_decay"):
             raise MetaOptError(
                 "weight_decay: a learned optimizer has none; add the term to the loss, or shrink the parameters after "
@@ -256,7 +273,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             _check_shards(param, self._network.scope)
             if not param.is_floating_point():
                 raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
-            if self._order is not None and id(param) not in self._order:
+            if self._order is not None and param not in self._order:
                 raise MetaOptError(f"order must be all parameters of the model, one of {tuple(param.shape)} is missing")
         if self._by_kind:
             if group["network"] is not None:
@@ -282,12 +299,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return Place.of(param, network or kind_of(param.shape), depth, num_matrices)
 
     def _num_matrices(self) -> int:
-        """How many matrices and filters are trained, whether or not they have a gradient now."""
-        return sum(param.dim() > 1 and param.requires_grad for group in self.param_groups for param in group["params"])
+        """How many matrices and filters of the model are trained, by this optimizer or another."""
+        model = self._order or {param: 0.0 for group in self.param_groups for param in group["params"]}
+        return sum(param.dim() > 1 and (param.requires_grad or param.grad is not None) for param in model)
 
     def _depth(self, param: Tensor, otherwise: float) -> float:
         """The place of a parameter in the model."""
-        return otherwise if self._order is None else self._order[id(param)]
+        return otherwise if self._order is None else self._order[param]
 
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""

@@ -67,20 +67,20 @@ class Layout:
         groups: Group of each tensor; equal groups are adjacent.
         depths: Place of each tensor among the parameters of the network, from 0, the first, to 1, the last; by default
             as they lie here.
-        num_matrices: How many matrices and filters the network has that is trained; by default those here.
+        num_matrices: How many matrices and filters the network has that are trained; -1, as many as here.
     """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     groups: tuple[str, ...]
     depths: tuple[float, ...] = ()
-    num_matrices: int = 0
+    num_matrices: int = -1
     sizes: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.depths:
             object.__setattr__(self, "depths", depths_of(len(self.names)))
-        if not self.num_matrices:
+        if self.num_matrices < 0:
             object.__setattr__(self, "num_matrices", sum(kind_of(shape) == "matrix" for shape in self.shapes))
         object.__setattr__(self, "sizes", tuple(math.prod(shape) for shape in self.shapes))
 

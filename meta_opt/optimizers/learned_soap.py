@@ -224,7 +224,7 @@ class LearnedSOAP(OptimizerNetwork):
         longest = state.shares * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
         length = -self.base_step * left**_POWER * torch.minimum((_USUAL_STEPS / horizon).sqrt(), longest)
         features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
-        return torch.cat(directions, 1), length, features, after
+        return torch.cat(directions, 1) * (mean != 0.0), length, features, after
 
 
 def share_of(num_matrices: int) -> float:

@@ -28,6 +28,11 @@ class LastStep:
     grad: Tensor = axis("coordinate")  # ∇ before it, [B, N]
 
 
+def root_mean_square(rows: Tensor, mean_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Over the coordinates of each action, [B, N] to [B, A]; in float64, where squares of small numbers are not 0."""
+    return mean_of(rows.double().square()).sqrt().to(rows.dtype)
+
+
 def secant_lengths(
     last: LastStep, grad: Tensor, first: float, longest: float, mean_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,9 +52,7 @@ def secant_lengths(
     """
     update, grad = last.update.detach(), grad.detach()
     change = grad - last.grad.detach()
-    squares = mean_of(update * update)
-    stepped, size = squares.sqrt(), mean_of(grad * grad).sqrt()
-    bent = mean_of(change * change).sqrt()
+    stepped, size, bent = (root_mean_square(each, mean_of) for each in (update, grad, change))
     known = (stepped > 0.0) & (bent > 0.0)
     limit = torch.where(stepped > 0.0, LONGER * stepped, first).clamp_max(longest)
     length = torch.where(known, stepped * (size / (bent + _LEAST)), torch.where(stepped > 0.0, stepped, first))

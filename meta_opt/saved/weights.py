@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from meta_opt.errors import shown
 from meta_opt.memory import ShortageError
 from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.streams import drawn_in_float32
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.plain_values import plain
 
@@ -43,9 +44,9 @@ def build(make: Callable[[], OptimizerNetwork], layout: Layout, state: Any) -> O
     average = {name.removeprefix(AVERAGE): tensor for name, tensor in weights.items() if name.startswith(AVERAGE)}
     bounded = _Bounded(average)
     try:
-        with bounded:
+        with bounded, torch.device("cpu"), drawn_in_float32():  # whatever the user's program has for defaults
             optimizer = make()
-            optimizer.build(layout, torch.Generator())
+            optimizer.build(layout, torch.Generator("cpu"))
     except ShortageError as error:
         raise ValueError(bounded.message) from error
     expected = optimizer.state_dict()

@@ -204,6 +204,67 @@ def test_updates_fall_as_the_square_of_what_is_left_and_go_on_at_a_thousandth(tm
     torch.testing.assert_close(moves, falling + [0.00003] * 4, rtol=1e-4, atol=1e-7)
 
 
+def test_what_begins_later_ends_with_the_rest() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(2)]
+    optimizer = LearnedOptimizer(parameters[:1], pretrained="general", num_steps=40)
+    grads = torch.randn(40, 3, 4, generator=torch.Generator().manual_seed(0))
+    alone = LearnedOptimizer([torch.nn.Parameter(torch.zeros(3, 4))], pretrained="general", num_steps=10)
+    for step, grad in enumerate(grads):
+        if step == 20:
+            saved = optimizer.state_dict()
+            optimizer = LearnedOptimizer(parameters[:1], pretrained="general", num_steps=40)
+            optimizer.load_state_dict(saved)
+        if step == 30:
+            optimizer.add_param_group({"params": parameters[1:]})
+        for each in (*parameters, *alone.param_groups[0]["params"]):
+            each.grad = grad.clone()
+        optimizer.step()
+        if step >= 30:
+            alone.step()
+    torch.testing.assert_close(parameters[1], alone.param_groups[0]["params"][0])
+    assert len({int(state["horizon"]) for state in optimizer.state.values()}) == 2
+
+
+def test_a_state_without_what_it_may_lack_is_loaded(path: Path) -> None:
+    ours = LearnedOptimizer(params(), checkpoint=path)
+    saved = ours.state_dict()
+    for group in saved["param_groups"]:
+        del group["depths"], group["taken"]
+    before = copy.deepcopy(saved["param_groups"])
+    ours.load_state_dict(saved)
+    ours.step()
+    assert saved["param_groups"] == before
+
+
+def test_defaults_of_the_program_change_no_weights() -> None:
+    expected = LearnedOptimizer(params(), pretrained="general_mlp")._network.state_dict()
+    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_device("meta")
+    try:
+        found = LearnedOptimizer([torch.ones(2, device="cpu")], pretrained="general_mlp")._network.state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name])
+
+
+def test_order_names_the_model_of_several_optimizers() -> None:
+    model = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(8)]
+    for parameter in model:
+        parameter.grad = torch.ones(3, 4)
+    shares = []
+    for order in (None, model):
+        optimizer = LearnedOptimizer(model[:2], pretrained="general", order=order)
+        other_model, again = copy.deepcopy((model, optimizer))
+        for parameter in other_model:
+            parameter.grad = torch.ones(3, 4)
+        for each in (optimizer, again):
+            each.step()
+            shares.append({float(state["shares"]) for state in each.state.values()})
+    assert shares == [{1.0}, {1.0}, {0.5}, {0.5}]
+
+
 def test_the_number_of_steps_is_saved(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, base_step=0.03, horizon=True)
     first = LearnedOptimizer(params(), checkpoint=path, num_steps=5)
@@ -490,10 +551,17 @@ def test_arguments_are_checked(path: Path) -> None:
             MetaOptError, match="give either pretrained, a name or what you have trained, or checkpoint, a path"
         ):
             LearnedOptimizer(params(), **both)
-    with pytest.raises(MetaOptError, match="lr must be at least 0, not -1"):
+    with pytest.raises(MetaOptError, match="lr must be a number of at least 0, not -1"):
         LearnedOptimizer(params(), checkpoint=path, lr=-1)
-    with pytest.raises(MetaOptError, match="lr must be at least 0, not -2"):
+    with pytest.raises(MetaOptError, match="lr must be a number of at least 0, not -2"):
         LearnedOptimizer([{"params": params(), "lr": -2}], checkpoint=path)
+    for lr in (None, "0.5", math.inf, math.nan):
+        with pytest.raises(MetaOptError, match=f"lr must be a number of at least 0, not {lr!r}"):
+            LearnedOptimizer(params(), checkpoint=path, lr=lr)  # type: ignore[arg-type]
+    optimizer = LearnedOptimizer(params(), checkpoint=path)
+    optimizer.param_groups[0]["params"].append(torch.ones(3))
+    with pytest.raises(MetaOptError, match="the parameters of a group stay those that it was made with"):
+        optimizer.step()
     with pytest.raises(MetaOptError, match="weight_decay: a learned optimizer has none; add the term to the loss"):
         LearnedOptimizer([{"params": params(), "weight_decay": 0.1}], checkpoint=path)
     LearnedOptimizer([{"params": params(), "weight_decay": 0.0}], checkpoint=path)
@@ -574,7 +642,7 @@ def test_a_closure_tells_the_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     assert optimizer.step(closure).item() == pytest.approx(0.5)
     assert param.tolist() == [0.5, 1.0]  # θ - 0.5 θ
-    with pytest.raises(MetaOptError, match="reads loss, which is not known here"):
+    with pytest.raises(MetaOptError, match="reads the loss: give step a closure that computes and returns it"):
         optimizer.step()
 
 

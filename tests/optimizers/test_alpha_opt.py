@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Generator
 
+from meta_opt import LearnedOptimizer
 from meta_opt.errors import MetaOptError
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
@@ -116,3 +117,20 @@ def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None
 def test_is_trained_by_policy_gradient_by_default() -> None:
     assert AlphaOpt.recommended_settings()["model.estimator"] == "policy_gradient"
     PolicyGradient().check(built(), 20)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-24])
+def test_stays_where_gradients_have_vanished(scale: float) -> None:
+    """Squares of what is left underflow, and steps must not become long by that."""
+    theta = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
+    optimizer = LearnedOptimizer([theta], pretrained="alpha_opt")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = scale * theta.square().sum()
+        loss.backward()
+        return loss
+
+    for step in range(60):
+        optimizer.step(closure)
+        assert theta.detach().abs().max() < (5.0 if step < 15 else 0.2)

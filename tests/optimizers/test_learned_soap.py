@@ -260,6 +260,22 @@ def test_the_drop_in_counts_the_matrices_that_it_trains():
         torch.testing.assert_close(moves(4, 8, 7, add=add)[1], moves(4, 4, first=1)[0] / 2)
 
 
+def test_tensors_that_are_no_parameters_count_if_they_have_gradients():
+    tensors = [torch.zeros(3, 4) for _ in range(8)]
+    optimizer = LearnedOptimizer(tensors, pretrained=built(dtype=torch.float32))
+    for tensor in tensors:
+        tensor.grad = torch.ones(3, 4)
+    optimizer.step()
+    assert {float(state["shares"]) for state in optimizer.state.values()} == {0.5}
+
+
+def test_what_never_has_a_gradient_stays():
+    mask = (torch.rand(LAYOUT.num_coordinates, generator=torch.Generator().manual_seed(0)) > 0.5).double()
+    moved = updates(built(), gradients(30) * mask).sum(0)
+    assert not moved[:, mask == 0.0].any()
+    assert moved[:, mask == 1.0].all()
+
+
 def test_a_rollout_turns_the_bases_when_steps_do():
     optimizer, grads = built(initial_output=1.0), gradients(24, 2)
     expected = updates(optimizer, grads)
