@@ -21,8 +21,9 @@ from meta_opt.cli.launched import find_launch
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Contestant, Progress, Setting, Validation, compare
+from meta_opt.evaluation.compare import Contestant, Progress, Setting, compare
 from meta_opt.evaluation.reports import Report, check_place
+from meta_opt.evaluation.validated import validation_of
 from meta_opt.memory import bounded
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily
 from meta_opt.optimizees.layout import Layout, Sharing
@@ -62,7 +63,7 @@ def run(options: list[str]) -> int:
         optimizer = load_optimizer(path, asked)
         if isinstance(optimizer, SharedNetworks):
             optimizer.network_for = config.network_for
-        learned[label] = Contestant(optimizer.to(device, dtype), _validation(recipes[path], optimizee))
+        learned[label] = Contestant(optimizer.to(device, dtype), validation_of(recipes[path], path, optimizee))
     if config.network_for:
         _check_network_for(config.network_for, optimizee, learned, [recipes[path] for path in paths.values()])
     # What is asked for beyond the memory there is, is refused; a GPU's memory is mapped, and would be counted.
@@ -253,19 +254,6 @@ def device_of(text: str) -> torch.device:
     if device.type == "meta":
         raise MetaOptError("--device meta cannot be used: it computes nothing")
     return device
-
-
-def _validation(recipe: Recipe, optimizee: Optimizee) -> Validation | None:
-    """How training validated, if that was on this very optimizee."""
-    if recipe.optimizee.name != registry.name_of(type(optimizee)):
-        return None
-    asked = optimizee.plain_init_args(registry.name_of)
-    anywhere = {"data_dir": None}  # wherever the data lie
-    if asked is None or {**recipe.optimizee.init_args, **anywhere} != {**asked, **anywhere}:
-        return None
-    model = recipe.model
-    num_steps = model.get("num_validation_steps") or model["num_steps"]
-    return Validation(num_steps, model["num_validation_problems"], model["seed"], model.get("held_back", False))
 
 
 # ----------------------------------------------------------------------------------------------------------- progress

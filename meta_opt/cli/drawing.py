@@ -11,7 +11,7 @@ import torch
 
 from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
-from meta_opt.cli.comparing import Bar, again, checkpoints_asked, class_asked, device_of
+from meta_opt.cli.comparing import Bar, again, asked_optimizer, checkpoints_asked, class_asked, device_of
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.errors import MetaOptError
@@ -21,7 +21,7 @@ from meta_opt.evaluation.reports import check_place, new_folder
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
-from meta_opt.saved.recipes import load_optimizer
+from meta_opt.saved.recipes import load_optimizer, read_recipe
 from meta_opt.saved.runs import relative
 
 _DEFAULT_OPTIMIZEE = "landscape"
@@ -52,7 +52,10 @@ def run(options: list[str]) -> int:
     check_place(out, default)
 
     device = device_of(config.device)
-    learned: dict[str, InnerOptimizer] = {label: load_optimizer(path).to(device) for label, path in paths.items()}
+    asked = asked_optimizer(options, map(read_recipe, paths.values()))
+    learned: dict[str, InnerOptimizer] = {
+        label: load_optimizer(path, asked).to(device) for label, path in paths.items()
+    }
     panels = _panels(optimizee, learned, config, device)
     folder = new_folder(lambda place: _write(place, panels, command), out, default)
     print(_table(panels))
@@ -64,6 +67,7 @@ def _parser(optimizee: type[Any]) -> Parser:
     parser = Parser(prog="meta-opt landscape", allow_abbrev=False)
     add_plugin_argument(parser, "optimizee", optimizee)
     parser.set_defaults({"optimizee": {"class_path": f"{optimizee.__module__}.{optimizee.__qualname__}"}})
+    parser.add_argument("--optimizer", type=str | None, default=None)  # of checkpoints that may not name it
     parser.add_argument("--config", action="config")
     parser.add_argument("--ckpt_path", type=str, nargs="+")
     parser.add_argument("--pretrained", type=str, nargs="+")

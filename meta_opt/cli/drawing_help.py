@@ -11,6 +11,7 @@ The learning rates of baselines are tuned for the final loss on validation probl
 what is drawn:
   --ckpt_path PATH [PATH ...]     checkpoints that meta-opt fit wrote; best or last: that of the newest run
   --pretrained NAME [NAME ...]    checkpoints that come with meta-opt
+  --optimizer CLASS               the class of learned optimizers that are not installed plugins
   --baselines NAME [NAME ...]     hand-made optimizers, as for meta-opt compare (default: Nesterov and Adam)
   --optimizee NAME                what has two parameters (default: landscape, nine test functions)
   --optimizee.OPTION VALUE        an option of it: --optimizee.name rosenbrock for one of the nine

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.comparing import asked_optimizer, checkpoints_asked
+from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.portraits import portrait_figure, portrait_of
@@ -19,6 +20,7 @@ _DEFAULT = Path("portraits")
 def run(options: list[str]) -> int:
     """Draw; returns the exit status."""
     flush_denormals()
+    options = with_dotted_paths(options, "plot")
     paths = checkpoints_asked(options)
     try:
         config = _parser().parse_args(options)

@@ -21,7 +21,7 @@ from meta_opt.optimizees.problems import problem_generator
 def run(options: list[str]) -> int:
     """Try and print; returns the exit status."""
     flush_denormals()
-    options = with_dotted_paths(options, "recommend")
+    said, options = options, with_dotted_paths(options, "recommend")
     chosen = class_asked(options, "optimizee")
     if chosen is None:
         raise MetaOptError("say what to try, with --optimizee (meta-opt recommend --help tells more)")
@@ -41,13 +41,24 @@ def run(options: list[str]) -> int:
     print("\nsettings for fit:")
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
     parts = [f"--{name} {shlex.quote(text)}" for name, text in texts.items()]
-    named = f"meta-opt fit --optimizee {shlex.quote(registry.reference(chosen))}"
-    print("  " + " \\\n    ".join([named, *parts]))
+    named = ["meta-opt fit", f"--optimizee {shlex.quote(registry.reference(chosen))}", *_of_optimizee(said)]
+    print("  " + " \\\n    ".join([" ".join(named), *parts]))
     print("\nthe same in the optimizee's recommended_settings:")
     print("".join(f"    {name!r}: {value!r},\n" for name, value in settings.items()), end="")
     if suits_whole_gradients(found):
         print("\nits losses have no noise, and it is small: --optimizer subspace_lstm may do better")
     return 0
+
+
+def _of_optimizee(options: list[str]) -> list[str]:
+    """What was said of the optimizee beyond its name."""
+    kept, keep = [], False
+    for option in options:
+        if option.startswith("--"):
+            keep = option.startswith("--optimizee.")
+        if keep:
+            kept.append(shlex.quote(option))
+    return kept
 
 
 def _described(found: Findings) -> str:

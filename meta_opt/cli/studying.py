@@ -33,7 +33,7 @@ _MAX_WORKERS = 1024
 
 
 def run(options: list[str]) -> int:
-    """Do a study; returns the exit status: 1 if every run failed."""
+    """Do a study; returns the exit status: 1 if every meta-training failed."""
     asked = _parse(options)
     if asked.list:
         for name, path in library.paths().items():
@@ -50,7 +50,8 @@ def run(options: list[str]) -> int:
             summary = Summary(study, results.lines, asked.runs)
     print(write_report(summary, folder))
     print(f"{REPORT} and {FIGURE} are in {folder}" if (folder / FIGURE).exists() else f"{REPORT} is in {folder}")
-    return 1 if summary.found and summary.failed == summary.found else 0
+    runs = sum(len(point.lines) for point in summary.points)
+    return 1 if runs and runs == sum(point.failed for point in summary.points) else 0
 
 
 def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:

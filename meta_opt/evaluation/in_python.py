@@ -17,6 +17,7 @@ from meta_opt.evaluation.compare import MERITS, Comparison, Contestant, Setting,
 from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.figures import comparison_figure
 from meta_opt.evaluation.reports import Report
+from meta_opt.evaluation.validated import same, validation_in, validation_of
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.baseline_names import baseline, default_baselines
@@ -89,8 +90,8 @@ def compare(
     *,
     baselines: Sequence[str] | None = None,
     num_problems: int = 100,
-    num_validation_problems: int = 32,
-    held_back: bool = False,
+    num_validation_problems: int | None = None,
+    held_back: bool | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Compared:
@@ -111,8 +112,9 @@ def compare(
             optimizee, or what the optimizee recommends, or else 100.
         baselines: As for ``--baselines``; None for the default ones of so many steps.
         num_problems: Test problems.
-        num_validation_problems: Problems that learning rates are tuned on.
-        held_back: Whether losses are those on batches that the optimizee holds back.
+        num_validation_problems: Problems that learning rates are tuned on. None: as many as the optimizers' training
+            was validated on if that was on the same optimizee, and 32 at least.
+        held_back: Whether losses are those on batches that the optimizee holds back. None: as in that training.
         seed: All randomness comes from it.
         device: Where to compute.
 
@@ -123,9 +125,14 @@ def compare(
     if not named:
         raise MetaOptError("say what to compare: one learned optimizer at least")
     chosen = _optimizee(optimizee, list(named.values()))
-    horizons = _horizons(num_steps, chosen, list(named.values()))
+    known = next(filter(None, (_validation(each, chosen) for each in named.values())), None)
+    horizons = _horizons(num_steps, chosen, known)
     num_problems = whole("num_problems", num_problems, 2)
+    if num_validation_problems is None:
+        num_validation_problems = max(32, known.num_problems if known else 0)
     num_validation_problems = whole("num_validation_problems", num_validation_problems, 1)
+    if held_back is None:
+        held_back = known is not None and known.held_back
     chosen = copy.deepcopy(chosen).to(device)
     learned = {name: _contestant(each, chosen, torch.device(device)) for name, each in named.items()}
     asked = list(baselines) if baselines is not None else default_baselines(max(horizons))
@@ -176,11 +183,9 @@ def _optimizee(asked: str | Optimizee | None, optimizers: Sequence[Learned]) -> 
     raise MetaOptError("say what to compare on, with optimizee: a learned optimizer alone does not know")
 
 
-def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, optimizers: Sequence[Learned]) -> list[int]:
+def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, known: Validation | None) -> list[int]:
     if asked is None:
-        known = [found.num_steps for each in optimizers if (found := _validation(each, optimizee)) is not None]
-        recommended = type(optimizee).recommended_settings().get("model.num_steps", 100)
-        asked = known[0] if known else recommended
+        asked = known.num_steps if known else type(optimizee).recommended_settings().get("model.num_steps", 100)
     several = asked if isinstance(asked, Sequence) and asked and not isinstance(asked, str) else [asked]
     return list(dict.fromkeys(whole("num_steps", steps, 1) for steps in several))
 
@@ -203,19 +208,9 @@ def _contestant(each: Learned, optimizee: Optimizee, device: torch.device) -> Co
 
 def _validation(each: Learned, optimizee: Optimizee) -> Validation | None:
     """How training validated, if that was on this very optimizee."""
-    asked = registry.name_of(type(optimizee)), optimizee.plain_init_args(registry.name_of)
     if isinstance(each, MetaLearner):
-        own = registry.name_of(type(each.optimizee)), each.optimizee.plain_init_args(registry.name_of)
-        model: Mapping[str, Any] = each.hparams
-    elif isinstance(each, str | Path):
-        recipe = read_recipe(_path(each))
-        own, model = (recipe.optimizee.name or "", recipe.optimizee.init_args), recipe.model
-    else:
-        return None
-    if own != asked or own[1] is None:
-        return None
-    steps = model.get("num_validation_steps") or model["num_steps"]
-    return Validation(steps, model["num_validation_problems"], model["seed"], model.get("held_back", False))
+        return validation_in(each.hparams) if same(each.optimizee, optimizee) else None
+    return validation_of(read_recipe(_path(each)), _path(each), optimizee) if isinstance(each, str | Path) else None
 
 
 def _cost(each: Learned) -> Cost | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from meta_opt import registry
 from meta_opt.errors import CheckpointError
@@ -10,15 +12,21 @@ from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.saved.recipes import load, make, read_recipe
 
 
-def load_learner(path: Path) -> MetaLearner:
+def load_learner(path: Path, asked: Mapping[registry.Kind, type[Any] | None] | None = None) -> MetaLearner:
     """The module of a checkpoint, made again from installed plugins, with its weights.
+
+    Args:
+        path: The checkpoint.
+        asked: Classes, by kind, that are no installed plugins.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from installed plugins.
         RegistryError: If a plugin that it names is not installed or does not load.
     """
     recipe = read_recipe(path)
-    optimizee, optimizer, estimator = (make(kind, getattr(recipe, kind), path) for kind in registry.KINDS)
+    optimizee, optimizer, estimator = (
+        make(kind, getattr(recipe, kind), path, (asked or {}).get(kind)) for kind in registry.KINDS
+    )
     module = MetaLearner(optimizee, optimizer, estimator=estimator, **recipe.model)
     try:
         module.load_state_dict(load(path)["state_dict"])

@@ -81,7 +81,7 @@ class MetaLoss:
             nan where the sum of the reference is not positive.
         """
         mine, other = self.of_episodes(losses).mean(), self.of_episodes(reference).mean()
-        if self._name != "sum":
+        if self._name not in ("sum", "best"):
             return (mine - other).exp()
         return torch.where(other > 0, mine / other, torch.nan)
 

@@ -38,8 +38,8 @@ def or_infinite(value: float | None) -> float:
 
 
 def loss_axis(axes: Axes, label: str, *, log: bool) -> None:
-    """The vertical axis of losses."""
-    axes.set_yscale("log" if log else "linear")
+    """The vertical axis of losses; a logarithmic one needs something that can be drawn on it."""
+    axes.set_yscale("log" if log and axes.dataLim.minposy < math.inf else "linear")
     axes.set_ylabel(label, fontsize=8)
 
 

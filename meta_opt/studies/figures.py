@@ -142,7 +142,12 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
     """How many runs reached what; the last bin holds what failed."""
     from matplotlib.ticker import MaxNLocator
 
-    every = [value for _, pairs in _panels(summary, wanted) for point, test in pairs for value in point.reached(test)]
+    every = [
+        value
+        for _, pairs in _panels(summary, wanted)
+        for point, test in pairs
+        for value in point.reached(test, wanted.of)
+    ]
     finite = [value for value in every if math.isfinite(value) and value > 0] or [1.0]
     limits = [limit for share in summary.study.shares.values() for limit in (share.below, share.above) if limit]
     high = min(max([*finite, *limits]) * 1.1, 1e6)

@@ -103,7 +103,7 @@ def _trained(work: Mapping[str, Any], run: int, main: Command, seconds: dict[str
             (log,) = root.glob("lightning_logs/*/metrics.csv")
             results["training"], seconds["training"] = _training(log, read_recipe(path))
         if work["meta_gradient_norms"]:
-            results["meta_gradient_norms"] = _norms(path)
+            results["meta_gradient_norms"] = _norms(path, options)
         return results
 
 
@@ -225,9 +225,10 @@ def _training(log: Path, recipe: Recipe) -> tuple[dict[str, list[float]], list[f
     return kept, [] if model.get("max_num_steps") else seconds
 
 
-def _norms(path: Path) -> dict[str, float]:
+def _norms(path: Path, options: Mapping[str, Any]) -> dict[str, float]:
     """The root mean square over the unrolls of an episode of the norm of each network's meta-gradient, φ at rest."""
-    learner = load_learner(path)
+    said = {kind: options.get(registry.OPTIONS[kind]) for kind in registry.KINDS}
+    learner = load_learner(path, {kind: _class(kind, name) for kind, name in said.items() if name is not None})
     model = read_recipe(path).model
     problems = Problems(learner.optimizee, "train", range(model["num_problems"]), seed=model["seed"])
     episode = Episode(

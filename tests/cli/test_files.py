@@ -132,6 +132,10 @@ def test_from_file_to_comparison(run: Any) -> None:
     assert "test/final_loss" in succeeds(run, "test", "--ckpt_path", f"{folder}/best.ckpt", *both, *QUIET)
     few = ("--num_problems", "2", "--num_validation_problems", "2", "--baselines", "SGD")
     succeeds(run, "compare", "--ckpt_path", f"{folder}/best.ckpt", *both, *few, "--out", "out")
+    drawn = ("--ckpt_path", f"{folder}/best.ckpt", "--optimizer", OPTIMIZER, "--num_steps", "3")
+    assert "portraits/0/" in succeeds(run, "plot", *drawn)
+    plane = ("--optimizee", "quadratic", "--optimizee.dimension", "2", "--num_validation_problems", "1")
+    assert "landscape.png" in succeeds(run, "landscape", *drawn, *plane, "--baselines", "SGD")
     assert OPTIMIZEE in Path("out/results.json").read_text()
 
     params = [torch.ones(2, requires_grad=True)]

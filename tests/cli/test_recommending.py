@@ -20,6 +20,7 @@ def test_the_command_that_is_printed_works(
     command = out.split("settings for fit:\n")[1].split("\n\n")[0].replace("\\\n", " ")
     program, *arguments = shlex.split(command)
     assert program == "meta-opt"
+    assert arguments[:5] == ["fit", "--optimizee", "quadratic", "--optimizee.dimension", "3"]
     short = ["--model.episodes_per_epoch", "1", "--trainer.max_epochs", "1"]
     assert main([*arguments, *short]) == 0
     assert "'model.num_steps': 8,\n" in out

@@ -50,6 +50,15 @@ def test_it_is_what_the_command_line_compares(learner: MetaLearner) -> None:
     assert torch.equal(first.entries[0].runs["sum"].loss_mean, second.entries[0].runs["sum"].loss_mean)
 
 
+def test_losses_are_those_of_training() -> None:
+    few = {"num_steps": 1, "num_problems": 2, "num_validation_problems": 1, "baselines": ["SGD:lr=0.1"]}
+    asked = {}
+    for held_back in (None, True, False):
+        (comparison,) = compare(["omniglot_few_shot"], held_back=held_back, **few).comparisons
+        asked[held_back] = comparison.entries[0].merit("sum").value
+    assert asked[None] == asked[True] != asked[False]
+
+
 def test_what_it_is_compared_on(learner: MetaLearner) -> None:
     (own,) = compare([learner], **FEW).comparisons
     assert own.num_steps == 7  # as in training

@@ -43,6 +43,7 @@ def test_the_lowest_loss_so_far() -> None:
     assert meta_loss.value(losses).item() == 3 * 1 + 1 * 2 + 1 * 3 + 0.5 * 4
     assert meta_loss.slopes(losses).tolist() == [[1.0], [5.0], [0.0], [4.0]]
     assert meta_loss.of_episodes(losses).item() == 5.5
+    assert meta_loss.ratio(2.0 * losses, losses).item() == 2.0
 
 
 @pytest.mark.parametrize("name", ["sum", "log_sum", "log_mean", "best"])

@@ -91,6 +91,12 @@ def test_norms_are_of_the_meta_gradients_of_an_episode(trained, made):
     assert made["results"]["meta_gradient_norms"] == {"all": pytest.approx(expected, rel=1e-4)}
 
 
+def test_norms_of_classes_that_are_not_installed():
+    options = {name: value for name, value in OPTIONS.items() if not name.startswith("optimizee")}
+    work = {**WORK, "options": {**options, "optimizee": "problems_for_tests.Square"}, "tests": {}}
+    assert perform(work, 5, main)["results"]["meta_gradient_norms"]["all"] > 0.0
+
+
 def test_another_seed_is_another_run(made):
     other = perform(WORK, 6, main)["results"]["tests"]
     assert other["same"]["final"] != made["results"]["tests"]["same"]["final"]

@@ -136,6 +136,32 @@ def test_figures_show_the_numbers(tmp_path):
     assert (tmp_path / "figure.svg").read_bytes() == first_time
 
 
+def test_lines_of_nothing_that_can_be_drawn_are_drawn(tmp_path):
+    failed = {key: {**line, "error": "no"} for key, line in lines().items()}
+    for line in failed.values():
+        line.pop("results", None)
+    assert "failed" in write_report(Summary(STUDY, failed), tmp_path)
+    assert (tmp_path / "figure.svg").exists()
+
+
+def test_histograms_of_sums_have_bins_for_sums():
+    study = read_study(
+        "one",
+        {
+            "title": "One",
+            "base": CONTENT["base"],
+            "figures": [{"draw": "histograms", "of": "sum"}],
+            "text": "{final: }",
+        },
+    )
+    (task,) = tasks_of(study)
+    test = {"final": 1.0, "sum": 30.0, "not_finite": 0, "curve": [[0, 2.0]]}
+    line = {"key": task.key, "run": 0, "results": {"tests": {"test": test}}, "seconds": {}}
+    (axes,) = draw(Summary(study, {task.key: line})).get_axes()
+    (filled,) = [patch for patch in axes.patches if patch.get_height()]
+    assert filled.get_x() <= 30.0 <= filled.get_x() + filled.get_width()
+
+
 def test_a_report_of_nothing_has_no_figure(tmp_path):
     text = write_report(Summary(STUDY, {}), tmp_path)
     assert "(0 of 17 runs)" in text
