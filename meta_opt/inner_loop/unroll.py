@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.optimizees.problems import Evaluation, Problems
+from meta_opt.optimizers.checking import check_update
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.optimizers.state import map_state
 
@@ -124,6 +125,7 @@ def unroll(
         rollout = optimizer.rollout(start.state, noise)
         for _ in range(num_steps):
             update = rollout.step(evaluation.only(reads))
+            check_update(optimizer, update, evaluation.params)
             params = evaluation.params + update
             evaluation = judgement = problems.evaluate(params, grad=read, graph=graph)
             if problems.held_back:

@@ -29,7 +29,7 @@ from meta_opt.errors import DivergedError, MetaOptError
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes
 from meta_opt.meta_training.clipping import GradientClipper
-from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient, check_estimate
+from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient, checked_estimates
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.pretraining import pretrain
@@ -260,15 +260,13 @@ class MetaLearner(LightningModule):
         )
         losses, meta_loss = [], torch.zeros((), device=self.device)
         with no_autocast(self.device):
-            for estimate in self.estimator.estimates(episode):
+            for estimate in checked_estimates(self.estimator, episode):
                 if not self._meta_step(estimate):
                     self._restore(before)
                     self._skip()
                     return
                 losses.append(estimate.losses)
                 meta_loss = meta_loss + estimate.loss
-        if not losses:
-            raise MetaOptError(f"{type(self.estimator).__name__}.estimates gave nothing in {num_steps} steps")
         self.episode += 1
         self.skipped_in_a_row = 0
         final = final_loss(torch.cat(losses).detach(), stochastic=problems.stochastic).mean()
@@ -327,7 +325,6 @@ class MetaLearner(LightningModule):
     def _meta_step(self, estimate: MetaGradient) -> bool:
         """Average over processes, clip, step; False, with nothing done, if anything is not finite."""
         parameters = [*self.optimizer.trained_parameters(), *self.estimator.parameters()]
-        check_estimate(self.estimator, estimate, parameters)
         of_phi = sum(grad.numel() for grad in estimate.grads)
         flat = torch.cat([*(g.flatten() for g in (*estimate.grads, *estimate.own_grads)), estimate.loss.reshape(1)])
         flat = self.trainer.strategy.reduce(flat, reduce_op="mean")

@@ -17,6 +17,7 @@ from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.replaying import by_weights
 
 BATCH = 128  # coordinates of each tensor, at most
 _STD = 0.001  # of the gradients
@@ -71,7 +72,7 @@ def pretrain(
                 grad = (_STD * torch.randn(shape, generator=generator)).to(like)
                 update, state, _ = network.step(Evaluation.of(grad=grad), state)
                 loss = loss + sign_weighted_loss(update, -rate * grad) / unroll_length
-            grads = torch.autograd.grad(loss, network.trained_parameters(), materialize_grads=True)
+            grads = by_weights(loss, network)
         if not bool(loss.isfinite()):
             raise MetaOptError("pretraining: the loss is not finite; lower model.lr or optimizer.output_scale")
         for parameter, grad in zip(network.trained_parameters(), grads, strict=True):

@@ -34,8 +34,9 @@ def draw_problem(watched: Watched, split: Split, seed: int) -> Draw:
     generator = Generator().manual_seed(seed)
     problem = _named(watched, "sample_problem", split, generator)
     params = _named(watched, "init_params", generator)
-    if not params:
-        raise OptimizeeError(f"{watched.name}.init_params must return at least one parameter, found none")
+    if not any(value.numel() for value in params.values()):
+        found = "parameters without a number" if params else "none"
+        raise OptimizeeError(f"{watched.name}.init_params must return at least one parameter, found {found}")
     for key, value in params.items():
         if not value.is_floating_point():
             raise OptimizeeError(

@@ -12,7 +12,8 @@ from meta_opt.errors import MetaOptError
 from meta_opt.messages import clipped, described
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork, Rollout
+from meta_opt.optimizers.state import named_tensors
 from meta_opt.signatures import signature_problem
 
 _READS = ("loss", "grad", "params")
@@ -44,7 +45,7 @@ def check_step(network: OptimizerNetwork, layout: Layout, generator: Generator) 
 
     Raises:
         MetaOptError: If the network has no weights; if a method fails, returns what it must not, or changes what it is
-            given; or if the update is not finite.
+            given, its state included; or if the update is not finite.
     """
     name = type(network).__name__
     if not network.trained_parameters():
@@ -56,20 +57,34 @@ def check_step(network: OptimizerNetwork, layout: Layout, generator: Generator) 
     with torch.no_grad():
         with _failures(f"{name}.init_state", network):
             state = network.init_state(layout, 1)
+        before = [(each.name, each.tensor, each.tensor.clone()) for each in named_tensors(state)]
         with _failures(f"{name}.step", network):
-            found = network.step(evaluation.only(network.reads), state, None)
-    if not isinstance(found, tuple) or len(found) != 3:
-        kind = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
-        raise MetaOptError(f"{name}.step must return Step(update, state), found {kind}")
-    update = found[0]
-    if not isinstance(update, Tensor) or update.shape != grad.shape:
-        kind = f"shape {list(update.shape)}" if isinstance(update, Tensor) else type(update).__name__
-        raise MetaOptError(f"{name}.step must return an update [B, N], here {list(grad.shape)}, found {kind}")
+            update = Rollout(network, state).step(evaluation.only(network.reads))
+    check_update(network, update, params)
+    for key, now, then in before:
+        if now.shape != then.shape or not torch.equal(now, then):
+            where = f" ({key})" if key else ""
+            raise MetaOptError(f"{name}.step changes its state{where} in place: it must return a new one")
     if not update.isfinite().all():
         raise MetaOptError(f"{name}.step returns an update that is not finite")
     for key, value in vars(evaluation).items():
         if not torch.equal(value, copies[key]):
             raise MetaOptError(f"{name}.step changes {key} of its evaluation in place: it must leave it as it is")
+
+
+def check_update(optimizer: InnerOptimizer, update: object, params: Tensor) -> None:
+    """See that an update can be added to the parameters, [B, N], and leaves their type as it is.
+
+    Raises:
+        MetaOptError: If it cannot, or does not.
+    """
+    if isinstance(update, Tensor) and update.shape == params.shape and update.dtype == params.dtype:
+        return
+    found = f"{list(update.shape)} of {update.dtype}" if isinstance(update, Tensor) else type(update).__name__
+    raise MetaOptError(
+        f"{type(optimizer).__name__}.step must return an update [B, N], here {list(params.shape)} of {params.dtype}, "
+        f"found {found}"
+    )
 
 
 @contextmanager

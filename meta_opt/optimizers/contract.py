@@ -18,7 +18,7 @@ from meta_opt.configurable import Configurable
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
-from meta_opt.optimizers.replaying import LARGE, replay_by_step
+from meta_opt.optimizers.replaying import LARGE, by_weights, replay_by_step
 from meta_opt.optimizers.state import columns_of
 
 Scope = Literal["coordinate", "tensor", "problem"]
@@ -180,7 +180,8 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
             One gradient per parameter of :meth:`trained_parameters`, in their order.
 
         Raises:
-            MetaOptError: If columns are given and the network cannot replay some coordinates alone.
+            MetaOptError: If columns are given and the network cannot replay some coordinates alone; or if what it does
+                has no graph behind it.
         """
         if columns is not None:
             if self.scope != "coordinate":
@@ -194,7 +195,7 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
             for evaluation, coefficient in zip(evaluations, coefficients, strict=True):
                 update, state, _ = self.step(evaluation, state)
                 inner = inner + torch.dot(coefficient.flatten(), update.flatten())
-            return torch.autograd.grad(inner, self.trained_parameters(), materialize_grads=True)
+            return by_weights(inner, self)
 
 
 class Rollout:
@@ -214,5 +215,9 @@ class Rollout:
 
     def step(self, evaluation: Evaluation) -> Tensor:
         """The update, [B, N]; see :meth:`InnerOptimizer.step`."""
-        update, self.state, self.record = self._optimizer.step(evaluation, self.state, self._noise)
+        found = self._optimizer.step(evaluation, self.state, self._noise)
+        if not isinstance(found, tuple) or len(found) != 3:
+            kind = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
+            raise MetaOptError(f"{type(self._optimizer).__name__}.step must return Step(update, state), found {kind}")
+        update, self.state, self.record = found
         return update

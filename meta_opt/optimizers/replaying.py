@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.state import map_state, named_tensors
 
@@ -24,6 +25,28 @@ LARGE = 1 << 18
 
 Up to here one graph is better: stepping once more takes a third longer.
 """
+
+
+def by_weights(value: Tensor, network: OptimizerNetwork) -> tuple[Tensor, ...]:
+    """∂value/∂φ, one per parameter of ``trained_parameters()``, in their order.
+
+    Raises:
+        MetaOptError: If what the network does has no graph behind it.
+    """
+    parameters = network.trained_parameters()
+    grads = torch.autograd.grad(value, parameters, allow_unused=True) if value.requires_grad else ()
+    if all(gradient is None for gradient in grads):
+        raise no_graph(network)
+    pairs = zip(parameters, grads, strict=True)
+    return tuple(torch.zeros_like(each) if gradient is None else gradient for each, gradient in pairs)
+
+
+def no_graph(network: OptimizerNetwork) -> MetaOptError:
+    """The error where an estimator needs gradients of a network that has none."""
+    return MetaOptError(
+        f"{type(network).__name__}.step must make its update of the weights of build, differentiably (no detach, no "
+        "item, no no_grad): it does not depend on them through autograd; --model.estimator es needs no gradient"
+    )
 
 
 def replay_by_step(
@@ -39,6 +62,9 @@ def replay_by_step(
 
     Returns:
         One gradient per parameter of ``trained_parameters()``, in their order.
+
+    Raises:
+        MetaOptError: If what the network does has no graph behind it.
     """
     parameters = network.trained_parameters()
     states = [state]
@@ -59,6 +85,8 @@ def replay_by_step(
             outputs += [each.tensor for each in named_tensors(after) if each.tensor.is_floating_point()]
             cotangents += of_state
         pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+        if not pairs:
+            raise no_graph(network)
         grads = torch.autograd.grad(
             [output for output, _ in pairs],
             [*parameters, *leaves, moved],

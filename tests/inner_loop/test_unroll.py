@@ -1,11 +1,15 @@
 """The inner loop."""
 
+from typing import Any
+
 import pytest
 import torch
 from problems_for_tests import Regression
 
+from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, joined, unroll
 from meta_opt.optimizees.problems import Problems, problem_generator
+from meta_opt.optimizers.contract import Rollout, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.state import map_state
 
@@ -94,3 +98,41 @@ def test_keeps_a_graph_only_when_asked() -> None:
     assert not end.evaluation.grad.requires_grad
     assert not end.state.hidden[0][0].requires_grad
     assert not end.state.moments.mean.requires_grad
+
+
+class Late(CoordinatewiseLSTM):
+    """Keeps its contract in the first step only."""
+
+    wrong: str
+    taken: int = 0
+
+    def rollout(self, state: Any, noise: Any = None) -> Rollout:
+        return Rollout(self, state, noise)
+
+    def step(self, evaluation: Any, state: Any, noise: Any = None) -> Any:
+        self.taken += 1
+        update, after, record = super().step(evaluation, state, noise)
+        if self.taken == 1:
+            return Step(update, after, record)
+        if self.wrong == "a tensor":
+            return update
+        changed = {"one column": update[:, :1], "float64": update.double(), "nothing": None}[self.wrong]
+        return Step(changed, after)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        ("a tensor", r"Late.step must return Step\(update, state\), found Tensor"),
+        ("one column", r"Late.step must return an update \[B, N\], here .*, found \[2, 1\] of torch.float32"),
+        ("float64", r"Late.step must return an update \[B, N\], here .* of torch.float32, found .* of torch.float64"),
+        ("nothing", r"Late.step must return an update \[B, N\], here .*, found NoneType"),
+    ],
+)
+def test_what_a_later_step_must_not_return_is_said(wrong: str, found: str) -> None:
+    problems = Problems(Regression(), "train", range(2), seed=0)
+    network = Late()
+    network.wrong = wrong
+    network.build(problems.layout, torch.Generator())
+    with pytest.raises(MetaOptError, match=f"^{found}$"):
+        unroll(problems, network, begin(problems, network), 3)

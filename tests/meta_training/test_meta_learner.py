@@ -358,6 +358,18 @@ class Wrong(Estimator):
                 yield replace(estimate, grads=estimate.grads[:1])
             elif self.what == "transposed":
                 yield replace(estimate, grads=tuple(grad.unsqueeze(0) for grad in estimate.grads))
+            elif self.what == "double":
+                yield replace(estimate, grads=tuple(grad.double() for grad in estimate.grads))
+            elif self.what == "one of none":
+                yield replace(estimate, grads=(None, *estimate.grads[1:]))  # type: ignore[arg-type]
+            elif self.what in ("grads", "own_grads", "losses"):
+                yield replace(estimate, **{self.what: None})  # type: ignore[arg-type]
+            elif self.what == "loss":
+                yield replace(estimate, loss=estimate.loss.item())  # type: ignore[arg-type]
+            elif self.what == "vector":
+                yield replace(estimate, loss=estimate.losses)
+            elif self.what == "mean":
+                yield replace(estimate, losses=estimate.losses.mean(1))
 
 
 @pytest.mark.parametrize(
@@ -367,6 +379,14 @@ class Wrong(Estimator):
         ("fewer", "Wrong.estimates must yield a gradient of the shape of each weight"),
         ("transposed", "Wrong.estimates must yield a gradient of the shape of each weight"),
         ("nothing", "Wrong.estimates gave nothing in 10 steps"),
+        ("double", "Wrong.estimates must yield gradients of the type of the weights, torch.float32, found torch.float"),
+        ("one of none", "Wrong.estimates must yield a gradient of the shape of each weight, .*, found .'NoneType', "),
+        ("grads", "Wrong.estimates must yield grads as a tuple of tensors, found NoneType"),
+        ("own_grads", "Wrong.estimates must yield own_grads as a tuple of tensors, found NoneType"),
+        ("losses", r"Wrong.estimates must yield losses \[steps, 1\], found NoneType"),
+        ("mean", r"Wrong.estimates must yield losses \[steps, 1\], found shape \[5\]"),
+        ("loss", r"Wrong.estimates must yield a loss that is a tensor of shape \[\], found float"),
+        ("vector", r"Wrong.estimates must yield a loss that is a tensor of shape \[\], found shape \[5, 1\]"),
     ],
 )
 def test_estimates_that_no_step_can_be_taken_with(what: str, message: str) -> None:

@@ -213,6 +213,10 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         "Mine.init_params must return floating-point tensors, but 'a' is torch.int64",
     ),
     "init_params returns nothing": (bowl(init_params=returns({})), "Mine.init_params must return at least one"),
+    "init_params returns no number": (
+        bowl(init_params=returns({"a": torch.zeros(0)})),
+        "Mine.init_params must return at least one parameter, found parameters without a number",
+    ),
     "init_params returns nan": (
         bowl(init_params=returns({"a": torch.tensor([1.0, float("nan")])})),
         "Mine.init_params must be finite, but 'a' is not",

@@ -59,11 +59,22 @@ BROKEN: dict[str, tuple[Callable[[], OptimizerNetwork], str]] = {
     "a pair": (stepping(lambda self, e: (e.grad, ())), "Mine.step must return Step(update, state), found a tuple of 2"),
     "shape": (
         stepping(lambda self, e: Step(e.grad.T, ())),
-        "Mine.step must return an update [B, N], here [1, 8], found shape [8, 1]",
+        "Mine.step must return an update [B, N], here [1, 8] of torch.float32, found [8, 1] of torch",
     ),
     "list": (
         stepping(lambda self, e: Step([1.0], ())),
-        "Mine.step must return an update [B, N], here [1, 8], found li",
+        "Mine.step must return an update [B, N], here [1, 8] of torch.float32, found list",
+    ),
+    "type": (
+        stepping(lambda self, e: Step(e.grad.double(), ())),
+        "Mine.step must return an update [B, N], here [1, 8] of torch.float32, found [1, 8] of torch.float64",
+    ),
+    "state in place": (
+        descent(
+            init_state=lambda self, layout, num_problems: {"steps": torch.zeros(num_problems, 1)},
+            step=lambda self, evaluation, state, noise=None: Step(evaluation.grad, {"steps": state["steps"].add_(1)}),
+        ),
+        "Mine.step changes its state (steps) in place: it must return a new one",
     ),
     "nan": (stepping(lambda self, e: Step(e.grad * torch.nan, ())), "Mine.step returns an update that is not finite"),
     "in place": (stepping(lambda self, e: Step(e.grad.mul_(-1), ())), "Mine.step changes grad of its evaluation in pl"),

@@ -8,7 +8,7 @@ decides by itself how long it unrolls, what it records, and how often φ moves.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
@@ -36,28 +36,6 @@ class MetaGradient:
     grads: tuple[Tensor, ...]
     losses: Tensor
     own_grads: tuple[Tensor, ...] = ()
-
-
-def check_estimate(estimator: Estimator, estimate: object, parameters: Sequence[Tensor]) -> None:
-    """Refuse what no step can be taken with.
-
-    Args:
-        estimator: Who gave it.
-        estimate: What it gave.
-        parameters: The weights φ, and then the estimator's own.
-
-    Raises:
-        MetaOptError: If it is no :class:`MetaGradient` with a gradient for each.
-    """
-    name = f"{type(estimator).__name__}.estimates"
-    if not isinstance(estimate, MetaGradient):
-        raise MetaOptError(f"{name} must yield MetaGradients, found {type(estimate).__name__}")
-    found = [list(grad.shape) for grad in (*estimate.grads, *estimate.own_grads)]
-    wanted = [list(parameter.shape) for parameter in parameters]
-    if found != wanted:
-        raise MetaOptError(
-            f"{name} must yield a gradient of the shape of each weight, {clipped(wanted)}, found {clipped(found)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -116,3 +94,52 @@ class Estimator(Configurable, nn.Module, ABC):
         Every process must give as many in an episode, as they are averaged over processes. An episode whose numbers
         are not finite is abandoned and changes nothing.
         """
+
+
+def checked_estimates(estimator: Estimator, episode: Episode) -> Iterator[MetaGradient]:
+    """The meta-gradients of an episode, each seen to be one that a step can be taken with.
+
+    Raises:
+        MetaOptError: If one is no :class:`MetaGradient` with a gradient for each weight of the network and the
+            estimator, a loss and losses; or if there is none.
+    """
+    name = f"{type(estimator).__name__}.estimates"
+    parameters = [*episode.network.trained_parameters(), *estimator.parameters()]
+    estimates = estimator.estimates(episode)
+    if not isinstance(estimates, Iterable):
+        raise MetaOptError(f"{name} must yield MetaGradients, it returns {_kind(estimates)}")
+    none_yet = True
+    for estimate in estimates:
+        none_yet = False
+        _check(name, estimate, parameters, len(episode.problems))
+        yield estimate
+    if none_yet:
+        raise MetaOptError(f"{name} gave nothing in {episode.num_steps} steps")
+
+
+def _check(name: str, estimate: object, parameters: Sequence[Tensor], num_problems: int) -> None:
+    if not isinstance(estimate, MetaGradient):
+        raise MetaOptError(f"{name} must yield MetaGradients, found {type(estimate).__name__}")
+    for field in ("grads", "own_grads"):
+        value = getattr(estimate, field)
+        if not isinstance(value, Sequence):
+            raise MetaOptError(f"{name} must yield {field} as a tuple of tensors, found {_kind(value)}")
+    grads = [*estimate.grads, *estimate.own_grads]
+    found = [list(grad.shape) if isinstance(grad, Tensor) else _kind(grad) for grad in grads]
+    wanted = [list(parameter.shape) for parameter in parameters]
+    if found != wanted:
+        raise MetaOptError(
+            f"{name} must yield a gradient of the shape of each weight, {clipped(wanted)}, found {clipped(found)}"
+        )
+    types = [(grad.dtype, parameter.dtype) for grad, parameter in zip(grads, parameters, strict=True)]
+    if wrong := next((pair for pair in types if pair[0] != pair[1]), None):
+        raise MetaOptError(f"{name} must yield gradients of the type of the weights, {wrong[1]}, found {wrong[0]}")
+    loss, losses = estimate.loss, estimate.losses
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        raise MetaOptError(f"{name} must yield a loss that is a tensor of shape [], found {_kind(loss)}")
+    if not isinstance(losses, Tensor) or losses.dim() != 2 or losses.shape[1] != num_problems:
+        raise MetaOptError(f"{name} must yield losses [steps, {num_problems}], found {_kind(losses)}")
+
+
+def _kind(value: object) -> str:
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -29,7 +29,7 @@ from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaG
 from meta_opt.meta_training.estimators.subset import Subset, draw_subset
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizers.contract import OptimizerNetwork
-from meta_opt.optimizers.replaying import LARGE, moving, replay_by_step
+from meta_opt.optimizers.replaying import LARGE, by_weights, moving, replay_by_step
 
 
 class FirstOrder(Estimator):
@@ -136,4 +136,4 @@ def through_inputs(trajectory: Trajectory, network: OptimizerNetwork, meta_loss:
             moved = moved + update - update.detach()
             losses.append(moving(following, moved, frozenset({"loss"})).loss)
         loss = meta_loss.value(torch.stack(losses))
-        return torch.autograd.grad(loss, network.trained_parameters(), materialize_grads=True)
+        return by_weights(loss, network)

@@ -28,6 +28,7 @@ from meta_opt.meta_training.estimators.returns import (
 )
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.policies import Policy
+from meta_opt.optimizers.replaying import by_weights
 
 
 class PolicyGradient(Estimator):
@@ -130,7 +131,7 @@ class PolicyGradient(Estimator):
                     objective = score(log_probs, advantages)
                 entropy = distributions.entropy.expand_as(log_probs).sum(2).sum(0).mean()
                 objective = objective + self.entropy_bonus * entropy
-                grads = torch.autograd.grad(-objective, policy.trained_parameters(), materialize_grads=True)
+                grads = by_weights(-objective, policy)
                 own: tuple[Tensor, ...] = ()
                 if self.critic is not None:
                     error = (self.critic(inputs[:-1]) - targets).square().mean()

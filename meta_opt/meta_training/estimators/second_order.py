@@ -14,6 +14,7 @@ from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaG
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Evaluation, Problems
 from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.replaying import by_weights, no_graph
 from meta_opt.optimizers.state import map_state, named_tensors
 
 
@@ -54,8 +55,7 @@ class SecondOrder(Estimator):
 def second_order(trajectory: Trajectory, network: OptimizerNetwork, meta_loss: MetaLoss) -> MetaGradient:
     """L and ∂L/∂φ of ``trajectory``, which has kept its whole graph."""
     loss = meta_loss.value(trajectory.losses)
-    grads = torch.autograd.grad(loss, network.trained_parameters(), materialize_grads=True)
-    return MetaGradient(loss.detach(), grads, trajectory.losses.detach())
+    return MetaGradient(loss.detach(), by_weights(loss, network), trajectory.losses.detach())
 
 
 def in_pieces(
@@ -79,17 +79,22 @@ def in_pieces(
     slopes = meta_loss.slopes(all_losses).split(lengths)
     total = [torch.zeros_like(parameter) for parameter in network.trained_parameters()]
     handed_on: list[Tensor | None] = []  # λ
+    reached = False
     for (begins, twin), slope in zip(reversed(pieces), reversed(slopes), strict=True):
         grads, handed_on = _of_piece(twin, network, begins, slope, handed_on)
         for gathered, gradient in zip(total, grads, strict=True):
-            gathered += gradient
+            if gradient is not None:
+                gathered += gradient
+                reached = True
+    if not reached:
+        raise no_graph(network)
     return position, MetaGradient(meta_loss.value(all_losses), tuple(total), all_losses)
 
 
 def _of_piece(
     problems: Problems, network: OptimizerNetwork, start: Position, slope: Tensor, handed_on: list[Tensor | None]
-) -> tuple[tuple[Tensor, ...], list[Tensor | None]]:
-    """The gradients by φ, and by what the piece was handed.
+) -> tuple[tuple[Tensor | None, ...], list[Tensor | None]]:
+    """The gradients by φ, and by what the piece was handed; none where nothing depends on it.
 
     Args:
         problems: As they were at its start.
@@ -108,11 +113,7 @@ def _of_piece(
     leaves = [tensor for tensor in handed.tensors if tensor.requires_grad]
     grads = torch.autograd.grad(objective, [*parameters, *leaves], allow_unused=True)
     of_leaves = iter(grads[len(parameters) :])
-    of_parameters = (
-        torch.zeros_like(parameter) if gradient is None else gradient
-        for parameter, gradient in zip(parameters, grads, strict=False)
-    )
-    return tuple(of_parameters), [next(of_leaves) if tensor.requires_grad else None for tensor in handed.tensors]
+    return grads[: len(parameters)], [next(of_leaves) if tensor.requires_grad else None for tensor in handed.tensors]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """The exact meta-gradient against finite differences."""
 
+import copy
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +13,15 @@ from torch import Tensor
 
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import Trajectory, begin, unroll
-from meta_opt.meta_training.estimators.contract import Episode, MetaGradient
-from meta_opt.meta_training.estimators.first_order import first_order
+from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
+from meta_opt.meta_training.estimators.first_order import FirstOrder, first_order
 from meta_opt.meta_training.estimators.second_order import SecondOrder, second_order
 from meta_opt.meta_training.meta_loss import MetaLoss
-from meta_opt.optimizees.problems import Problems, problem_generator
-from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
+from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm_gac import LSTMGAC
+from meta_opt.optimizers.state import map_state
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 
 
@@ -134,3 +138,37 @@ def test_pieces_give_the_gradient_of_the_whole(
 def test_too_few_steps_at_once() -> None:
     with pytest.raises(MetaOptError, match="steps_at_once must be 1 or more, not 0"):
         SecondOrder(0)
+
+
+class Detached(CoordinatewiseLSTM):
+    """An update without a graph behind it."""
+
+    def step(self, evaluation: Evaluation, state: Any, noise: Any = None) -> Step:
+        update, after, record = super().step(evaluation, state, noise)
+        return Step(update.detach(), map_state(Tensor.detach, after), record)
+
+    replay = OptimizerNetwork.replay
+    rollout = OptimizerNetwork.rollout
+
+
+class DetachedReader(Detached):
+    """One that reads losses too."""
+
+    reads = frozenset({"grad", "loss"})
+
+
+@pytest.mark.parametrize("network", [Detached(), DetachedReader()], ids=["gradients", "gradients and losses"])
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("estimator", [FirstOrder(), SecondOrder(), SecondOrder(steps_at_once=2)])
+def test_a_network_without_a_graph_has_no_meta_gradient(
+    monkeypatch: pytest.MonkeyPatch, estimator: Estimator, network: OptimizerNetwork, large: bool
+) -> None:
+    if large:
+        monkeypatch.setattr("meta_opt.optimizers.contract.LARGE", 0)
+        monkeypatch.setattr("meta_opt.meta_training.estimators.first_order.LARGE", 0)
+    problems = Problems(Regression(), "train", range(2), seed=3)
+    network = copy.deepcopy(network)
+    network.build(problems.layout, problem_generator(1, "phi"))
+    episode = Episode(problems, network, MetaLoss("sum", "constant"), 4, 4, partial(problem_generator, 0))
+    with pytest.raises(MetaOptError, match=r"^\w+\.step must make its update of the weights of build, differentiably "):
+        list(estimator.estimates(episode))
