@@ -239,8 +239,12 @@ def is_named(name: Any) -> bool:
 
 def reference(cls: type[Any]) -> str:
     """What to say on the command line for a class: its name, or where it is."""
-    name = name_of(cls)
-    return _FILES.get(name, name)
+    return as_asked(name_of(cls))
+
+
+def as_asked(path: str) -> str:
+    """A dotted path as it was asked for: that of a class in a file as ``PATH.py:CLASS``."""
+    return _FILES.get(path, path)
 
 
 def name_of(cls: type[Any]) -> str:

@@ -14,7 +14,7 @@ PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 # Each row may import the rows above it, and every wing itself; wings of one row do not import each other.
 ORDER = [
     ["capturing", "errors", "configurable", "locks", "signatures", "installed"],
-    ["memory"],
+    ["memory", "storage"],
     ["messages"],
     ["classes", "importing"],
     ["registry"],

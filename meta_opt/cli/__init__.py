@@ -121,6 +121,9 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.conformance import check
 
         return check(options)
+    from meta_opt.cli.reading_first import check_names, with_values_joined
+
+    options = with_values_joined(options)
     if command in _WITH_CLASSES:
         from meta_opt.cli.option_help import class_asked_for_help, print_class_help
 
@@ -148,8 +151,6 @@ def _run(args: list[str]) -> int:
         return 0
     if command == "study":
         return _study(options)
-    from meta_opt.cli.reading_first import check_names
-
     check_names(options)
     if command == "compare":
         from meta_opt.cli.comparing import run as run_comparison

@@ -18,6 +18,7 @@ from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.defaults import NEWEST, PRECISIONS, checkpoint_path, find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.launched import find_launch
+from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
@@ -31,7 +32,7 @@ from meta_opt.optimizees.problems import layout_of
 from meta_opt.optimizers.baseline_names import KNOWN, baseline, default_baselines
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.pretrained import pretrained, pretrained_path
-from meta_opt.saved.recipes import Recipe, load_optimizer, read_recipe
+from meta_opt.saved.recipes import Recipe, check_class, load_optimizer, read_recipe
 from meta_opt.saved.runs import Run, relative
 
 
@@ -119,7 +120,7 @@ steps: until the loss is as low as the best baseline's final loss"""
 
 def checkpoints_asked(options: list[str]) -> dict[str, Path]:
     """The checkpoints to compare by the names that they get, which differ from each other and from baselines."""
-    said = read_lists(options, "ckpt_path", "pretrained")
+    said = read_lists(options, "ckpt_path", "pretrained", "baselines", "num_steps")
     trained = [checkpoint_path(text, Path(), class_asked(options, "optimizee")) for text in said["ckpt_path"]]
     paths = {path: _name(path) for path in trained}
     paths |= {pretrained_path(text): text for text in said["pretrained"]}
@@ -154,10 +155,7 @@ def again(options: list[str], optimizee: type[Any] | None) -> list[str]:
 def asked_optimizer(options: list[str], recipes: Iterable[Recipe]) -> type[Any] | None:
     """The class of learned optimizer that is asked for, which one of the checkpoints must hold."""
     asked = class_asked(options, "optimizer")
-    names = [recipe.optimizer.name for recipe in recipes]
-    if asked is not None and names and registry.name_of(asked) not in names:
-        held = ", ".join(dict.fromkeys(map(str, names)))
-        raise MetaOptError(f"--optimizer {registry.name_of(asked)}: no checkpoint holds one, they hold {held}")
+    check_class("--optimizer", asked, recipes)
     return asked
 
 
@@ -165,6 +163,20 @@ def class_asked(options: list[str], kind: registry.Kind) -> type[Any] | None:
     """The class of optimizees, optimizers or estimators that options name, if they do."""
     text = read_first(options).get(kind)
     return None if text is None else registry.resolve(kind, text)
+
+
+def optimizee_of(options: list[str]) -> Optimizee:
+    """The optimizee that options describe, ``--optimizee`` and its own.
+
+    Raises:
+        MetaOptError: If there is no such one, or it takes no such options.
+    """
+    options = with_dotted_paths(options, "compare")
+    parser = Parser(prog="meta-opt", allow_abbrev=False)
+    add_plugin_argument(parser, "optimizee", class_asked(options, "optimizee"))
+    with errors_of_plugins(parser):
+        made: Optimizee = parser.instantiate_classes(parser.parse_args(options)).optimizee
+    return made
 
 
 def _name(path: Path) -> str:
@@ -184,6 +196,7 @@ def _parse(options: list[str], recipes: dict[Path, Recipe]) -> tuple[Any, Optimi
         raise MetaOptError("say what to compare, with --ckpt_path or --pretrained (meta-opt compare --help tells more)")
     with errors_of_plugins(parser):
         optimizee: Optimizee = parser.instantiate_classes(config).optimizee
+    check_seed(config.seed_everything)
     config.baselines = config.baselines or default_baselines(max(config.num_steps))
     for name in ("num_steps", "baselines"):
         config[name] = list(dict.fromkeys(config[name]))

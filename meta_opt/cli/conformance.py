@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -116,7 +117,7 @@ def _maker(cls: type[Any], options: list[str]) -> Callable[[], Any]:
     try:
         config = parser.parse_args(prefixed)
     except MetaOptError as error:
-        raise MetaOptError(str(error).replace("--subject.", "--")) from error
+        raise MetaOptError(re.sub(r"(--)?subject\.", "--", str(error))) from error
 
     def make() -> Any:
         try:

@@ -92,7 +92,7 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
 
     if command == "fit" and (written := checkpoint_of_launch(defaults.root, text)) is not None:
         text = str(written)
-    if text:
+    if text is not None:
         path = checkpoint_path(text, defaults.root, asked.get("optimizee"))
         _use_checkpoint(command, defaults, asked, path, read_recipe(path))
     else:
@@ -114,8 +114,8 @@ def checkpoint_path(text: str, root: Path, optimizee: type[Any] | None) -> Path:
     Raises:
         CheckpointError: If there is no run, or the newest has no such checkpoint.
     """
-    if "\0" in text:  # no path has one, and most of what is done with paths fails at it
-        raise CheckpointError(f"there is no checkpoint {text}")
+    if not text or "\0" in text:  # no path has one, and most of what is done with paths fails at it
+        raise CheckpointError(f"there is no checkpoint {text!r}")
     if text not in NEWEST:
         return Path(text)
     run = Run.newest(root, registry.name_of(optimizee) if optimizee else None)

@@ -13,6 +13,7 @@ from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.comparing import Bar, again, asked_optimizer, checkpoints_asked, class_asked, device_of
 from meta_opt.cli.files import with_dotted_paths
+from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Setting, tuned_rates
@@ -41,6 +42,7 @@ def run(options: list[str]) -> int:
             optimizee: Optimizee = parser.instantiate_classes(config).optimizee
     except Shown as end:
         return int(end.code or 0)
+    check_seed(config.seed_everything)
     for name, least in (("num_steps", 1), ("problem", 0), ("num_validation_problems", 1)):
         if config[name] < least:
             raise MetaOptError(f"--{name} must be at least {least}, not {config[name]}")

@@ -15,8 +15,9 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from torch.distributed import TCPStore
 
 from meta_opt.errors import MetaOptError
-from meta_opt.saved.checkpoints import AtomicCheckpointIO, write
+from meta_opt.saved.checkpoints import AtomicCheckpointIO
 from meta_opt.saved.runs import Run, relative
+from meta_opt.storage import write
 
 _NOTE = ".launch"  # in the folder of a run
 

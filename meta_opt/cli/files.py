@@ -58,9 +58,9 @@ def _value(text: str) -> str:
 
 def _config(path: str, command: str = "fit") -> str:
     """The config file at ``path``, or its content with dotted paths: text of more than one line."""
-    text = configs.read_text(path)
-    configs.check_groups(text)
-    own = configs.of_a_run(text, command)
+    text, content = configs.read(path)
+    configs.check_groups(content)
+    own = configs.of_a_run(text, content, command)
     replaced = _yaml(own or text) if ".py:" in text else own
     return f"{replaced}\n" if replaced else path
 

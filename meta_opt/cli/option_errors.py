@@ -49,6 +49,16 @@ def check_nulls(option: str, made: type[Any], values: Any) -> None:
             raise MetaOptError(f"--{option}.{name} must be {' or '.join(kind.__name__ for kind in kinds)}, not null")
 
 
+def check_seed(seed: int) -> None:
+    """See that a seed is one that all generators take.
+
+    Raises:
+        MetaOptError: If it is not.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise MetaOptError(f"--seed_everything must be from 0 to {(1 << 32) - 1}, not {shown(seed)}")
+
+
 def check_trainer(config: dict[str, Any]) -> None:
     """Refuse what cannot be, or what has another name here.
 

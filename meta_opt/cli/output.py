@@ -1,10 +1,15 @@
-"""Standard output and error that never end a command: closed, full, or of an encoding without our letters."""
+"""Standard output and error that never end a command: closed, full, or of an encoding without our letters.
+
+Also what others print there that is no news.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -103,3 +108,19 @@ def quiet_log_writers() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning from saying what is not news here; what else it has to say is shown."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers",  # the loaders hold nothing
+        r"Checkpoint directory .* exists and is not empty",  # a resumed run
+        r"Be aware that when using `ckpt_path`, callbacks",  # validate and test need none
+        r"It is recommended to use `self.log\(.*sync_dist",  # all processes validate on the same problems
+        r"You're resuming from a checkpoint that ended before the epoch ended",  # it is exact, see MetaLearner
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -43,6 +44,11 @@ class Parser(ArgumentParser):
         """Raise :class:`Shown`, which is told from a plugin that ends the process."""
         raise Shown(status)
 
+    def dump(self, *arguments: Any, **options: Any) -> str:
+        """A config as ``--config`` reads it anywhere: of a class in a file where that is."""
+        text = super().dump(*arguments, **options)
+        return re.sub(r"(?<=class_path: )\S+$", lambda path: _quoted(registry.as_asked(path[0])), text, flags=re.M)
+
     def one_line(self, message: str) -> str:
         """A message of jsonargparse as ours."""
         if match := re.match(r"unrecognized arguments: (\S+)", message):
@@ -54,6 +60,8 @@ class Parser(ArgumentParser):
             return self._unknown(f"--{match[1]}.{match[2]}")
         if match := re.match(r'Parser key "([^"]*)"(?: element \d+)?:', message):
             return _wrong_value(f"--{match[1]}", message[match.end() :])
+        if missing := re.fullmatch(r"the following arguments are required: (.*)", message.strip()):
+            return _missing(f"--{name}" for name in missing[1].split(", "))
         return _joined(message)
 
     def _unknown(self, option: str) -> str:
@@ -136,18 +144,30 @@ def offer_names(kind: registry.Kind, chosen: type[Any] | None) -> None:
         _OFFERED[kind, chosen.__name__].__qualname__ = ".<locals>."  # which the parser passes over
 
 
+def _quoted(text: str) -> str:
+    """A text as YAML reads it."""
+    return text if re.fullmatch(r"[\w./][\w./:~-]*", text) else json.dumps(text, ensure_ascii=False)
+
+
 def _wrong_value(option: str, details: str) -> str:
     lines = [line.strip().removeprefix("- ") for line in details.splitlines()]
     for line in lines:
         if line.startswith(("--", f"{_UNKNOWN}--")):  # from the parser of a class's arguments
             return line.replace("--", f"{option}.")
     if missing := re.search(r"the following arguments are required: (.*)", details):
-        return f"{' and '.join(f'{option}.{name}' for name in missing[1].split(', '))} must be given"
+        return _missing(f"{option}.{name}" for name in missing[1].split(", "))
     expected = re.search(r"Subtypes: \[(.*)\]|Expected an? (.*)\. Got value", details)
     value = re.search(r"Given value: (.*)|Got value: (.*)", details)
     if expected and value:
-        return f"{option} must be {_readable(expected[1] or expected[2])}, not {clipped(value[1] or value[2])}"
+        wanted, found = _readable(expected[1] or expected[2]), clipped(value[1] or value[2])
+        if wanted in ("Sequence", "list", "tuple") and found[0] not in "[{":
+            wanted = f"a list, as in [{found}]"
+        return f"{option} must be {wanted}, not {found}"
     return f"{option}: {_joined(details)}"
+
+
+def _missing(options: Iterable[str]) -> str:
+    return f"{' and '.join(options)} must be given"
 
 
 def _readable(types: str) -> str:

@@ -6,13 +6,13 @@ This module imports no torch, so that a misspelt name is answered at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from meta_opt import registry
 from meta_opt.cli import configs
+from meta_opt.errors import MetaOptError
 
 OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "preset", "trainer.default_root_dir")
 _CLASSES = tuple(registry.OPTIONS.values())
@@ -28,18 +28,35 @@ def read_first(arguments: list[str]) -> dict[str, str | None]:
 
 
 def read_lists(arguments: list[str], *names: str) -> dict[str, list[str]]:
-    """What command line says of options that take one value or more; of an option said twice, the last."""
-    values: dict[str, list[str]] = {name: [] for name in names}
+    """What the command line says of options that take one value or more.
+
+    Raises:
+        MetaOptError: If one is said twice: the parser would forget the first.
+    """
+    values: dict[str, list[str]] = {}
     current: list[str] = []
     for argument in arguments:
         if argument.startswith("-"):
             option, equals, text = argument.partition("=")
-            current = [text] if equals else []
-            if option.removeprefix("--") in values:
-                values[option.removeprefix("--")] = current
+            name, current = option.removeprefix("--"), [text] if equals else []
+            if name in names and name in values:
+                raise MetaOptError(f"{option} is said twice; say it once, with all its values after it")
+            values[name] = current
         else:
             current.append(argument)
-    return values
+    return {name: values.get(name, []) for name in names}
+
+
+def with_values_joined(arguments: list[str]) -> list[str]:
+    """Arguments with ``--name=-1e3`` for ``--name -1e3``: the parser takes what begins with a dash for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        is_value = argument[:1] == "-" and argument[1:2] not in ("", "-") and argument not in ("-h", "-c")
+        if is_value and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def check_names(arguments: list[str]) -> None:
@@ -64,7 +81,7 @@ def _said(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
             continue
         name = option.removeprefix("--")
         if option in ("--config", "-c"):
-            config = _parse_yaml(value) if "\n" in value else _read_yaml(Path(value))
+            config = _parse_yaml(value) if "\n" in value else configs.read(value)[1]
             for name in OPTIONS:
                 entry = config
                 for key in name.split("."):
@@ -84,14 +101,10 @@ def _text(name: str, value: Any) -> str | None:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = _parse_yaml(value)
     elif isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
-        value = _read_yaml(Path(value))
+        value = configs.read(value)[1]
     if isinstance(value, dict):
         value = value.get("class_path")
     return None if value is None else str(value)
-
-
-def _read_yaml(path: Path) -> Any:
-    return _parse_yaml(configs.read_text(str(path)))
 
 
 def _parse_yaml(text: str) -> Any:

@@ -10,6 +10,7 @@ from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.comparing import class_asked
 from meta_opt.cli.files import with_dotted_paths
+from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.trials import Findings, settings_for, suits_whole_gradients, try_out
@@ -32,6 +33,7 @@ def run(options: list[str]) -> int:
             optimizee: Optimizee = parser.instantiate_classes(config).optimizee
     except Shown as end:
         return int(end.code or 0)
+    check_seed(config.seed_everything)
     if config.num_steps < 1:
         raise MetaOptError(f"--num_steps must be at least 1, not {config.num_steps}")
     check_loss(optimizee, problem_generator(config.seed_everything, "check"))

@@ -10,13 +10,14 @@ import torch
 
 from meta_opt.cli import main
 from meta_opt.cli.arithmetic import flush_denormals
+from meta_opt.cli.comparing import optimizee_of
 from meta_opt.studies.running import StoppedError, perform
 from meta_opt.studies.workers import serve
 
 
 def _perform(work: Mapping[str, Any], run: int) -> dict[str, Any]:
     try:
-        return perform(work, run, main)
+        return perform(work, run, main, optimizee_of)
     except StoppedError:
         sys.exit(1)
 

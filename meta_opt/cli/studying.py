@@ -14,8 +14,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from meta_opt.cli import configs
 from meta_opt.errors import MetaOptError
 from meta_opt.messages import clipped
@@ -98,15 +96,10 @@ def _study(name: str) -> Study:
 
 
 def _read(name: str, path: Path) -> Study:
+    _, content = configs.read(str(path), "")
     try:
-        text = configs.read_text(str(path))
-    except MetaOptError as error:
-        raise MetaOptError(str(error).removeprefix("--config ")) from error
-    try:
-        study = read_study(name, configs.parse(text))
+        study = read_study(name, content)
         check_text(study)
-    except yaml.YAMLError as error:
-        raise MetaOptError(f"{clipped(path)} is no YAML: {clipped(error, 240)}") from error
     except MetaOptError as error:
         raise MetaOptError(f"{clipped(path)}: {error}") from error
     return study

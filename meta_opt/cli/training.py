@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import sys
 import traceback
-import warnings
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,14 +27,15 @@ from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
 from meta_opt.cli.files import with_dotted_paths
-from meta_opt.cli.option_errors import check_nulls, check_trainer, errors_of_the_parser, mismatch
+from meta_opt.cli.option_errors import check_nulls, check_seed, check_trainer, errors_of_the_parser, mismatch
+from meta_opt.cli.output import quiet_lightning
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.cli.processes import Companions, Processes, starts_processes
 from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
 from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.evaluation.reference import Reference
 from meta_opt.memory import bounded, shortage
-from meta_opt.messages import clipped, own_frames
+from meta_opt.messages import clipped, described, own_frames
 from meta_opt.meta_training.callbacks import Interruption, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.progress import Progress
@@ -49,7 +48,7 @@ _MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute o
 def run(command: str, options: list[str]) -> int:
     """Run ``fit``, ``validate`` or ``test``; returns the exit status."""
     flush_denormals()
-    _quiet()
+    quiet_lightning()
     argv = sys.argv
     sys.argv = [argv[0], command, *options]  # what DDP starts the other processes with
     try:
@@ -156,15 +155,16 @@ class MetaOptCLI(LightningCLI):
             part = config.model.estimator if kind == "estimator" else config[kind]
             if isinstance(part, Namespace):
                 check_nulls(registry.OPTIONS[kind], cls, part.get("init_args") or {})
-        if not 0 <= config.seed_everything < 1 << 32:
-            raise MetaOptError(
-                f"--seed_everything must be from 0 to {(1 << 32) - 1}, not {shown(config.seed_everything)}"
-            )
+        check_seed(config.seed_everything)
         if config.optimizer is None:
             raise MetaOptError(f"--optimizer must be one of {', '.join(registry.names('optimizer'))}, not null")
         if config.optimizee is None:
             names = ", ".join(registry.names("optimizee")) or "none is installed"
             raise MetaOptError(f"say what to learn on, with --optimizee ({names}), or give a --ckpt_path")
+        if self._command != "fit" and defaults.checkpoint is None:
+            raise MetaOptError(
+                f"say what to {self._command}, with --ckpt_path: a path, or last or best of the newest run"
+            )
         self.config[self._command].ckpt_path = None if defaults.checkpoint is None else str(defaults.checkpoint)
 
     def _parse_ckpt_path(self) -> None:
@@ -274,6 +274,9 @@ class MetaOptCLI(LightningCLI):
         except MetaOptError:
             raise
         except Exception as error:
+            if own_frames(error, plugins := registry.modules_of_plugins()) and self._saved():
+                plugin = f"a plugin failed with {described(error, plugins)}"
+                raise MetaOptError(f"{plugin}; {self._how_to_go_on('once it is mended, ')}") from error
             raise self._meaning_of(error) from error
         except SystemExit as end:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
             if own_frames(end, registry.modules_of_plugins()):
@@ -303,9 +306,7 @@ class MetaOptCLI(LightningCLI):
 
     def _how_to_go_on(self, when: str = "") -> str:
         """After a run that could not go on."""
-        run = None if self._folder is None else self._folder.run
-        paths = [] if run is None else [run.checkpoints / f"{name}.ckpt" for name in ("last", "best")]
-        saved = [path for path in paths if path.is_file()]
+        saved = self._saved()
         if not saved:
             return (
                 "nothing was saved; --trainer.default_root_dir puts runs elsewhere"
@@ -314,6 +315,12 @@ class MetaOptCLI(LightningCLI):
             )
         options = [*self._options_without_checkpoint(), "--ckpt_path", relative(saved[0])]
         return f"{when}go on with: {_program()} fit {shlex.join(options)}"
+
+    def _saved(self) -> list[Path]:
+        """The checkpoints of the run."""
+        run = None if self._folder is None else self._folder.run
+        paths = [] if run is None else [run.checkpoints / f"{name}.ckpt" for name in ("last", "best")]
+        return [path for path in paths if path.is_file()]
 
     def _how_to_start_again(self) -> str:
         """After a process was lost."""
@@ -329,7 +336,8 @@ class MetaOptCLI(LightningCLI):
         interrupted = self._interruption.signal is not None or self.status != 0
         done = "stopped" if interrupted else "finished" if self._folder.started else "had finished"
         skipped = f", {self.model.skipped} skipped: not finite" if self.model.skipped else ""
-        print(f"\n{done} after {self.model.episode} episodes{skipped}")
+        more = "" if interrupted or self._folder.started else "; a higher --trainer.max_epochs goes on with it"
+        print(f"\n{done} after {self.model.episode} episodes{skipped}{more}")
         if (curves := self.model.validation_curves) is not None and curves.not_finite:
             print(f"not finite on {curves.not_finite} of {curves.losses.shape[1]} validation problems")
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -338,8 +346,9 @@ class MetaOptCLI(LightningCLI):
         if self.model.skipped == self.model.episode and not interrupted:
             print("nothing was learned")
             self.status = 1
-        elif (best_ratio := self._reference.best) is not None:
-            print(_how_good(best_ratio, self.model, self.trainer.max_epochs))
+        elif self._reference.best is not None:
+            whole = not interrupted and self._folder.started
+            print(self._reference.said(self.model.lr, self.trainer.max_epochs if whole else None))
         best, last = (run.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
         shown = [("best checkpoint", best), ("last checkpoint", last), ("config", run.checkpoints / "config.yaml")]
         for title, path in [*shown, ("TensorBoard log", run.logs)]:
@@ -373,31 +382,6 @@ class MetaOptCLI(LightningCLI):
             index = options.index("--ckpt_path")
             del options[index : index + 2]
         return [option for option in options if not option.startswith("--ckpt_path=")]
-
-
-def _quiet() -> None:
-    """Keep Lightning from saying what is not news here; what else it has to say is shown."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (
-        r".*does not have many workers",  # the loaders hold nothing
-        r"Checkpoint directory .* exists and is not empty",  # a resumed run
-        r"Be aware that when using `ckpt_path`, callbacks",  # validate and test need none
-        r"It is recommended to use `self.log\(.*sync_dist",  # all processes validate on the same problems
-        r"You're resuming from a checkpoint that ended before the epoch ended",  # it is exact, see MetaLearner
-        r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
-def _how_good(ratio: float, model: MetaLearner, max_epochs: int | None) -> str:
-    """The best validation against Adam, and what to try where that is no better."""
-    text = f"at its best {ratio:.2g} times the loss of tuned Adam on the validation problems"
-    if ratio < 1.0:
-        return text
-    longer = f"--trainer.max_epochs {2 * max_epochs}" if max_epochs and max_epochs > 0 else "more epochs"
-    return f"{text}: no better; try {longer} or --model.lr {model.lr / 3:.2g}"
 
 
 def _listed(value: Any) -> list[Any]:

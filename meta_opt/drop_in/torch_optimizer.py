@@ -20,7 +20,7 @@ from meta_opt.optimizers.contract import OptimizerNetwork, Scope
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.pretrained import pretrained_path
-from meta_opt.saved.recipes import load_optimizer, read_recipe
+from meta_opt.saved.recipes import check_class, load_optimizer, read_recipe
 
 
 @runtime_checkable
@@ -113,8 +113,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise MetaOptError(f"engine must be one of {', '.join(get_args(Engine))}, not {engine!r}")
         if pretrained is None or isinstance(pretrained, str):
             path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
+            recipe = read_recipe(path)
+            check_class("optimizer_class", optimizer_class, [recipe])
             learned = load_optimizer(path, optimizer_class)
-            names = learned.network_names(read_recipe(path).layout) if isinstance(learned, SharedNetworks) else []
+            names = learned.network_names(recipe.layout) if isinstance(learned, SharedNetworks) else []
             title = path.stem
         else:
             learned, names = _copy(pretrained)

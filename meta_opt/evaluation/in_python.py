@@ -24,7 +24,7 @@ from meta_opt.optimizers.baseline_names import baseline, default_baselines
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.costs import Cost
 from meta_opt.saved.pretrained import pretrained_path
-from meta_opt.saved.recipes import load_optimizer, make, read_recipe
+from meta_opt.saved.recipes import check_class, load_optimizer, make, read_recipe
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -94,6 +94,7 @@ def compare(
     held_back: bool | None = None,
     seed: int = 0,
     device: str = "cpu",
+    optimizer_class: type[OptimizerNetwork] | None = None,
 ) -> Compared:
     """Compare learned optimizers with tuned baselines on the same test problems, as ``meta-opt compare`` does.
 
@@ -117,6 +118,7 @@ def compare(
         held_back: Whether losses are those on batches that the optimizee holds back. None: as in that training.
         seed: All randomness comes from it.
         device: Where to compute.
+        optimizer_class: The class of a checkpoint's learned optimizer, where that is not an installed plugin.
 
     Raises:
         MetaOptError: If something that is named does not exist, or a number is out of range.
@@ -134,7 +136,9 @@ def compare(
     if held_back is None:
         held_back = known is not None and known.held_back
     chosen = copy.deepcopy(chosen).to(device)
-    learned = {name: _contestant(each, chosen, torch.device(device)) for name, each in named.items()}
+    paths = [_path(each) for each in named.values() if isinstance(each, str | Path)]
+    check_class("optimizer_class", optimizer_class, map(read_recipe, paths))
+    learned = {name: _contestant(each, chosen, torch.device(device), optimizer_class) for name, each in named.items()}
     asked = list(baselines) if baselines is not None else default_baselines(max(horizons))
     setting = Setting(
         chosen, horizons, num_problems, num_validation_problems, seed, torch.device(device), held_back=held_back
@@ -190,9 +194,11 @@ def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, known: Va
     return list(dict.fromkeys(whole("num_steps", steps, 1) for steps in several))
 
 
-def _contestant(each: Learned, optimizee: Optimizee, device: torch.device) -> Contestant:
+def _contestant(
+    each: Learned, optimizee: Optimizee, device: torch.device, optimizer_class: type[OptimizerNetwork] | None
+) -> Contestant:
     if isinstance(each, str | Path):
-        optimizer = load_optimizer(_path(each))
+        optimizer = load_optimizer(_path(each), optimizer_class)
     elif isinstance(each, MetaLearner):
         optimizer = each.trained
     elif isinstance(each, OptimizerNetwork):

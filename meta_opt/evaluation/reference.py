@@ -79,6 +79,20 @@ class Reference(Callback):
             self.best = ratio if self.best is None else min(self.best, ratio)
             pl_module.log(f"val/{TIMES}", ratio, batch_size=1)
 
+    def said(self, lr: float, max_epochs: int | None) -> str:
+        """How good the best validation was, and what to try where that is no better than Adam.
+
+        Args:
+            lr: ``model.lr``.
+            max_epochs: The epochs that were trained, -1 for no bound; None where nothing is to be tried, as training
+                was stopped before.
+        """
+        text = f"at its best {self.best:.2g} times the loss of tuned Adam on the validation problems"
+        if self.best is None or self.best < 1.0 or max_epochs is None:
+            return text
+        longer = f"--trainer.max_epochs {2 * max_epochs}" if max_epochs > 0 else "more epochs"
+        return f"{text}: no better; try {longer} or --model.lr {lr / 3:.2g}"
+
 
 def climb(score: Callable[[float], float], start: float) -> float | None:
     """The learning rate from which neither a step up nor a step down lowers the score, each by √10.

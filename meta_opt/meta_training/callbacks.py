@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -19,9 +20,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.locks import BusyError, acquire
-from meta_opt.saved.checkpoints import remove_leftovers, write
+from meta_opt.saved.checkpoints import remove_leftovers
 from meta_opt.saved.recipes import RUN_SETTINGS
 from meta_opt.saved.runs import Run, relative
+from meta_opt.storage import write
 
 _OF_VALIDATION = ("num_validation_problems", "meta_loss", "step_weights", "held_back", "seed")
 
@@ -75,7 +77,14 @@ class StopWhenStale(Judging, EarlyStopping):
             min_delta: What counts as improvement.
             stopping_threshold: Stop once it is lower than this.
             divergence_threshold: Stop once it is higher than this.
+
+        Raises:
+            MetaOptError: If a value is out of range.
         """
+        if patience < 1:
+            raise MetaOptError(f"early_stopping.patience must be at least 1, not {patience}")
+        if not 0.0 <= min_delta < math.inf:
+            raise MetaOptError(f"early_stopping.min_delta must be a number of 0 or more, not {min_delta}")
         super().__init__(
             "val/objective",
             strict=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -114,15 +115,24 @@ def parse_step_weights(text: str) -> Callable[[int], Tensor]:
         if kind == "constant" and not number:
             return lambda length: torch.ones(length)
         if kind == "linear":
-            beta = float(number)
+            beta = _at_least_zero(number)
             return lambda length: 1.0 + beta * torch.arange(length, dtype=torch.float64)
         if kind == "exponential":
-            gamma = float(number)
+            gamma = _at_least_zero(number)
             return lambda length: gamma ** torch.arange(length - 1, -1, -1, dtype=torch.float64)
         if kind == "last" and not number:
             return lambda length: torch.eye(length)[-1]
     except ValueError:
         pass
     raise MetaOptError(
-        f"model.step_weights must be constant, linear:BETA, exponential:GAMMA or last, with a number, not {text!r}"
+        f"model.step_weights must be constant, linear:BETA, exponential:GAMMA or last, with a number of 0 or more, not "
+        f"{text!r}"
     )
+
+
+def _at_least_zero(text: str) -> float:
+    """The number; a ValueError where it is less, or not finite."""
+    number = float(text)
+    if not 0.0 <= number < math.inf:
+        raise ValueError(text)
+    return number

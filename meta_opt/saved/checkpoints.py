@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from meta_opt.errors import StorageError
 from meta_opt.saved.recipes import RUN_SETTINGS, load, read_recipe
+from meta_opt.storage import write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -34,33 +32,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Load the checkpoint at ``path``, never executing anything in it."""
         return load(Path(path))
-
-
-def write(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, wholly or not at all, in a folder that is made where there is none.
-
-    Raises:
-        StorageError: If it cannot be written; what was there before still is.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError.of(error, path) from error
-    with contextlib.suppress(OSError):  # the new name, too, survives a loss of power; not every system can
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def remove_leftovers(folder: Path) -> None:

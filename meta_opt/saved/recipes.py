@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def load_optimizer(path: str | Path, asked: type[Any] | None = None) -> Optimize
 
     Args:
         path: The checkpoint.
-        asked: Its class, where that is not an installed plugin.
+        asked: Its class, where that is not an installed plugin; of another checkpoint's optimizer it is passed over.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from an installed plugin.
@@ -201,6 +201,27 @@ def load_optimizer(path: str | Path, asked: type[Any] | None = None) -> Optimize
     except Exception as error:  # what a class raises for rubbish is not specified
         raise _does_not_fit(path, "learned optimizer", error) from error
     return optimizer.requires_grad_(False)
+
+
+def check_class(option: str, asked: object, recipes: Iterable[Recipe]) -> None:
+    """See that a class which is named for what checkpoints hold is that of one of them.
+
+    Args:
+        option: What it was named with.
+        asked: The class; None where none was named.
+        recipes: Those of the checkpoints.
+
+    Raises:
+        MetaOptError: If it is no class of learned optimizers, or no checkpoint holds one of it.
+    """
+    if asked is None:
+        return
+    if not (isinstance(asked, type) and issubclass(asked, OptimizerNetwork)):
+        raise MetaOptError(f"{option} must be a subclass of OptimizerNetwork, not {shown(asked)}")
+    held = [recipe.optimizer.name for recipe in recipes]
+    if held and registry.name_of(asked) not in held:
+        holds = ", ".join(dict.fromkeys(map(str, held)))
+        raise MetaOptError(f"{option} {registry.name_of(asked)}: no checkpoint holds one, they hold {holds}")
 
 
 def warm_start(name: str, optimizers: Sequence[OptimizerNetwork]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
-from meta_opt.errors import StorageError
+from meta_opt.storage import write
 from meta_opt.studies.figures import draw
 from meta_opt.studies.summaries import NONE, Summary, norms, number
 
@@ -19,18 +20,14 @@ def write_report(summary: Summary, folder: Path) -> str:
     """
     drawn = bool(summary.study.figures) and summary.found > 0
     text = report(summary, figure=drawn)
-    path = folder / REPORT
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        if drawn:
-            import matplotlib
+    write(folder / REPORT, text.encode())
+    if drawn:
+        import matplotlib
 
-            path = folder / FIGURE
-            with matplotlib.rc_context({"svg.hashsalt": "meta-opt"}):  # the same file from the same numbers
-                draw(summary).savefig(path, metadata={"Date": None})
-    except OSError as error:
-        raise StorageError.of(error, path) from error
+        picture = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": "meta-opt"}):  # the same file from the same numbers
+            draw(summary).savefig(picture, format="svg", metadata={"Date": None})
+        write(folder / FIGURE, picture.getbuffer())
     return text
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from meta_opt import registry
-from meta_opt.errors import CheckpointError, MetaOptError
+from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Setting, compare
 from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.messages import clipped
@@ -27,9 +27,10 @@ from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems, problem_generator
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
-from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_recipe
+from meta_opt.saved.recipes import Recipe, load_optimizer, read_recipe
 
 Command = Callable[[list[str]], int]
+Maker = Callable[[list[str]], Optimizee]
 TEST_SEED = 0  # the same test problems for all runs
 _POINTS = 40  # of a loss curve that is kept
 _SETTINGS = {
@@ -44,14 +45,16 @@ class StoppedError(Exception):
     """A signal ended the run: it is neither done nor failed."""
 
 
-def perform(work: Mapping[str, Any], run: int, main: Command) -> dict[str, Any]:
+def perform(work: Mapping[str, Any], run: int, main: Command, maker: Maker) -> dict[str, Any]:
     """Do one run.
 
     Args:
-        work: Either options, tests, checkpoint, training_curves and meta_gradient_norms, or baselines and a test; or
+        work: Either options, tests, checkpoint, training_curves and meta_gradient_norms, or baselines and a test
+            (and hashes of files, which only tell apart what was done with others); or
             options, tests and baselines to check only, options and tests by name.
         run: Its number; all randomness of meta-training comes from it.
         main: The command line.
+        maker: Makes an optimizee of options, as the command line does.
 
     Returns:
         ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line; and ``seconds``, which do not.
@@ -64,9 +67,11 @@ def perform(work: Mapping[str, Any], run: int, main: Command) -> dict[str, Any]:
     try:
         made: dict[str, Any]
         if "check" in work:
-            made = {"results": _refused(work, main)}
+            made = {"results": _refused(work, main, maker)}
+        elif "baselines" in work:
+            made = {"results": _baselines(work, maker)}
         else:
-            made = {"results": _baselines(work) if "baselines" in work else _trained(work, run, main, seconds)}
+            made = {"results": _trained(work, run, main, maker, seconds)}
     except (StoppedError, KeyboardInterrupt):
         raise
     except MetaOptError as error:
@@ -79,10 +84,10 @@ def perform(work: Mapping[str, Any], run: int, main: Command) -> dict[str, Any]:
 def arguments(options: Mapping[str, Any]) -> list[str]:
     """Options as the command line takes them."""
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
-    return [part for name, text in texts.items() for part in (f"--{name}", text)]
+    return [f"--{name}={text}" for name, text in texts.items()]
 
 
-def _trained(work: Mapping[str, Any], run: int, main: Command, seconds: dict[str, Any]) -> dict[str, Any]:
+def _trained(work: Mapping[str, Any], run: int, main: Command, maker: Maker, seconds: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="meta-opt-study-") as name:
         root = Path(name)
         options = {**_SETTINGS, **work["options"], "seed_everything": run, "trainer.default_root_dir": name}
@@ -97,7 +102,7 @@ def _trained(work: Mapping[str, Any], run: int, main: Command, seconds: dict[str
         optimizer = load_optimizer(path, asked)
         num_steps = read_recipe(path).model["num_steps"]
         results: dict[str, Any] = {
-            "tests": {name: _tested(test, optimizer, num_steps) for name, test in work["tests"].items()}
+            "tests": {name: _tested(test, optimizer, num_steps, maker) for name, test in work["tests"].items()}
         }
         if work["training_curves"]:
             (log,) = root.glob("lightning_logs/*/metrics.csv")
@@ -118,14 +123,14 @@ def _fit(options: list[str], main: Command) -> None:
         raise MetaOptError(lines[-1].removeprefix("meta-opt: error: "))
 
 
-def _refused(work: Mapping[str, Any], main: Command) -> dict[str, str]:
+def _refused(work: Mapping[str, Any], main: Command, maker: Maker) -> dict[str, str]:
     """What there is to say to options that ``fit`` does not take, and to tests and baselines that cannot be made."""
     refused = {}
     tried: dict[str, Callable[[], object]] = {
         name: partial(_fit, [*arguments({**_SETTINGS, **options}), "--print_config"], main)
         for name, options in work["check"].items()
     }
-    tried |= {f"tests.{name}": partial(_optimizee, test) for name, test in work.get("tests", {}).items()}
+    tried |= {f"tests.{name}": partial(_optimizee, test, maker) for name, test in work.get("tests", {}).items()}
     tried |= {"baselines": partial(list, map(baseline, work.get("baselines", ())))}
     for name, attempt in tried.items():
         try:
@@ -135,26 +140,18 @@ def _refused(work: Mapping[str, Any], main: Command) -> dict[str, str]:
     return refused
 
 
-def _optimizee(test: Mapping[str, Any]) -> Optimizee:
-    optimizee: Optimizee
-    name, options = test["optimizee"], test["options"]
-    if "." in name:
-        optimizee = _class("optimizee", name)(**options)
-    else:
-        try:
-            optimizee = make("optimizee", Part(name, options), Path("the study"))
-        except CheckpointError as error:
-            raise MetaOptError(f"optimizee {name}: {error.__cause__ or error}") from error
-    return optimizee
+def _optimizee(test: Mapping[str, Any], maker: Maker) -> Optimizee:
+    options = {f"optimizee.{name}": value for name, value in test["options"].items()}
+    return maker(arguments({"optimizee": test["optimizee"], **options}))
 
 
 def _class(kind: registry.Kind, name: str) -> type[Any]:
     return registry.resolve(kind, registry.path_in_file(name) if ".py:" in name else name)
 
 
-def _tested(test: Mapping[str, Any], optimizer: InnerOptimizer, num_steps: int) -> dict[str, Any]:
+def _tested(test: Mapping[str, Any], optimizer: InnerOptimizer, num_steps: int, maker: Maker) -> dict[str, Any]:
     curves = run_episodes(
-        _optimizee(test),
+        _optimizee(test, maker),
         optimizer,
         "test",
         test["num_problems"],
@@ -180,10 +177,10 @@ def _curve(curves: Curves) -> list[tuple[int, float]]:
     return [(end, losses[begin : end + 1].mean().item()) for begin, end in zip(begins, ends, strict=False)]
 
 
-def _baselines(work: Mapping[str, Any]) -> dict[str, Any]:
+def _baselines(work: Mapping[str, Any], maker: Maker) -> dict[str, Any]:
     test = work["test"]
     setting = Setting(
-        _optimizee(test),
+        _optimizee(test, maker),
         [test["num_steps"]],
         test["num_problems"],
         num_validation_problems=test["num_problems"],

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from meta_opt.errors import MetaOptError
@@ -53,6 +54,7 @@ def tasks_of(study: Study, runs: int | None = None) -> list[Task]:
                 "checkpoint": study.checkpoint,
                 "training_curves": study.training_curves,
                 "meta_gradient_norms": study.meta_gradient_norms,
+                **_files(options, tests),
             }
             tasks.append(Task(labels, run, work))
             if study.baselines and run == 0:
@@ -81,7 +83,27 @@ def _baselines(study: Study, tests: Mapping[str, Any]) -> Iterator[Task]:
     for name, test in tests.items():
         if test["num_steps"] is None:
             raise MetaOptError(f"study {study.name}: baselines need model.num_steps, or num_steps of test {name}")
-        yield Task((BASELINES, name), 0, {"baselines": list(study.baselines), "test": test})
+        yield Task((BASELINES, name), 0, {"baselines": list(study.baselines), "test": test, **_files(test)})
+
+
+def _files(*values: Any) -> dict[str, dict[str, str]]:
+    """Hashes of the files that classes are in, ``FILE.py:CLASS``: where one is edited, results are made again."""
+    found = {}
+    for text in _texts(values):
+        path = Path(text.rpartition(":")[0]).expanduser()
+        if path.suffix == ".py" and path.is_file():
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return {"files": dict(sorted(found.items()))} if found else {}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def _placed(test: Test, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,8 +179,13 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
         from distributed import as_completed as cluster_completed
     except ImportError as error:
         raise MetaOptError("--cluster needs dask.distributed: pip install 'meta-opt[cluster]'") from error
+
+    class OwnClient(Client):
+        def __del__(self) -> None:
+            """Nothing: it is closed below; of one that found no scheduler, the stock method waits and prints."""
+
     try:
-        client = Client(address, timeout=10, set_as_default=False)
+        client = OwnClient(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise MetaOptError(f"--cluster {address}: there is no scheduler to be reached ({error})") from error
     with client:

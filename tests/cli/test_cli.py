@@ -354,6 +354,12 @@ WRONG = {
     "--optimizee bowl stray": "unexpected argument 'stray'",
     "--config nowhere.yaml": "File does not exist",
     "--ckpt_path nowhere.ckpt": "there is no checkpoint nowhere.ckpt",
+    "--optimizee bowl --model.lr -1e-3": "model.lr must be at least 0, not -0.001",
+    "--optimizee bowl --model.meta_loss -sum": "--model.meta_loss must be sum, log_sum, log_mean or best, not -sum",
+    "--optimizee digits_mlp --optimizee.hidden_sizes 40": "hidden_sizes must be a list, as in [40], not 40",
+    "--optimizee bowl --early_stopping.patience 0": "early_stopping.patience must be at least 1, not 0",
+    "--optimizee bowl --early_stopping.min_delta -1": "early_stopping.min_delta must be a number of 0 or more, not -1",
+    "--ckpt_path=": "there is no checkpoint ''",
     "--ckpt_path last": "there is no run in checkpoints",
     "--ckpt_path last --optimizee bowl": "there is no run in checkpoints/bowl",
 }
@@ -368,7 +374,22 @@ def test_what_is_wrong_is_said_in_one_line(meta_opt, plugins, options):
 def test_a_config_file_that_is_wrong(meta_opt, plugins, text):
     Path("mine.yaml").write_text(text)
     message = fails(meta_opt, "fit", "--config", "mine.yaml")
-    assert "did you mean --model.num_steps?" in message or message.startswith("Problems parsing config")
+    assert "did you mean --model.num_steps?" in message or message.startswith(
+        "--config mine.yaml: it is no YAML: line 2,"
+    )
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_nothing_is_tested_without_a_checkpoint(meta_opt, plugins, command):
+    message = fails(meta_opt, command, "--optimizee", "bowl")
+    assert message == f"say what to {command}, with --ckpt_path: a path, or last or best of the newest run"
+
+
+def test_a_run_that_had_finished_says_what_goes_on_with_it(trained, meta_opt):
+    status, out, _ = meta_opt("fit", "--ckpt_path", "last", "--trainer.max_epochs", "1", *QUIET)
+    assert status == 0
+    assert "had finished after 6 episodes; a higher --trainer.max_epochs goes on with it\n" in out
+    assert "no better" not in out
 
 
 # ----------------------------------------------------------------------------------------------------------- runs

@@ -32,8 +32,15 @@ RUBBISH: dict[str, tuple[bytes, str]] = {
     "latin": ("optimizee: é".encode("latin-1"), "is not text in UTF-8 (at byte 11)"),
     "a date": (b"model: {lr: 2020-99-99}", "has a value that cannot be"),
     "digits": (b"model: {num_steps: " + b"9" * 5000 + b"}", "has a value that cannot be"),
-    "code": (b"model: !!python/object/apply:os.system [echo]", "Problems parsing config"),
-    "half": (b"model: [", "Problems parsing config"),
+    "code": (
+        b"model: !!python/object/apply:os.system [echo]",
+        "--config mine.yaml: it is no YAML: line 1, column 8: could not determine a constructor",
+    ),
+    "half": (b"model: [", "--config mine.yaml: it is no YAML: line 2, column 1: did not find"),
+    "nothing": (b"", "--config mine.yaml: it must say options by name, found nothing"),
+    "a list": (b"- 1\n- 2\n", "--config mine.yaml: it must say options by name, found a list of 2"),
+    "a key twice": (b"model: {lr: 1, num_steps: 2}\ntrainer:\n  a: 1\nmodel: {}\n", "says 'model' twice (line 4)"),
+    "one of one twice": (b"model: {lr: 1,\n num_steps: 2, lr: 3}", "says 'lr' twice (line 2)"),
 }
 
 
@@ -86,9 +93,10 @@ def test_a_run_s_own_config_is_for_all_commands(meta_opt: Any) -> None:
 
 def test_a_run_s_own_config_names_its_classes_in_files_to_compare() -> None:
     text = "# meta-opt 0.1.0: meta-opt fit --config THIS_FILE\noptimizer: {class_path: a/b.py:C}\nmodel: {lr: 1}\n"
-    assert yaml.safe_load(configs.of_a_run(text, "compare") or "") == {"optimizer": "a/b.py:C"}
-    assert configs.of_a_run(text, "fit") is None
-    assert configs.of_a_run(text.partition("\n")[2], "test") is None
+    config = yaml.safe_load(text)
+    assert yaml.safe_load(configs.of_a_run(text, config, "compare") or "") == {"optimizer": "a/b.py:C"}
+    assert configs.of_a_run(text, config, "fit") is None
+    assert configs.of_a_run(text.partition("\n")[2], config, "test") is None
 
 
 @pytest.mark.parametrize("said", ["64-true", "64", "bf16-mixed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,10 @@ def test_from_file_to_comparison(run: Any) -> None:
     assert config["optimizee"] == {"class_path": OPTIMIZEE, "init_args": {"size": 2}}
     assert config["optimizer"] == {"class_path": OPTIMIZER, "init_args": {"start": 0.2}}
     printed = succeeds(run, "fit", "--config", f"{folder}/config.yaml", "--print_config")
-    assert yaml.safe_load(printed)["optimizee"]["init_args"] == {"size": 2}
+    assert yaml.safe_load(printed)["optimizee"] == {"class_path": OPTIMIZEE, "init_args": {"size": 2}}
+    Path("printed.yaml").write_text(printed)  # and it can be read again, by a process that knows no such module
+    again = [sys.executable, "-m", "meta_opt.cli", "fit", "--config", "printed.yaml", "--print_config"]
+    assert yaml.safe_load(subprocess.check_output(again, text=True)) == yaml.safe_load(printed)
 
     for kind, reference in (("optimizee", OPTIMIZEE), ("optimizer", OPTIMIZER)):
         others = [option for option in both if option not in (f"--{kind}", reference)]
@@ -152,6 +156,8 @@ def test_in_a_mixture_with_an_installed_one(run: Any) -> None:
     parts = ("--optimizee", "mixture", "--optimizee.parts", f"[{{class_path: {OPTIMIZEE}}}, quadratic]")
     few = ("--model.num_steps", "3", "--model.episodes_per_epoch", "4", "--trainer.max_epochs", "1")
     succeeds(run, "fit", *parts, *few, *QUIET)
+    written = yaml.safe_load(Path("checkpoints/mixture/run_0/config.yaml").read_text())
+    assert written["optimizee"]["init_args"]["parts"][0]["class_path"] == OPTIMIZEE
     assert "test/final_loss" in succeeds(run, "test", "--ckpt_path", "last", *parts, "--model.num_test_problems", "3")
 
 

@@ -143,7 +143,7 @@ def test_a_folder_in_use_is_refused(study, capsys):
         (["rates.yaml", "--workers", "-1"], "--workers must be from 1 to 1024, not -1"),
         (["rates.yaml", "--workers", "2", "--cluster", "tcp://a:1"], "--workers is for this machine"),
         (["rates.yaml", "--fast"], "unrecognized arguments: --fast"),
-        (["broken.yaml"], "broken.yaml is no YAML: while parsing"),
+        (["broken.yaml"], "broken.yaml: it is no YAML: line 2, column 1: "),
         (["wrong.yaml"], "wrong.yaml: titel: there is no such entry"),
         (["rates.yaml", "--out", "rates.yaml/sub"], "cannot write rates.yaml/sub: Not a directory"),
     ],

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 from problems_for_tests import Square
+from trainers_for_tests import trainer
 
 import meta_opt
-from meta_opt import MetaLearner, MetaOptError, compare
+from meta_opt import LearnedOptimizer, MetaLearner, MetaOptError, compare
+from meta_opt.errors import CheckpointError
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt_optimizees.quadratic import Quadratic
@@ -123,3 +126,30 @@ def test_it_is_exported() -> None:
 
 def CoordinatewiseLSTM_built() -> CoordinatewiseLSTM:  # noqa: N802
     return MetaLearner(Quadratic(), CoordinatewiseLSTM(), num_steps=2).optimizer
+
+
+class Mine(CoordinatewiseLSTM):
+    """Not installed."""
+
+
+def test_the_class_of_a_checkpoint_that_may_not_name_it(tmp_path: Path) -> None:
+    module = MetaLearner(Square(), Mine(), num_steps=3, unroll_length=3, num_validation_problems=2)
+    run = trainer(max_epochs=1, limit_train_batches=1, default_root_dir=tmp_path)
+    run.fit(module)
+    path = tmp_path / "mine.ckpt"
+    run.save_checkpoint(path)
+    few: dict[str, Any] = {"num_problems": 2, "num_validation_problems": 2, "baselines": ["SGD"]}
+    with pytest.raises(CheckpointError, match="a checkpoint may not say what to import"):
+        compare([path], Square(), 3, **few)
+    result = compare([path, "quadratic"], Square(), 3, optimizer_class=Mine, **few)
+    assert [row["kind"] for row in result.rows()] == ["learned", "learned", "baseline"]
+    for named, message in (
+        (CoordinatewiseLSTM, "optimizer_class coordinatewise_lstm: no checkpoint holds one, they hold .*Mine"),
+        (int, "optimizer_class must be a subclass of OptimizerNetwork, not a type"),
+        ("Mine", "optimizer_class must be a subclass of OptimizerNetwork, not 'Mine'"),
+    ):
+        wrong: dict[str, Any] = {"optimizer_class": named}
+        with pytest.raises(MetaOptError, match=message):
+            compare([path], Square(), 3, **few, **wrong)
+        with pytest.raises(MetaOptError, match=message):
+            LearnedOptimizer([torch.ones(2, requires_grad=True)], checkpoint=path, **wrong)

@@ -22,7 +22,21 @@ def test_step_weights(text: str, expected: list[float]) -> None:
     assert parse_step_weights(text)(3).tolist() == expected
 
 
-@pytest.mark.parametrize("text", ["", "constant:1", "linear", "linear:x", "exponential:", "first", "last:3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "constant:1",
+        "linear",
+        "linear:x",
+        "exponential:",
+        "first",
+        "last:3",
+        "exponential:-1",
+        "linear:nan",
+        "linear:inf",
+    ],
+)
 def test_step_weights_not_understood(text: str) -> None:
     with pytest.raises(MetaOptError, match="model.step_weights must be constant, linear:BETA"):
         parse_step_weights(text)

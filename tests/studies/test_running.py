@@ -1,12 +1,14 @@
 """One run of a study."""
 
 import math
+import sys
 
 import pytest
 import torch
 from problems_for_tests import HoldsBack
 
 from meta_opt.cli import main
+from meta_opt.cli.comparing import optimizee_of
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Setting, compare
 from meta_opt.inner_loop.episodes import run_episodes
@@ -55,7 +57,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made():
-    return perform(WORK, 5, main)
+    return perform(WORK, 5, main, optimizee_of)
 
 
 def test_what_is_reached_is_what_the_checkpoint_reaches(trained, made):
@@ -94,19 +96,19 @@ def test_norms_are_of_the_meta_gradients_of_an_episode(trained, made):
 def test_norms_of_classes_that_are_not_installed():
     options = {name: value for name, value in OPTIONS.items() if not name.startswith("optimizee")}
     work = {**WORK, "options": {**options, "optimizee": "problems_for_tests.Square"}, "tests": {}}
-    assert perform(work, 5, main)["results"]["meta_gradient_norms"]["all"] > 0.0
+    assert perform(work, 5, main, optimizee_of)["results"]["meta_gradient_norms"]["all"] > 0.0
 
 
 def test_another_seed_is_another_run(made):
-    other = perform(WORK, 6, main)["results"]["tests"]
+    other = perform(WORK, 6, main, optimizee_of)["results"]["tests"]
     assert other["same"]["final"] != made["results"]["tests"]["same"]["final"]
     assert other["same"]["curve"][0] == made["results"]["tests"]["same"]["curve"][0]  # the same test problems
-    assert perform(WORK, 5, main)["results"] == made["results"]  # whatever ran before
+    assert perform(WORK, 5, main, optimizee_of)["results"] == made["results"]  # whatever ran before
 
 
 def test_hand_made_optimizers_are_those_of_compare():
     test = {**QUADRATIC, "num_steps": 6}
-    made = perform({"baselines": ["Adam"], "test": test}, 0, main)["results"]["baselines"]["Adam"]
+    made = perform({"baselines": ["Adam"], "test": test}, 0, main, optimizee_of)["results"]["baselines"]["Adam"]
     (comparison,) = compare(Setting(Quadratic(3), [6], 3, 3), {}, {"Adam": baseline("Adam")})
     (entry,) = comparison.entries
     assert made["final"] == {
@@ -117,10 +119,10 @@ def test_hand_made_optimizers_are_those_of_compare():
 
 
 def test_what_fit_says_is_the_error():
-    made = perform({**WORK, "options": {**OPTIONS, "model.num_steps": 0}}, 0, main)
+    made = perform({**WORK, "options": {**OPTIONS, "model.num_steps": 0}}, 0, main, optimizee_of)
     assert made["error"] == "model.num_steps must be at least 1, not 0"
     assert made["seconds"]["total"] > 0.0
-    made = perform({**WORK, "tests": {"other": {**QUADRATIC, "options": {"dimension": 0}}}}, 0, main)
+    made = perform({**WORK, "tests": {"other": {**QUADRATIC, "options": {"dimension": 0}}}}, 0, main, optimizee_of)
     assert "optimizee.dimension must be at least 1, not 0" in made["error"]
 
 
@@ -128,14 +130,14 @@ def test_any_exception_is_an_error():
     def fails(options):
         raise ZeroDivisionError("by\nnothing")
 
-    assert perform(WORK, 0, fails)["error"] == "ZeroDivisionError: by nothing"
-    assert perform(WORK, 0, lambda options: 1)["error"] == "nothing was learned: no episode was finite"
+    assert perform(WORK, 0, fails, optimizee_of)["error"] == "ZeroDivisionError: by nothing"
+    assert perform(WORK, 0, lambda options: 1, optimizee_of)["error"] == "nothing was learned: no episode was finite"
 
 
 @pytest.mark.parametrize("status", [130, 143])
 def test_a_signal_is_neither_a_result_nor_an_error(status):
     with pytest.raises(StoppedError):
-        perform(WORK, 0, lambda options: status)
+        perform(WORK, 0, lambda options: status, optimizee_of)
 
 
 def test_options_are_checked_without_a_run():
@@ -145,20 +147,39 @@ def test_options_are_checked_without_a_run():
         for name, options in {"narrow": {"hidden_sizes": [2]}, "misspelt": {"hiddn_sizes": [2]}}.items()
     }
     work = {"check": check, "tests": tests, "baselines": ["SGD", "Adamm"]}
-    refused = perform(work, 0, main)["results"]
+    refused = perform(work, 0, main, optimizee_of)["results"]
     assert list(refused) == ["wrong", "tests.misspelt", "baselines"]
     assert "model.lrr" in refused["wrong"]
-    assert "optimizee digits_mlp: " in refused["tests.misspelt"]
-    assert "hiddn_sizes" in refused["tests.misspelt"]
+    assert refused["tests.misspelt"] == "unknown option --optimizee.hiddn_sizes; did you mean --optimizee.hidden_sizes?"
     assert "Adamm" in refused["baselines"]
+
+
+def test_options_of_tests_are_those_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "bowl_for_a_study", raising=False)
+    path = tmp_path / "bowl_for_a_study.py"
+    path.write_text(
+        "from meta_opt_optimizees.quadratic import Quadratic\n"
+        "class Bowl(Quadratic):\n"
+        "    def __init__(self, size: int = 3, limit: float = 1.0) -> None:\n"
+        "        super().__init__(size)\n"
+        "        self.limit = limit\n"
+    )
+    test = {"optimizee": f"{path}:Bowl", "num_steps": 2, "num_problems": 2}
+    made = running._optimizee({**test, "options": {"size": 2, "limit": "1e2"}}, optimizee_of)  # a text in YAML
+    assert (made.init_params(torch.Generator())["theta"].shape, made.limit) == ((2,), 100.0)
+    options = {"wrong": {"size": "two"}, "misspelt": {"sise": 2}}
+    tests = {name: {**test, "options": each} for name, each in options.items()}
+    assert perform({"check": {}, "tests": tests}, 0, main, optimizee_of)["results"] == {
+        "tests.wrong": "--optimizee.size must be int, not two",
+        "tests.misspelt": "unknown option --optimizee.sise; did you mean --optimizee.size?",
+    }
 
 
 def test_arguments():
     options = {"a": "text", "b": 1, "c": 0.5, "d": None, "e": True, "f": [1, "x"]}
     values = ["text", "1", "0.5", "null", "true", '[1, "x"]']
-    assert arguments(options) == [
-        part for pair in zip(map("--{}".format, options), values, strict=True) for part in pair
-    ]
+    assert arguments(options) == [f"--{name}={value}" for name, value in zip(options, values, strict=True)]
 
 
 def test_names_of_networks():
@@ -170,11 +191,15 @@ def test_names_of_networks():
 def test_losses_are_of_held_back_batches_where_meta_training_was(trained):
     optimizer = load_optimizer(trained)
     test = {"optimizee": "problems_for_tests.HoldsBack", "options": {}, "num_steps": 3, "num_problems": 2}
-    ordinary, held_back = (running._tested({**test, **more}, optimizer, 3) for more in ({}, {"held_back": True}))
+    ordinary, held_back = (
+        running._tested({**test, **more}, optimizer, 3, optimizee_of) for more in ({}, {"held_back": True})
+    )
     assert ordinary["final"] == run_episodes(HoldsBack(), optimizer, "test", 2, 3, seed=0).final.mean().item()
     expected = run_episodes(HoldsBack(), optimizer, "test", 2, 3, seed=0, held_back=True).final.mean().item()
     assert held_back["final"] == expected != ordinary["final"]
-    found = perform({"baselines": ["SGD"], "test": {**test, "held_back": True}}, 0, main)["results"]["baselines"]["SGD"]
+    found = perform({"baselines": ["SGD"], "test": {**test, "held_back": True}}, 0, main, optimizee_of)["results"][
+        "baselines"
+    ]["SGD"]
     setting = Setting(HoldsBack(), [3], 2, num_validation_problems=2, seed=0, held_back=True)
     (comparison,) = compare(setting, {}, {"SGD": baseline("SGD")})
     assert found["final"]["value"] == comparison.entries[0].merit("final").value

@@ -64,3 +64,14 @@ def test_baselines_are_run_once_for_equal_tests():
     assert baselines_for(study, {**BASE, "model.lr": 0.1}, "same").key == tasks_of(study)[-2].key
     with pytest.raises(MetaOptError, match="baselines need model.num_steps, or num_steps of test test"):
         tasks_of(read_study("small", {"title": "", "base": {"optimizee": "quadratic"}, "baselines": ["SGD"]}))
+
+
+def test_keys_depend_on_the_files_that_classes_are_in(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("first = 1")
+    content = {"title": "", "base": {"optimizee": f"{path}:Mine", "model.num_steps": 3}, "baselines": ["SGD"]}
+    study = read_study("small", content)
+    before = [task.key for task in tasks_of(study)]
+    assert [task.key for task in tasks_of(study)] == before
+    path.write_text("first = 2")
+    assert not {*before} & {task.key for task in tasks_of(study)}

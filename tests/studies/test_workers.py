@@ -1,5 +1,6 @@
 """Processes that do runs: on this machine, and on a cluster of two workers, one of which is killed."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -144,3 +145,13 @@ def test_without_distributed(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MetaOptError, match="--cluster needs dask.distributed: pip install 'meta-opt\\[cluster\\]'"):
         list(on_cluster(tasks(1), "tcp://127.0.0.1:1", MODULE))
+
+
+@pytest.mark.parametrize("address", ["nonsense", "foo://x:3", "tls://127.0.0.1:3"])
+def test_an_address_that_is_none_is_refused_at_once(address):
+    pytest.importorskip("distributed")
+    started = time.monotonic()
+    with pytest.raises(MetaOptError, match=f"--cluster {address}: there is no scheduler to be reached"):
+        list(on_cluster(tasks(1), address, MODULE))
+    gc.collect()  # the stock client waits for 20 s, and prints, when it is forgotten
+    assert time.monotonic() - started < 8

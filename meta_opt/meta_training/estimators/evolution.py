@@ -35,6 +35,7 @@ from meta_opt.meta_training.estimators.particles import Particles, all_at
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.contract import OptimizerNetwork
 
+_LOSSES = ("meta_loss", "final_loss")  # objectives; others are metrics
 _NUM_AVERAGED = 100  # meta-updates; see correction
 
 
@@ -122,6 +123,8 @@ class Evolution(Estimator):
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """See :meth:`Estimator.estimates`."""
         numbers, network = self._numbers(episode), episode.network
+        if self.objective not in _LOSSES:
+            self._check_metric(episode.problems)
         controlled = self._is_controlled(network)
         particles = Particles(network, 2 * len(numbers))
         problems = episode.problems.repeated(len(particles))
@@ -201,15 +204,18 @@ class Evolution(Estimator):
             return torch.stack([episode.meta_loss.value(own) for own in losses.unbind(1)])
         if self.objective == "final_loss":
             return losses[-1].mean(1)
-        metrics, name = problems.metrics(end.evaluation.params), self.objective.removeprefix("-")
-        if name not in metrics:
-            known = ", ".join(["meta_loss", "final_loss", *metrics])
+        values = problems.metrics(end.evaluation.params)[self.objective.removeprefix("-")]
+        values = values.to(losses).unflatten(0, (losses.shape[1], -1)).mean(1)
+        return -values if self.objective.startswith("-") else values
+
+    def _check_metric(self, problems: Problems) -> None:
+        metrics = problems.metrics(problems.initial_params)
+        if self.objective.removeprefix("-") not in metrics:
+            known = ", ".join([*_LOSSES, *metrics])
             raise MetaOptError(
                 f"model.estimator.objective must be one of {known}, metrics with a minus where more is better, not "
                 f"{self.objective}"
             )
-        values = metrics[name].to(losses).unflatten(0, (losses.shape[1], -1)).mean(1)
-        return -values if self.objective.startswith("-") else values
 
     def _differences(self, costs: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of what particles cost, [], and what the two of each pair differ by, [K]; of costs [P]."""
