@@ -19,7 +19,7 @@ from meta_opt.cli.defaults import NEWEST, PRECISIONS, checkpoint_path, find_comp
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.launched import find_launch
 from meta_opt.cli.option_errors import check_seed
-from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
+from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, parsed
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Contestant, Progress, Setting, compare
@@ -174,9 +174,8 @@ def optimizee_of(options: list[str]) -> Optimizee:
     options = with_dotted_paths(options, "compare")
     parser = Parser(prog="meta-opt", allow_abbrev=False)
     add_plugin_argument(parser, "optimizee", class_asked(options, "optimizee"))
-    with errors_of_plugins(parser):
-        made: Optimizee = parser.instantiate_classes(parser.parse_args(options)).optimizee
-    return made
+    optimizee: Optimizee = parsed(parser, options)[1]
+    return optimizee
 
 
 def _name(path: Path) -> str:

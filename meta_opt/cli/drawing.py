@@ -14,7 +14,7 @@ from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.comparing import Bar, again, asked_optimizer, checkpoints_asked, class_asked, device_of
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_seed
-from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
+from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, parsed
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Setting, tuned_rates
 from meta_opt.evaluation.landscapes import Panel, check_two_parameters, landscape_figure, panel_of, save_animation
@@ -37,9 +37,7 @@ def run(options: list[str]) -> int:
     command = f"meta-opt landscape {shlex.join(again(said, chosen))}".rstrip()
     parser = _parser(chosen)
     try:
-        config = parser.parse_args(options)
-        with errors_of_plugins(parser):
-            optimizee: Optimizee = parser.instantiate_classes(config).optimizee
+        config, optimizee = parsed(parser, options)
     except Shown as end:
         return int(end.code or 0)
     check_seed(config.seed_everything)

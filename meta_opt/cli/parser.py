@@ -125,6 +125,17 @@ def errors_of_plugins(parser: ArgumentParser) -> Iterator[None]:
         raise
 
 
+def parsed(parser: ArgumentParser, options: list[str]) -> tuple[Any, Any]:
+    """What options say, and the optimizee that they describe.
+
+    Raises:
+        MetaOptError: If they cannot be, or the optimizee cannot be made.
+    """
+    config = parser.parse_args(options)
+    with errors_of_plugins(parser):
+        return config, parser.instantiate_classes(config).optimizee
+
+
 _OFFERED: dict[tuple[str, str], type[Any]] = {}
 
 

@@ -11,11 +11,10 @@ from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.comparing import class_asked
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_seed
-from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
+from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, parsed
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.trials import Findings, settings_for, suits_whole_gradients, try_out
 from meta_opt.optimizees.checking import check_loss
-from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import problem_generator
 
 
@@ -28,9 +27,7 @@ def run(options: list[str]) -> int:
         raise MetaOptError("say what to try, with --optimizee (meta-opt recommend --help tells more)")
     parser = _parser(chosen)
     try:
-        config = parser.parse_args(options)
-        with errors_of_plugins(parser):
-            optimizee: Optimizee = parser.instantiate_classes(config).optimizee
+        config, optimizee = parsed(parser, options)
     except Shown as end:
         return int(end.code or 0)
     check_seed(config.seed_everything)
