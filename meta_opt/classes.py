@@ -32,6 +32,8 @@ def class_problem(cls: type[Any], contract: type[Any]) -> str | None:
 def _constructor_problem(cls: type[Any]) -> str | None:
     """Arguments become options, which need a type or a default."""
     for argument in list(inspect.signature(cls.__init__).parameters.values())[1:]:
+        if argument.name == "help":
+            return f"{cls.__name__}.__init__ must not have an argument called help, which is an option already"
         named = argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
         if named and argument.annotation is argument.default is argument.empty:
             return f"{cls.__name__}.__init__ must give the type of its argument {argument.name}, as in size: int"

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from meta_opt.errors import MetaOptError
+from meta_opt.signatures import choice_problem
 
 API_VERSION = 2
 """Version of the contracts with plugins. It goes up when a plugin that fulfils them might no longer work."""
@@ -27,7 +31,11 @@ class Configurable:
     init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make the object and note the arguments it is made from."""
+        """Make the object and note the arguments it is made from.
+
+        Raises:
+            MetaOptError: If one of them is none of the values that its type names.
+        """
         self = super().__new__(cls)
         # bind_partial: copying and unpickling call __new__ without arguments and restore init_args afterwards.
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
@@ -38,12 +46,15 @@ class Configurable:
                 arguments |= arguments.pop(parameter.name)
             elif parameter.kind is parameter.VAR_POSITIONAL and not arguments[parameter.name]:
                 del arguments[parameter.name]  # as of a class without a constructor of its own
+        if problem := choice_problem(cls.__init__, arguments):
+            raise MetaOptError(f"{cls.__name__}: {problem}")
         object.__setattr__(self, "init_args", arguments)
         return self
 
     def plain_init_args(self, name_of: Callable[[type], str]) -> dict[str, Any] | None:
         """The arguments as plain values (numbers, strings, lists, dicts), or None if one of them is anything else.
 
+        A path becomes a string, which :func:`meta_opt.saved.plain_values.with_paths` makes a path again.
         Arguments that are themselves configurable become ``{"class_path": name_of(class), "init_args": ...}``.
         """
         try:
@@ -58,6 +69,8 @@ def _plain(value: Any, name_of: Callable[[type], str]) -> Any:
         return {"class_path": name_of(type(value)), "init_args": arguments}
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, list | tuple):
         return [_plain(item, name_of) for item in value]
     if isinstance(value, dict):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from meta_opt.errors import RegistryError
 from meta_opt.messages import described, one_line
@@ -28,7 +29,7 @@ def imported(title: str, module: str, attribute: str) -> Any:
         RegistryError: If the import fails, or ends the process.
         KeyboardInterrupt: If the user interrupts it.
     """
-    with _said_when_slow(title), interrupts() as signals:
+    with _said_when_slow(title), _kept_running(), interrupts() as signals:
         try:
             found: Any = importlib.import_module(module)
             for part in attribute.split("."):
@@ -54,6 +55,23 @@ def _said_when_slow(title: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def _kept_running() -> Iterator[None]:
+    """``os._exit``, which ends a process as if all were well and without a word, is SystemExit meanwhile."""
+    end, own = os._exit, os.getpid()
+
+    def leave(status: int) -> NoReturn:
+        if os.getpid() == own:
+            raise SystemExit(status)
+        end(status)  # a child, which is to end
+
+    os._exit = leave
+    try:
+        yield
+    finally:
+        os._exit = end
 
 
 @contextmanager

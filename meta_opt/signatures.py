@@ -1,10 +1,15 @@
-"""Whether the methods of a class can be called as its contract calls them. Needs no object of the class."""
+"""Whether the methods of a class can be called as its contract calls them, and a constructor with some arguments."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal
+
+from meta_opt.errors import shown
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -62,3 +67,43 @@ def _problem(wanted: Any, found: Any) -> str | None:
 
 def _function(method: Any) -> Callable[..., Any]:
     return method.__func__ if isinstance(method, staticmethod | classmethod) else method
+
+
+def choice_problem(make: Callable[..., Any], arguments: Mapping[str, Any]) -> str | None:
+    """Which argument is none of the values that its type names (``Literal``, ``bool``), if one is: ``lr must be ...``.
+
+    Args:
+        make: The function or constructor.
+        arguments: By name; a default is right whatever it is.
+    """
+    for name, choices in _choices(make).items():
+        value = arguments.get(name)
+        if name not in arguments or value is inspect.signature(make).parameters[name].default:
+            continue
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            *most, last = ["null" if choice is None else str(choice) for choice in choices]
+            return f"{name} must be {', '.join(most)} or {last}, not {shown(value)}"
+    return None
+
+
+@cache
+def _choices(make: Callable[..., Any]) -> dict[str, list[Any]]:
+    """The values that arguments may have, of those whose types name them."""
+    try:
+        hints = typing.get_type_hints(make)
+    except Exception:  # annotations may be anything
+        return {}
+    return {name: choices for name, hint in hints.items() if name != "return" and (choices := _values(hint))}
+
+
+def _values(hint: Any) -> list[Any]:
+    if hint is bool:
+        return [True, False]
+    if hint is type(None):
+        return [None]
+    if typing.get_origin(hint) is Literal:
+        return list(typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = [_values(part) for part in typing.get_args(hint)]
+        return [choice for part in parts for choice in part] if all(parts) else []
+    return []

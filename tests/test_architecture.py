@@ -13,9 +13,9 @@ PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 
 # Each row may import the rows above it, and every wing itself; wings of one row do not import each other.
 ORDER = [
-    ["capturing", "errors", "configurable", "locks", "signatures", "installed"],
-    ["memory", "storage"],
-    ["messages"],
+    ["capturing", "errors", "locks", "installed"],
+    ["memory", "storage", "signatures"],
+    ["messages", "configurable"],
     ["classes", "importing"],
     ["registry"],
     ["optimizees"],

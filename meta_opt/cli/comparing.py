@@ -23,6 +23,7 @@ from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_pl
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Contestant, Progress, Setting, compare
+from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.reports import Report, check_place
 from meta_opt.evaluation.validated import validation_of
 from meta_opt.memory import bounded
@@ -56,7 +57,7 @@ def run(options: list[str]) -> int:
     default = Path("comparisons") / name
     check_place(out, default)
 
-    device = device_of(config.device)
+    device = device_of(config.device, "--device")
     dtype, autocast = PRECISIONS[config.precision]
     optimizee.to(device)
     learned = {}
@@ -249,23 +250,6 @@ def _check_network_for(
             raise MetaOptError(f"--network_for.{part}: the optimizee has no {part}; it has {', '.join(parts)}")
         if network not in networks:
             raise MetaOptError(f"--network_for.{part} {network}: there is no such network, but {', '.join(networks)}")
-
-
-def device_of(text: str) -> torch.device:
-    """The device that ``--device`` means.
-
-    Raises:
-        MetaOptError: If it cannot be used.
-    """
-    if text == "auto":
-        text = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.empty(0, device=text).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise MetaOptError(f"--device {text} cannot be used: {str(error).splitlines()[0]}") from error
-    if device.type == "meta":
-        raise MetaOptError("--device meta cannot be used: it computes nothing")
-    return device
 
 
 # ----------------------------------------------------------------------------------------------------------- progress

@@ -11,12 +11,13 @@ import torch
 
 from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
-from meta_opt.cli.comparing import Bar, again, asked_optimizer, checkpoints_asked, class_asked, device_of
+from meta_opt.cli.comparing import Bar, again, asked_optimizer, checkpoints_asked, class_asked
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, parsed
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Setting, tuned_rates
+from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.landscapes import Panel, check_two_parameters, landscape_figure, panel_of, save_animation
 from meta_opt.evaluation.reports import check_place, new_folder
 from meta_opt.optimizees.contract import Optimizee
@@ -51,7 +52,7 @@ def run(options: list[str]) -> int:
     default = Path("landscapes") / name
     check_place(out, default)
 
-    device = device_of(config.device)
+    device = device_of(config.device, "--device")
     asked = asked_optimizer(options, map(read_recipe, paths.values()))
     learned: dict[str, InnerOptimizer] = {
         label: load_optimizer(path, asked).to(device) for label, path in paths.items()

@@ -1,15 +1,16 @@
-"""What options cannot be, and what errors mean that come of them."""
+"""What options cannot be."""
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from meta_opt import registry
 from meta_opt.cli import LESS_MEMORY
+from meta_opt.configurable import Configurable
 from meta_opt.errors import MetaOptError, shown
 from meta_opt.memory import shortage
 from meta_opt.messages import clipped
@@ -49,6 +50,19 @@ def check_nulls(option: str, made: type[Any], values: Any) -> None:
             raise MetaOptError(f"--{option}.{name} must be {' or '.join(kind.__name__ for kind in kinds)}, not null")
 
 
+def check_plain(option: str, made: Configurable) -> None:
+    """See that a checkpoint can say how something was made, or no run could go on.
+
+    Raises:
+        MetaOptError: If it cannot.
+    """
+    if made.plain_init_args(registry.name_of) is None:
+        raise MetaOptError(
+            f"--{option} {registry.reference(type(made))} has an argument that is no number, text, list, mapping or "
+            "path, so that no checkpoint could say how to make it again"
+        )
+
+
 def check_seed(seed: int) -> None:
     """See that a seed is one that all generators take.
 
@@ -76,16 +90,3 @@ def check_trainer(config: dict[str, Any]) -> None:
         raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
     if (config.get("accumulate_grad_batches") or 1) > 1:
         raise MetaOptError("trainer.accumulate_grad_batches accumulates no meta-gradient: set model.num_problems")
-
-
-def mismatch(message: str) -> str:
-    """Torch's list of missing, unexpected and misshapen weights, the first of each."""
-    parts = []
-    for title, pattern in (("lacks", "Missing"), ("has", "Unexpected")):
-        if match := re.search(rf"{pattern} key\(s\) in state_dict: (.*)", message):
-            names = re.findall(r'"([^"]+)"', match[1])
-            parts.append(f"it {title} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
-    if shapes := re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", message):
-        name, found, expected = shapes[0]
-        parts.append(f"{name} is [{found.strip('[]')}], not [{expected.strip('[]')}]")
-    return "; ".join(parts)

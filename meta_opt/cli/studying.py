@@ -23,7 +23,7 @@ from meta_opt.studies.report import FIGURE, REPORT, write_report
 from meta_opt.studies.results import Results, opened, read
 from meta_opt.studies.study import Study, merged
 from meta_opt.studies.summaries import Summary, check_text, number
-from meta_opt.studies.tasks import Task, tasks_of, tests_of
+from meta_opt.studies.tasks import Task, changed, tasks_of, tests_of
 from meta_opt.studies.workers import Worker, here, on_cluster
 
 WORKER = "meta_opt.cli.study_worker"
@@ -64,6 +64,10 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
     done = on_cluster(missing, asked.cluster, WORKER) if asked.cluster else here(missing, workers, WORKER)
     with closing(done) as ending:
         for count, (task, made) in enumerate(ending, start=1):
+            if file := changed(task):  # the process may have read either
+                raise MetaOptError(
+                    f"{file} was changed while the study ran: start it again, with the file as it is now"
+                )
             results.add({"key": task.key, "point": list(task.point), "run": task.run, **made})
             left = (time.monotonic() - started) / count * (len(missing) - count)
             number_done = len(tasks) - len(missing) + count

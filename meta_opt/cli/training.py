@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import yaml
 from jsonargparse import Namespace
@@ -27,10 +25,11 @@ from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
 from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
 from meta_opt.cli.files import with_dotted_paths
-from meta_opt.cli.option_errors import check_nulls, check_seed, check_trainer, errors_of_the_parser, mismatch
+from meta_opt.cli.option_errors import check_nulls, check_plain, check_seed, check_trainer, errors_of_the_parser
 from meta_opt.cli.output import quiet_lightning
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.cli.processes import Companions, Processes, starts_processes
+from meta_opt.cli.training_errors import meaning_of, mismatch
 from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
 from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.evaluation.reference import Reference
@@ -41,8 +40,6 @@ from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.progress import Progress
 from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, Preset
 from meta_opt.saved.runs import Run, relative
-
-_MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
 
 
 def run(command: str, options: list[str]) -> int:
@@ -179,6 +176,9 @@ class MetaOptCLI(LightningCLI):
         """Make everything."""
         with errors_of_the_parser(), errors_of_plugins(self.parser):
             super().instantiate_classes()
+        if self._command == "fit":
+            for kind in registry.KINDS:
+                check_plain(registry.OPTIONS[kind], getattr(self.model, kind))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with checkpoints, log and signals arranged as meta-opt does."""
@@ -267,7 +267,7 @@ class MetaOptCLI(LightningCLI):
             if short := shortage(error):
                 raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
             if checkpoint is None or "loading state_dict" not in str(error):
-                raise self._meaning_of(error) from error
+                raise meaning_of(error, checkpoint) from error
             raise CheckpointError(
                 f"the learned optimizer in {relative(checkpoint)} does not fit: {mismatch(str(error))}"
             ) from error
@@ -277,7 +277,7 @@ class MetaOptCLI(LightningCLI):
             if own_frames(error, plugins := registry.modules_of_plugins()) and self._saved():
                 plugin = f"a plugin failed with {described(error, plugins)}"
                 raise MetaOptError(f"{plugin}; {self._how_to_go_on('once it is mended, ')}") from error
-            raise self._meaning_of(error) from error
+            raise meaning_of(error, checkpoint) from error
         except SystemExit as end:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
             if own_frames(end, registry.modules_of_plugins()):
                 raise
@@ -288,21 +288,6 @@ class MetaOptCLI(LightningCLI):
             self.status = 128 + self._interruption.signal
         if subcommand == "fit":
             self._report()
-
-    def _meaning_of(self, error: Exception) -> Exception:
-        """What an error means where Lightning was restoring a checkpoint, or met an option that cannot be.
-
-        Raises:
-            Exception: The error itself, where it means neither.
-        """
-        checkpoint = self._defaults.checkpoint
-        files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-        if checkpoint is not None and any(file.stem == "checkpoint_connector" for file in files):
-            text = f"{type(error).__name__}: {clipped(error)}"
-            return CheckpointError(f"{relative(checkpoint)} is damaged, and fit cannot go on with it ({text})")
-        if Path(lightning.__file__).parent in next(file for file in reversed(files) if file.parent != _MODULES).parents:
-            return MetaOptError(f"the trainer cannot work with these options: {clipped(error, 300)}")
-        raise error
 
     def _how_to_go_on(self, when: str = "") -> str:
         """After a run that could not go on."""

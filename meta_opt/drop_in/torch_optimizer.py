@@ -13,14 +13,16 @@ from typing import Any, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
-from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place, is_dtensor, local
+from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place, local
+from meta_opt.drop_in.shards import check_shards
 from meta_opt.errors import MetaOptError, shown, whole
 from meta_opt.optimizees.layout import Layout, depths_of, kind_of
-from meta_opt.optimizers.contract import OptimizerNetwork, Scope
+from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import check_class, load_optimizer, read_recipe
+from meta_opt.saved.weights import hash_of
 
 
 @runtime_checkable
@@ -107,6 +109,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 (FSDP, DTensor) and the network looks at more than single coordinates, or a group names no network of
                 the checkpoint's although there are several.
         """
+        if isinstance(pretrained, str) and pretrained.endswith(".ckpt"):
+            raise MetaOptError(f"pretrained is a name; give the path {pretrained} as checkpoint")
+        if checkpoint is not None and not isinstance(checkpoint, str | Path):
+            raise MetaOptError(f"checkpoint is a path; give {shown(checkpoint)} as pretrained")
         if (pretrained is None) == (checkpoint is None):
             raise MetaOptError("give either pretrained, a name or what you have trained, or checkpoint, a path")
         if engine not in get_args(Engine):
@@ -136,7 +142,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._order = None if order is None else dict(_depths(list(order)))
         self._states = ParameterStates(learned, num_steps)
         self._begun = False
-        super().__init__(params, {"lr": lr, "network": None, "depths": None, "taken": 0})
+        super().__init__(params, {"lr": lr, "network": None, "depths": None, "taken": 0, "weights": hash_of(learned)})
         everything = _depths([param for group in self.param_groups for param in group["params"]])
         for group in self.param_groups:
             group["depths"] = [self._depth(param, next(everything)[1]) for param in group["params"]]
@@ -197,7 +203,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if len(group["params"]) != len(group["depths"]):
                 raise MetaOptError("the parameters of a group stay those that it was made with; use add_param_group")
             for param, depth in zip(group["params"], group["depths"], strict=True):
-                _check_shards(param, self._network.scope)
+                check_shards(param, self._network.scope)
                 if param.grad is not None and param.grad.layout is not torch.strided:
                     raise MetaOptError(
                         f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is "
@@ -228,8 +234,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Go on where another optimizer stood, exactly.
 
         Raises:
-            MetaOptError: If it is the state of another architecture, or names networks that there are not; nothing is
-                changed then.
+            MetaOptError: If it is the state of another learned optimizer, or names networks that there are not;
+                nothing is changed then.
             ValueError: If the parameter groups differ.
         """
         states: dict[Tensor, NamedState] = {}
@@ -238,7 +244,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             # torch.optim would round the state to the type of the parameters.
             states.update(self._fitting(incoming))
             incoming["state"] = {}
-            own = [{name: group[name] for name in ("depths", "taken")} for group in self.param_groups]
+            own = [{name: group[name] for name in ("depths", "taken", "weights")} for group in self.param_groups]
             saved = incoming["param_groups"]
             if len(own) == len(saved):  # or else super() says so
                 incoming["param_groups"] = [known | group for known, group in zip(own, saved, strict=True)]
@@ -272,7 +278,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 "each step"
             )
         for param in group["params"]:
-            _check_shards(param, self._network.scope)
+            check_shards(param, self._network.scope)
             if not param.is_floating_point():
                 raise MetaOptError(f"learned optimizers need real parameters, found one of {param.dtype}")
             if self._order is not None and param not in self._order:
@@ -328,6 +334,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 raise MetaOptError(
                     f"the state belongs to a network {network!r}; the checkpoint has {', '.join(self._networks)}"
                 )
+            if saved.get("weights", group["weights"]) != group["weights"]:
+                raise MetaOptError(
+                    "the state was saved by a learned optimizer with other weights; load it into the one that it was "
+                    "saved from"
+                )
             depths = saved.get("depths") or group["depths"]
             for param, number, depth in zip(group["params"], saved["params"], depths, strict=False):
                 if state := incoming["state"].get(number):
@@ -353,6 +364,8 @@ def _copy(trained: OptimizerNetwork | Trained) -> tuple[OptimizerNetwork, list[s
             "pretrained must be the name of a checkpoint that comes with meta-opt, a MetaLearner or a learned "
             f"optimizer, not {type(network).__name__}"
         )
+    if next(network.parameters(), None) is None:
+        raise MetaOptError(f"{type(network).__name__} has no weights yet: build or train it, or give a checkpoint")
     names: list[str] = []
     if isinstance(network, SharedNetworks) and network.share != "all":
         if not isinstance(trained, Trained):
@@ -362,32 +375,6 @@ def _copy(trained: OptimizerNetwork | Trained) -> tuple[OptimizerNetwork, list[s
             )
         names = network.network_names(trained.layout)
     return copy.deepcopy(network).cpu().requires_grad_(False), names
-
-
-def _check_shards(param: Tensor, scope: Scope) -> None:
-    """See that a parameter is whole where it must be: statistics and positions in a shard are not the tensor's.
-
-    Raises:
-        MetaOptError: If it is not, or its gradient is spread over processes in another way than it is.
-    """
-    sharded = is_dtensor(type(param))
-    if getattr(param, "_fsdp_flattened", False) or (sharded and scope != "coordinate"):
-        raise MetaOptError(
-            f"this learned optimizer sees whole tensors, found a parameter of {tuple(param.shape)} that FSDP or "
-            "DTensor shards over processes; wrap the model with DistributedDataParallel instead, use a learned "
-            "optimizer that steps each coordinate on its own (and fully_shard), or give the sharded parameters to "
-            "another optimizer"
-        )
-    if sharded and param.grad is not None and _placements(param.grad) != _placements(param):
-        raise MetaOptError(
-            f"the gradient of a parameter of {tuple(param.shape)} is placed as {_placements(param.grad)}, the "
-            f"parameter as {_placements(param)}; redistribute it before the step"
-        )
-
-
-def _placements(tensor: Tensor) -> Any:
-    """How a DTensor is spread over processes; None if it is no DTensor."""
-    return getattr(tensor, "placements", None)
 
 
 def _depths(params: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:

@@ -15,6 +15,7 @@ from meta_opt import registry
 from meta_opt.errors import MetaOptError, whole
 from meta_opt.evaluation.compare import MERITS, Comparison, Contestant, Setting, Validation
 from meta_opt.evaluation.compare import compare as compare_all
+from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.figures import comparison_figure
 from meta_opt.evaluation.reports import Report
 from meta_opt.evaluation.validated import same, validation_in, validation_of
@@ -135,14 +136,16 @@ def compare(
     num_validation_problems = whole("num_validation_problems", num_validation_problems, 1)
     if held_back is None:
         held_back = known is not None and known.held_back
-    chosen = copy.deepcopy(chosen).to(device)
+    place = device_of(device, "device")
+    seed = whole("seed", seed, 0)
+    chosen = copy.deepcopy(chosen).to(place)
     paths = [_path(each) for each in named.values() if isinstance(each, str | Path)]
     check_class("optimizer_class", optimizer_class, map(read_recipe, paths))
-    learned = {name: _contestant(each, chosen, torch.device(device), optimizer_class) for name, each in named.items()}
+    learned = {name: _contestant(each, chosen, place, optimizer_class) for name, each in named.items()}
     asked = list(baselines) if baselines is not None else default_baselines(max(horizons))
-    setting = Setting(
-        chosen, horizons, num_problems, num_validation_problems, seed, torch.device(device), held_back=held_back
-    )
+    if twice := sorted({*named} & {*asked}):
+        raise MetaOptError(f"{twice[0]} is a baseline; give the learned optimizer another name")
+    setting = Setting(chosen, horizons, num_problems, num_validation_problems, seed, place, held_back=held_back)
     comparisons = compare_all(setting, learned, {each: baseline(each) for each in asked})
     title = registry.name_of(type(chosen)).rpartition(".")[2]
     places = {name: str(each) if isinstance(each, str | Path) else "" for name, each in named.items()}
@@ -208,6 +211,8 @@ def _contestant(
             f"{type(each).__name__} cannot be compared: give the name of a pretrained optimizer, a checkpoint, a "
             "MetaLearner or a learned optimizer"
         )
+    if next(optimizer.parameters(), None) is None:
+        raise MetaOptError(f"{type(optimizer).__name__} has no weights yet: build or train it, or give a checkpoint")
     frozen = copy.deepcopy(optimizer).requires_grad_(False).to(device, torch.float32)
     return Contestant(frozen, _validation(each, optimizee))
 

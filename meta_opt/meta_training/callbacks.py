@@ -122,6 +122,7 @@ class RunCheckpoint(Judging, ModelCheckpoint):
             save_on_train_epoch_end=not monitor,
             enable_version_counter=False,
         )
+        self._unfinished = False  # whether the epoch was left in the middle, and what it did is saved
 
     @property
     def path(self) -> Path:
@@ -139,9 +140,31 @@ class RunCheckpoint(Judging, ModelCheckpoint):
         if self.anew and self.monitor is not None and trainer.is_global_zero:
             print("validation is on other problems or steps than before: best.ckpt is chosen anew")
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """An epoch goes on, and is not counted as done: Lightning does where ``max_steps`` is set in a resumed run."""
+        self._unfinished = False
+        progress = trainer.fit_loop.epoch_progress
+        trackers: tuple[Any, ...] = (progress.total, progress.current)
+        for tracker in trackers:
+            tracker.processed = min(tracker.processed, tracker.started - 1)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where training ends in the middle of an epoch: after it, Lightning counts the epoch as done."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.monitor is None and batch_idx + 1 < trainer.num_training_batches and _ends(trainer):
+            trainer.save_checkpoint(self.path)
+            self._unfinished = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, unless the epoch was left in the middle."""
+        if not self._unfinished:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the work of an epoch that was not finished (``max_steps``, ``max_time``)."""
-        if self.monitor is None and trainer.global_step > self._last_global_step_saved:
+        """Keep what was done since the last epoch was saved."""
+        if self.monitor is None and not self._unfinished and trainer.global_step > self._last_global_step_saved:
             trainer.save_checkpoint(self.path)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -354,6 +377,12 @@ class Interruption(Callback):
     def _wanted(self, trainer: Trainer) -> bool:
         """Whether to stop; the same in all processes, whichever the signal reached."""
         return bool(trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False))
+
+
+def _ends(trainer: Trainer) -> bool:
+    """Whether training stops after this episode, by ``max_steps`` or ``max_time``."""
+    stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return stops or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _validates_after(trainer: Trainer, batch_idx: int) -> bool:

@@ -12,7 +12,7 @@ import copy
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -25,9 +25,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from meta_opt import registry
 from meta_opt.configurable import Configurable
-from meta_opt.errors import DivergedError, MetaOptError
+from meta_opt.errors import CheckpointError, DivergedError, MetaOptError
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes
+from meta_opt.messages import clipped
 from meta_opt.meta_training.clipping import GradientClipper
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient, checked_estimates
 from meta_opt.meta_training.estimators.first_order import FirstOrder
@@ -46,6 +47,7 @@ from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
 from meta_opt.saved.costs import Cost, read_cost
 from meta_opt.saved.recipes import warm_start as start_warm
 from meta_opt.saved.upgrades import COUNTERS, FORMAT
+from meta_opt.signatures import choice_problem
 
 Monitor = Literal["objective", "final_loss", "loss_sum"]
 
@@ -136,6 +138,8 @@ class MetaLearner(LightningModule):
         assert isinstance(optimizer, OptimizerNetwork)
         self.automatic_optimization = False
         arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
+        if problem := choice_problem(MetaLearner.__init__, arguments):
+            raise MetaOptError(f"model.{problem}")
         check_ranges(arguments)
         if max_num_steps is not None and max_num_steps < num_steps:
             raise MetaOptError(
@@ -245,7 +249,7 @@ class MetaLearner(LightningModule):
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One episode. If anything in it is not finite, it changes nothing but the counters."""
         started = time.perf_counter()
-        self._set_learning_rate()
+        self._set_learning_rate(batch_idx)
         before = self._snapshot()
         problems, num_steps = self._problems(), self._draw_num_steps()
         episode = Episode(
@@ -338,13 +342,15 @@ class MetaLearner(LightningModule):
         self.average.update_parameters(self.optimizer)
         return True
 
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rate(self, batch_idx: int) -> None:
+        """Along the epochs of this fit: a learner that is fitted again begins anew, one that goes on goes on."""
         lr = self.lr
         if self.lr_schedule == "cosine":
             total = self.trainer.num_training_batches * (self.trainer.max_epochs or -1)
+            done = self.trainer.current_epoch * self.trainer.num_training_batches + batch_idx
             if total <= 0 or math.isinf(total):
                 raise MetaOptError("model.lr_schedule cosine needs a length: set trainer.max_epochs")
-            lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.episode / total)))
+            lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, done / total)))
         for group in self._meta_optimizer.param_groups:
             group["lr"] = lr
 
@@ -455,9 +461,21 @@ class MetaLearner(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting costs; take the precision asked for before weights are loaded: Lightning rounds them first."""
+        self._check_estimator(checkpoint.get("state_dict", {}))
         self.cost = read_cost(checkpoint.get("meta_opt", {})) or Cost()
         if self._trainer is not None:
             self._trainer.precision_plugin.convert_module(self)
+
+    def _check_estimator(self, weights: Mapping[str, Tensor]) -> None:
+        """See that the estimator has the weights, those of a critic, that are in a checkpoint."""
+        own = {name: value.shape for name, value in self.estimator.state_dict(prefix="estimator.").items()}
+        saved = {name: value.shape for name, value in weights.items() if name.startswith("estimator.")}
+        if own != saved:
+            mine, theirs = (clipped(", ".join(sorted(names)) or "no weights", 120) for names in (own, saved))
+            raise CheckpointError(
+                f"model.estimator {registry.name_of(type(self.estimator))} has {mine}, and the estimator of the run "
+                f"{theirs}: go on with that one as it was, or begin a new run with model.warm_start"
+            )
 
     def recipe(self) -> dict[str, Any]:
         """Names and arguments of optimizee and optimizer, hyperparameters and layout, as plain values."""

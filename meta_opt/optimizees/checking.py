@@ -19,7 +19,8 @@ from meta_opt.optimizees.watching import Watched, same
 from meta_opt.signatures import signature_problem
 
 _NUM_DRAWS = 4  # problems, which must be alike in shape
-_NUM_VARIANTS = 3  # of a family
+_NUM_VARIANTS = 3  # of a family, and those of other classes among so many draws
+_MOST_DRAWS = 20
 TIMES = "times_adam"  # also logged: how good the learned optimizer is in validation
 LOGGED = ("final_loss", "loss_sum", "objective", "not_finite")  # of curves, beside the metrics of an optimizee
 
@@ -40,7 +41,7 @@ def check_loss(optimizee: Optimizee, generator: Generator) -> None:
     """
     seeds = torch.randint(2**62, (_NUM_DRAWS,), generator=generator).tolist()
     _check_class(optimizee)
-    variants = _variants(optimizee, seeds[:_NUM_VARIANTS])
+    variants = variants_of(optimizee, generator)
     device = _device_of(variants[0])
     moved = Watched(optimizee).call("to", device)
     if moved is not optimizee:
@@ -56,18 +57,24 @@ def _check_class(optimizee: Optimizee) -> None:
         raise OptimizeeError(f"{_name(optimizee)}.vmappable must be True or False, not {clipped(optimizee.vmappable)}")
 
 
-def _variants(optimizee: Optimizee, seeds: Sequence[int]) -> list[Optimizee]:
-    """The optimizee itself or, of a family, some of its variants."""
+def variants_of(optimizee: Optimizee, generator: Generator) -> list[Optimizee]:
+    """The optimizee itself or, of a family, some of its variants: of each class that is drawn one at least.
+
+    Raises:
+        OptimizeeError: If one of them cannot be drawn, or is no optimizee that has a loss.
+    """
     watched, name = Watched(optimizee), _name(optimizee)
     variants: list[Optimizee] = []
-    for seed in seeds:
+    seeds = torch.randint(2**62, (_MOST_DRAWS,), generator=generator).tolist()
+    for seed in seeds if isinstance(optimizee, OptimizeeFamily) else seeds[:1]:
         variant, again = (watched.call("variant", Generator().manual_seed(seed)) for _ in range(2))
         if not isinstance(variant, Optimizee) or isinstance(variant, OptimizeeFamily):
             found = f"the family {_name(variant)}" if isinstance(variant, Optimizee) else kind_of(variant)
             raise OptimizeeError(f"{name}.variant must return an Optimizee that has a loss, found {found}")
         if type(variant) is not type(again):
             raise OptimizeeError(f"{name}.variant gives another optimizee with the same generator")
-        if all(variant is not other for other in variants):
+        seen = any(variant is other for other in variants)
+        if not seen and (len(variants) < _NUM_VARIANTS or type(variant) not in map(type, variants)):
             _check_class(variant)
             variants.append(variant)
     return variants

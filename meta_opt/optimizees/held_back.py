@@ -6,9 +6,10 @@ import torch
 from torch import Generator, Tensor
 
 from meta_opt.errors import OptimizeeError
+from meta_opt.optimizees.checking import variants_of
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.draws import check_alike, check_named
-from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizees.problems import NONE_HELD_BACK, Problems
 from meta_opt.optimizees.watching import Watched
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -24,19 +25,20 @@ def check_held_back(optimizee: Optimizee, generator: Generator) -> None:
     Raises:
         OptimizeeError: If there are none, they differ in names, shapes or types, or the loss fails on them.
     """
-    variant = optimizee.variant(generator)
+    for variant in variants_of(optimizee, generator):
+        _check_variant(variant, int(torch.randint(2**62, (), generator=generator)))
+
+
+def _check_variant(variant: Optimizee, seed: int) -> None:
     watched = Watched(variant)
     device = next((value.device for value in vars(variant).values() if isinstance(value, Tensor)), torch.device("cpu"))
-    seed = int(torch.randint(2**62, (), generator=generator))
     for split in _SPLITS:
         drawn = []
         for number in range(2):
             batch = watched.call("sample_held_back", split, Generator().manual_seed(seed + number))
             check_named(watched.name, "sample_held_back", batch, "tensors")
             if not batch:
-                raise OptimizeeError(
-                    f"model.held_back needs batches that are held back, and {watched.name}.sample_held_back gives none"
-                )
+                raise OptimizeeError(NONE_HELD_BACK.format(watched.name))
             drawn.append(batch)
         check_alike(watched.name, "sample_held_back", *drawn)
         with watched.watching("held_back_loss", "fails on a held-back batch with"):

@@ -19,6 +19,7 @@ from meta_opt.optimizees.streams import drawn_in_float32, problem_generator
 from meta_opt.optimizees.tracing import Traces
 
 _What = Literal["loss", "held_back_loss"]  # of an optimizee
+NONE_HELD_BACK = "model.held_back needs batches that are held back, and {}.sample_held_back gives none"
 _Loss = Callable[[TensorDict, TensorDict, TensorDict], Tensor]
 
 
@@ -172,6 +173,8 @@ class Problems:
         """Draw the next held-back batch of each problem; what counts of every problem on it, see :meth:`evaluate`."""
         with drawn_in_float32():
             rows = [self._optimizee.sample_held_back(self._split, generator) for generator in self._judges]
+        if not rows[0]:
+            raise OptimizeeError(NONE_HELD_BACK.format(self._name))
         return self._evaluate(
             self._stack("sample_held_back", rows), params, grad=grad, graph=graph, what="held_back_loss"
         )
@@ -204,7 +207,13 @@ class Problems:
                 self._optimizee.metrics(_item(named, i), _item(self._problem, i), _item(self._batch, i))
                 for i in range(len(self))
             ]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        try:
+            return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        except (AttributeError, LookupError, RuntimeError, TypeError):
+            for row in rows:
+                check_named(self._name, "metrics", row, "scalar tensors")
+                check_alike(self._name, "metrics", rows[0], row)
+            raise
 
     def losses_around(self, index: int, params: Tensor) -> Tensor:
         """The loss of problem ``index`` at many θ, on the mini-batch that was evaluated last.

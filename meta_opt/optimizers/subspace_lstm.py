@@ -27,6 +27,7 @@ from meta_opt.optimizers.lstm.network import LSTMNetwork
 from meta_opt.optimizers.state import axis
 
 _TINY = 1e-30  # a vector whose largest entry is not larger is taken for zero
+_LARGEST = 1e30  # entry of a gradient; larger ones, infinity too, count as that
 _MAX_COEFFICIENT = 2.0
 _MAX_CHANGE = 10.0  # of the unit, from one step to the next
 _MAX_JUMP = 1e4  # of the gradient's length, from one step to the next; 500 is the most seen on quadratics
@@ -110,7 +111,7 @@ class SubspaceLSTM(OptimizerNetwork):
 
     def step(self, evaluation: Evaluation, state: SubspaceState, noise: Generator | None = None) -> Step:
         """See :meth:`OptimizerNetwork.step`."""
-        grad, steps, begun = evaluation.grad, state.steps, state.unit > 0.0
+        grad, steps, begun = evaluation.grad.clamp(-_LARGEST, _LARGEST), state.steps, state.unit > 0.0
         if not grad.shape[1]:
             return Step(torch.zeros_like(grad), state)
         still = grad.detach().abs().amax(1, keepdim=True) <= _TINY

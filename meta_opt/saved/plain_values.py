@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from meta_opt.errors import shown
@@ -66,6 +67,20 @@ def check_arguments(make: Callable[..., Any], arguments: Mapping[str, Any], name
     for argument, value in arguments.items():
         if argument in hints and not _fits(value, hints[argument]):
             raise ValueError(f"{name}.{argument} is {shown(value)}")
+
+
+def with_paths(make: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with paths for strings where ``make`` takes a path and no string."""
+    try:
+        hints = typing.get_type_hints(make)
+    except Exception:  # as above
+        return dict(arguments)
+
+    def is_path(name: str, value: Any) -> bool:
+        kinds = (hints.get(name), *typing.get_args(hints.get(name)))
+        return isinstance(value, str) and Path in kinds and str not in kinds
+
+    return {name: Path(value) if is_path(name, value) else value for name, value in arguments.items()}
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -18,7 +18,7 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.archives import read_archive
 from meta_opt.saved.costs import Cost, read_cost
-from meta_opt.saved.plain_values import check_arguments, checked_layout, plain
+from meta_opt.saved.plain_values import check_arguments, checked_layout, plain, with_paths
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.upgrades import FORMAT, upgraded
 from meta_opt.saved.weights import build
@@ -158,7 +158,7 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
         check_arguments(cls.__init__, part.init_args, f"{kind}.init_args")
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    arguments = {name: made(value) for name, value in part.init_args.items()}
+    arguments = with_paths(cls.__init__, {name: made(value) for name, value in part.init_args.items()})
     try:
         return cls(**arguments)
     except CheckpointError:

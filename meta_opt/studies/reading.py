@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from meta_opt.errors import MetaOptError, shown
-from meta_opt.studies.study import Draw, Figure, Of, Options, Share, Study, Test
+from meta_opt.studies.study import STATISTICS, Draw, Figure, Of, Options, Share, Study, Test
 
 _LABEL = re.compile(r"[\w.+\-]+")
 _ENTRIES = {
@@ -60,7 +60,7 @@ def read_study(name: str, content: Any) -> Study:
     if not tests:
         raise MetaOptError("tests must have an entry at least")
     shares = {
-        str(name): _share(value, f"shares.{name}")
+        _name_of_share(name): _share(value, f"shares.{name}")
         for name, value in _mapping(content.get("shares", {}), "shares").items()
     }
     study = Study(
@@ -193,6 +193,14 @@ def _mapping(value: Any, where: str) -> dict[Any, Any]:
 def _label(value: Any, where: str) -> str:
     if not isinstance(value, str) or not _LABEL.fullmatch(value):
         raise MetaOptError(f"{where}: a label must be one word of letters, digits and . + -, not {shown(value)}")
+    return value
+
+
+def _name_of_share(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"\w+", value):
+        raise MetaOptError(f"shares: a name must be one word of letters, digits and _, not {shown(value)}")
+    if value in STATISTICS:
+        raise MetaOptError(f"shares.{value}: {value} means something else in a text; choose another name")
     return value
 
 

@@ -13,6 +13,7 @@ Options = Mapping[str, Any]
 Draw = Literal["lines", "bars", "histograms", "curves", "training", "norms"]
 Of = Literal["final", "sum"]
 
+STATISTICS = ("final", "sum", "runs", "failed", "best_baseline", "ratio", "seconds")  # that a text may hold
 _KINDS = ("optimizee", "optimizer", "model.estimator")
 
 

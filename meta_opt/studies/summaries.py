@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from meta_opt.errors import MetaOptError
 from meta_opt.studies.results import Line
-from meta_opt.studies.study import Of, Study
+from meta_opt.studies.study import STATISTICS, Of, Study
 from meta_opt.studies.tasks import baselines_for, tasks_of
 
 _PLACE = re.compile(r"\{(\w+):([^{}@]*)(?:@([^{}]*))?\}")
-_STATISTICS = ("final", "sum", "runs", "failed", "best_baseline", "ratio", "seconds")
 NONE = "—"
 
 
@@ -149,7 +148,7 @@ def check_text(study: Study) -> None:
     points = [list(labels) for labels, _ in study.points()]
     for match in _PLACE.finditer(study.text):
         statistic, labels, test = _place(match)
-        known = (*_STATISTICS, *study.shares)
+        known = (*STATISTICS, *study.shares)
         if statistic not in known:
             raise MetaOptError(f"text: {match[0]}: there is no {statistic}, but {', '.join(known)}")
         if labels not in points:

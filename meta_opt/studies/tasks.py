@@ -86,14 +86,24 @@ def _baselines(study: Study, tests: Mapping[str, Any]) -> Iterator[Task]:
         yield Task((BASELINES, name), 0, {"baselines": list(study.baselines), "test": test, **_files(test)})
 
 
+def changed(task: Task) -> str | None:
+    """A file that a run depends on and that is not what it was when the study was begun, if there is one."""
+    files: Mapping[str, str] = task.work.get("files", {})
+    return next((name for name, before in files.items() if _hash(Path(name)) != before), None)
+
+
 def _files(*values: Any) -> dict[str, dict[str, str]]:
-    """Hashes of the files that classes are in, ``FILE.py:CLASS``: where one is edited, results are made again."""
+    """Hashes of the files that classes (``FILE.py:CLASS``) and weights are in: with others, results are others."""
     found = {}
     for text in _texts(values):
-        path = Path(text.rpartition(":")[0]).expanduser()
-        if path.suffix == ".py" and path.is_file():
-            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        path = Path(text if text.endswith(".ckpt") else text.rpartition(":")[0]).expanduser()
+        if path.suffix in (".py", ".ckpt") and path.is_file():
+            found[str(path)] = _hash(path)
     return {"files": dict(sorted(found.items()))} if found else {}
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -68,6 +68,7 @@ def method(text: str, kind: str = OPTIMIZEE) -> str:
 BROKEN = {
     # at import
     "exits": ("raise SystemExit(0)", "optimizee bad.py:A does not import: SystemExit: 0 (bad.py:1)"),
+    "exits at once": ("import os; os._exit(0)", "optimizee bad.py:A does not import: SystemExit: 0 (bad.py:1)"),
     "exits silently": ("import sys; sys.exit()", "does not import: SystemExit (bad.py:1)"),
     "exits with a text": ("exit('bye')", "does not import: SystemExit: bye (bad.py:1)"),
     "interrupts": ("raise KeyboardInterrupt", "does not import: KeyboardInterrupt (bad.py:1)"),

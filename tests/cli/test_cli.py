@@ -631,6 +631,22 @@ def test_trainer_options_keep_the_work(meta_opt, plugins, options, episodes):
     assert torch.load(last, weights_only=True)["state_dict"]["_extra_state"]["skipped"] == 0
 
 
+@pytest.mark.parametrize("stops", [("3",), ("7", "9"), ("6", "9"), ("6", "9", "11")])
+def test_a_run_that_max_steps_stopped_goes_on_exactly(meta_opt, plugins, stops):
+    """Two meta-steps an episode, three episodes an epoch, so that 6 is the end of an epoch."""
+    size = ("--model.episodes_per_epoch", "3", "--trainer.max_epochs", "3")
+    assert meta_opt("fit", *BOWL, *size)[0] == 0
+    going_on = BOWL[2:]
+    assert meta_opt("fit", *BOWL, *size, "--trainer.max_steps", stops[0])[0] == 0
+    for stop in (*stops[1:], "-1"):
+        assert meta_opt("fit", *going_on, "--ckpt_path", "last", "--trainer.max_steps", stop)[0] == 0
+    whole, cut = (checkpoint(f"checkpoints/bowl/run_{number}/last.ckpt") for number in (0, 1))
+    assert (cut["epoch"], cut["global_step"]) == (whole["epoch"], whole["global_step"]) == (2, 18)
+    assert cut["state_dict"]["_extra_state"] == whole["state_dict"]["_extra_state"]
+    for name, value in whole["state_dict"].items():
+        assert name == "_extra_state" or torch.equal(value.nan_to_num(), cut["state_dict"][name].nan_to_num())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -14,6 +14,7 @@ import yaml
 from meta_opt import LearnedOptimizer, registry
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.errors import CheckpointError
+from meta_opt.meta_training.loading import load_learner
 
 QUIET = ("--trainer.enable_progress_bar", "false")
 DELL = '''
@@ -274,3 +275,55 @@ def test_what_is_wrong_is_said_in_one_line(run: Any, reference: str) -> None:
     message = fails(run, "fit", f"--optimizee={reference}")
     assert WRONG[reference] in message
     assert "\n" not in message
+
+
+FOLDER = f'''{DELL}
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Folder(Dell):
+    """Has a path."""
+
+    def __init__(self, data_dir: Path = Path("data")):
+        super().__init__(2)
+        self.place = data_dir / "x"
+
+
+@dataclass
+class Kind:
+    number: int = 3
+
+
+class Odd(Dell):
+    """Has what no checkpoint can hold."""
+
+    def __init__(self, kind: Kind = Kind()):
+        super().__init__(2)
+
+
+class Helpful(Dell):
+    """Has an option that is there already."""
+
+    def __init__(self, help: int = 2):
+        super().__init__(help)
+'''
+
+
+def test_arguments_that_a_checkpoint_holds_or_not(run: Any) -> None:
+    Path("folder_in_a_file.py").write_text(FOLDER)
+    named = ("--optimizee", "folder_in_a_file.py:Folder")
+    succeeds(run, "fit", *named, "--optimizee.data_dir", "there", *QUIET)
+    again = ("--ckpt_path", "last", *named)
+    assert "finished after 4 episodes" in succeeds(run, "fit", *again, "--trainer.max_epochs", "2", *QUIET)
+    assert "test/final_loss" in succeeds(run, "test", *again, *QUIET)
+    learner = load_learner(
+        Path("checkpoints/folder_in_a_file.Folder/run_0/last.ckpt"),
+        {"optimizee": sys.modules["folder_in_a_file"].Folder},
+    )
+    assert learner.optimizee.place == Path("there/x")  # type: ignore[attr-defined]
+    message = fails(run, "fit", "--optimizee", "folder_in_a_file.py:Odd", *QUIET)
+    assert message.startswith("--optimizee folder_in_a_file.py:Odd has an argument that is no number, text, list, mapp")
+    message = fails(run, "fit", "--optimizee", "folder_in_a_file.py:Helpful", *QUIET)
+    assert "Helpful.__init__ must not have an argument called help, which is an option already" in message

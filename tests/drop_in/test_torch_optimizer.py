@@ -424,6 +424,40 @@ def test_hooks_after_loading_see_the_state(path: Path) -> None:
     assert seen == [4]
 
 
+def _without_hash(state: dict[str, Any]) -> dict[str, Any]:
+    """As it was saved before there was one."""
+    groups = [{name: value for name, value in group.items() if name != "weights"} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
+
+
+def test_the_state_of_other_weights_of_the_same_shapes_is_refused(path: Path) -> None:
+    network = load_optimizer(path)
+    one = LearnedOptimizer(params(), pretrained=network)
+    with torch.no_grad():
+        next(network.parameters()).add_(0.1)
+    other = LearnedOptimizer(params(), pretrained=network)
+    step(one, 0)
+    with pytest.raises(MetaOptError, match="the state was saved by a learned optimizer with other weights"):
+        other.load_state_dict(one.state_dict())
+    again = LearnedOptimizer(params(), checkpoint=path)
+    again.load_state_dict(_without_hash(one.state_dict()))
+    assert again.param_groups[0]["weights"] == one.param_groups[0]["weights"]
+
+
+def test_what_cannot_be_stepped_with_is_refused(path: Path) -> None:
+    for arguments, message in (
+        ({"pretrained": str(path)}, f"pretrained is a name; give the path {path} as checkpoint"),
+        ({"checkpoint": load_optimizer(path)}, "checkpoint is a path; give a CoordinatewiseLSTM as pretrained"),
+        (
+            {"pretrained": CoordinatewiseLSTM()},
+            "CoordinatewiseLSTM has no weights yet: build or train it, or give a ch",
+        ),
+    ):
+        with pytest.raises(MetaOptError) as raised:
+            LearnedOptimizer(params(), **arguments)  # type: ignore[arg-type]
+        assert message in str(raised.value)
+
+
 def test_refuses_the_state_of_another(tmp_path: Path) -> None:
     large = LearnedOptimizer(params(), checkpoint=checkpoint(tmp_path, hidden_size=8))
     small = LearnedOptimizer(params(), checkpoint=checkpoint(tmp_path, hidden_size=4))
@@ -432,6 +466,8 @@ def test_refuses_the_state_of_another(tmp_path: Path) -> None:
     step(small, 0)
     before = copy.deepcopy(small.state_dict())
     with pytest.raises(MetaOptError, match=r"parameter 0 is not one of this learned optimizer's for .* \(5, 3\)"):
+        small.load_state_dict(_without_hash(large.state_dict()))
+    with pytest.raises(MetaOptError, match="the state was saved by a learned optimizer with other weights"):
         small.load_state_dict(large.state_dict())
     with pytest.raises(ValueError, match="different number of parameter groups"):
         small.load_state_dict(

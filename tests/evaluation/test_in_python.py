@@ -16,6 +16,7 @@ from trainers_for_tests import trainer
 import meta_opt
 from meta_opt import LearnedOptimizer, MetaLearner, MetaOptError, compare
 from meta_opt.errors import CheckpointError
+from meta_opt.optimizers.alpha_opt import AlphaOpt
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt_optimizees.quadratic import Quadratic
@@ -103,6 +104,8 @@ def test_figure_and_data_frame(learner: MetaLearner, monkeypatch: pytest.MonkeyP
         ((["quadratic"], None, (10, "9")), "num_steps must be a whole number of at least 1, not '9'"),
         ((["quadratic"], None, []), "num_steps must be a whole number of at least 1, not a list of 0"),
         (([3], "quadratic", 3), "int cannot be compared"),
+        (([AlphaOpt()], "quadratic", 3), "AlphaOpt has no weights yet: build or train it, or give a checkpoint"),
+        (({"Adam": "quadratic"}, None, 300), "Adam is a baseline; give the learned optimizer another name"),
         ((["nowhere/best.ckpt"], "quadratic"), "nowhere/best.ckpt"),
     ],
 )
@@ -117,6 +120,13 @@ def test_too_few_problems() -> None:
         compare(["quadratic"], num_problems=1)
     with pytest.raises(MetaOptError, match="num_validation_problems must be a whole number of at least 1, not 0"):
         compare(["quadratic"], num_validation_problems=0)
+
+
+def test_where_and_with_what_seed() -> None:
+    with pytest.raises(MetaOptError, match="device nowhere cannot be used: "):
+        compare(["quadratic"], device="nowhere")
+    with pytest.raises(MetaOptError, match="seed must be a whole number of at least 0, not 'x'"):
+        compare(["quadratic"], seed="x")  # type: ignore[arg-type]
 
 
 def test_it_is_exported() -> None:

@@ -19,7 +19,7 @@ from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.meta_loss import MetaLoss
-from meta_opt.optimizees.contract import Split, TensorDict
+from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.alpha_opt import AlphaOpt
@@ -129,6 +129,28 @@ def test_rewards_are_of_held_back_losses() -> None:
 def test_optimizees_that_hold_nothing_back() -> None:
     with pytest.raises(OptimizeeError, match="model.held_back needs batches .* Regression.sample_held_back gives none"):
         MetaLearner(Regression(), CoordinatewiseLSTM(hidden_size=4), held_back=True)
+
+
+class Mixed(OptimizeeFamily):
+    """Mostly problems that hold batches back."""
+
+    def __init__(self) -> None:
+        self.parts = [HoldsBack(), Regression()]
+
+    def variant(self, generator: Generator) -> Optimizee:
+        return self.parts[int(torch.rand((), generator=generator) < 0.3)]
+
+    def to(self, device: torch.device | str) -> Optimizee:
+        return self
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_parts_of_a_mixture_must_hold_batches_back(seed: int) -> None:
+    with pytest.raises(OptimizeeError, match="model.held_back needs batches .* Regression.sample_held_back gives none"):
+        check_held_back(Mixed(), Generator().manual_seed(seed))
+    drawn = Problems(Regression(), "train", [seed], seed=0, held_back=True)
+    with pytest.raises(OptimizeeError, match="model.held_back needs batches .* Regression.sample_held_back gives none"):
+        drawn.judge(drawn.initial_params)
 
 
 class HoldsBackBadly(Regression):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ from problems_for_tests import Regression, Sometimes, Square
 from reference import PaperUnroll
 from trainers_for_tests import trainer
 
-from meta_opt.errors import DivergedError, MetaOptError, OptimizeeError
+from meta_opt.errors import CheckpointError, DivergedError, MetaOptError, OptimizeeError
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.meta_training.estimators import subset
 from meta_opt.meta_training.estimators.contract import Estimator, MetaGradient
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.pes import PES
+from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.checking import LOGGED
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizers.alpha_opt import AlphaOpt
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm import native
 
@@ -220,6 +223,46 @@ def test_cosine_learning_rate() -> None:
     module._meta_step = watching  # type: ignore[method-assign]
     fit.fit(module)
     assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+
+
+def test_a_learner_that_is_fitted_again_has_its_whole_schedule_again() -> None:
+    module = learner(lr=0.1, lr_schedule="cosine", num_steps=5)
+    for _ in range(2):
+        fit = trainer(max_epochs=1, limit_val_batches=0)
+        fit.fit(module)
+        assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi * 3 / 4)))
+    assert module.episode == 8
+
+
+def test_another_estimator_with_other_weights_cannot_go_on(tmp_path: Path) -> None:
+    module = MetaLearner(Regression(), AlphaOpt(), num_steps=4, unroll_length=4, estimator=PolicyGradient())
+    fit = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    fit.fit(module)
+    fit.save_checkpoint(tmp_path / "agent.ckpt")
+    for estimator, mine in ((FirstOrder(), "no weights"), (PolicyGradient(critic_size=3), "estimator.critic")):
+        other = MetaLearner(Regression(), AlphaOpt(), num_steps=4, unroll_length=4, estimator=estimator)
+        with pytest.raises(
+            CheckpointError, match=rf"^model.estimator \w+ has {mine}.*, and the estimator of the run est"
+        ):
+            trainer(max_epochs=2).fit(other, ckpt_path=tmp_path / "agent.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: learner(lr_schedule="Cosine"), "model.lr_schedule must be constant or cosine, not 'Cosine'"),
+        (lambda: learner(meta_loss="logsum"), "model.meta_loss must be sum, log_sum, log_mean or best, not 'logsum'"),
+        (lambda: learner(normalize_gradient="false"), "model.normalize_gradient must be True or False, not 'false'"),
+        (lambda: learner(monitor="loss"), "model.monitor must be objective, final_loss or loss_sum, not 'loss'"),
+        (lambda: AlphaOpt(unit="Secant"), "AlphaOpt: unit must be base or secant, not 'Secant'"),  # type: ignore[arg-type]
+        (lambda: PolicyGradient(algorithm="PPO"), "PolicyGradient: algorithm must be reinforce or ppo, not 'PPO'"),  # type: ignore[arg-type]
+        (lambda: CoordinatewiseLSTM(engine=3), "CoordinatewiseLSTM: engine must be auto, native or torch, not 3"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_that_are_none_of_their_choices(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(MetaOptError) as raised:
+        make()
+    assert str(raised.value) == message
 
 
 def test_cosine_without_an_end_is_an_error() -> None:

@@ -224,7 +224,7 @@ def test_where_the_gradient_is_zero_a_problem_stands_still() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("size", [1e20, 1e30])
+@pytest.mark.parametrize("size", [1e20, 1e30, 1e38, torch.inf])
 def test_a_huge_gradient_costs_a_few_steps(size: float, dtype: torch.dtype) -> None:
     """f = Σ a θ² with the shipped network; the problem beside it does not notice."""
     optimizer = load_optimizer(pretrained_path("quadratic")).to(dtype)

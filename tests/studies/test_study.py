@@ -67,6 +67,8 @@ def test_numbers_may_be_labels():
         ({"tests": {"a": {"only": ["x"]}}}, "tests.a.only: there is no label x"),
         ({"shares": {"a": {"below": 1, "above": 2}}}, "shares.a must have one entry, below or above"),
         ({"shares": {"a": {"below": "x"}}}, "shares.a must be a number, not 'x'"),
+        ({"shares": {"a b": {"below": 1}}}, "shares: a name must be one word of letters, digits and _, not 'a b'"),
+        ({"shares": {"final": {"below": 1}}}, "shares.final: final means something else in a text"),
         ({"figures": [{"draw": "pies"}]}, "figures.0.draw must be one of lines, bars"),
         ({"figures": [{"draw": "lines"}]}, "figures.0.x must be the axis that lines go along"),
         ({"figures": [{"draw": "bars", "panels": "x"}]}, "figures.0.panels must be one of test, not 'x'"),

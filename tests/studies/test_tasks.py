@@ -4,7 +4,7 @@ import pytest
 
 from meta_opt.errors import MetaOptError
 from meta_opt.studies.reading import read_study
-from meta_opt.studies.tasks import baselines_for, tasks_of
+from meta_opt.studies.tasks import baselines_for, changed, tasks_of
 
 BASE = {"optimizee": "quadratic", "optimizee.dimension": 3, "model.num_steps": 7}
 CONTENT = {
@@ -75,3 +75,15 @@ def test_keys_depend_on_the_files_that_classes_are_in(tmp_path):
     assert [task.key for task in tasks_of(study)] == before
     path.write_text("first = 2")
     assert not {*before} & {task.key for task in tasks_of(study)}
+
+
+def test_a_file_that_changes_while_a_study_runs_is_noticed(tmp_path):
+    path = tmp_path / "first.ckpt"
+    path.write_bytes(b"weights")
+    base = {"optimizee": "quadratic", "model.num_steps": 3, "model.warm_start": str(path)}
+    (task,) = tasks_of(read_study("small", {"title": "", "base": base}))
+    assert changed(task) is None
+    path.write_bytes(b"others")
+    assert changed(task) == str(path)
+    path.unlink()
+    assert changed(task) == str(path)
