@@ -27,6 +27,7 @@ from meta_opt.optimizers.lstm.network import LSTMNetwork
 from meta_opt.optimizers.state import axis
 
 _TINY = 1e-30  # a vector whose largest entry is not larger is taken for zero
+_VANISHED = 1e-10  # of the last gradient: less than it can fall by in one step is as good as zero
 _LARGEST = 1e30  # entry of a gradient; larger ones, infinity too, count as that
 _MAX_COEFFICIENT = 2.0
 _MAX_CHANGE = 10.0  # of the unit, from one step to the next
@@ -59,8 +60,8 @@ class SubspaceLSTM(OptimizerNetwork):
     lost in rounding it tells nothing. Inputs are the cosines between all these vectors, and the logarithms of their
     lengths, ∇ and y times η, relative to that of the last step (of η∇ where there is none).
 
-    Where the gradient is zero a problem stands still: no update, and the state stays what it is. A gradient more than
-    10,000 times as long as the last is shortened to that, and the step in which it is seen to twice the longest of the
+    Where the gradient is zero, or falls in one step to less than 1e-10 of the last, a problem stands still: no update,
+    and the state stays what it is. A gradient more than 10,000 times as long as the last is shortened to that, and the step in which it is seen to twice the longest of the
     last k: one gradient out of all proportion does not throw θ away.
     """
 
@@ -114,7 +115,8 @@ class SubspaceLSTM(OptimizerNetwork):
         grad, steps, begun = evaluation.grad.clamp(-_LARGEST, _LARGEST), state.steps, state.unit > 0.0
         if not grad.shape[1]:
             return Step(torch.zeros_like(grad), state)
-        still = grad.detach().abs().amax(1, keepdim=True) <= _TINY
+        last = state.grad.detach().abs().amax(1, keepdim=True)
+        still = grad.detach().abs().amax(1, keepdim=True) <= (_VANISHED * last).clamp_min(_TINY)
         grad, jumped = _shortened(grad, state.grad, begun)
         newest = torch.where(begun, grad - state.grad, 0.0)
         changes = torch.cat([newest.unsqueeze(1), state.changes[:, :-1]], dim=1)

@@ -223,6 +223,15 @@ def test_where_the_gradient_is_zero_a_problem_stands_still() -> None:
     assert torch.equal(torch.cat([paused[:4, 0], paused[54:, 0]]), whole[:, 0])
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-35, 1e-25, 1e-12])
+def test_a_gradient_that_vanishes_once_costs_a_step(size: float) -> None:
+    optimizer, grads = built(), gradients(8)
+    paused, _ = run(optimizer, torch.cat([grads[:4], size * grads[4:5], grads[4:]]))
+    whole, _ = run(optimizer, grads)
+    assert not paused[4].any()
+    assert torch.equal(torch.cat([paused[:4], paused[5:]]), whole)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", [1e20, 1e30, 1e38, torch.inf])
 def test_a_huge_gradient_costs_a_few_steps(size: float, dtype: torch.dtype) -> None:
