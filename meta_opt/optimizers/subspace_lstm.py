@@ -61,8 +61,9 @@ class SubspaceLSTM(OptimizerNetwork):
     lengths, ∇ and y times η, relative to that of the last step (of η∇ where there is none).
 
     Where the gradient is zero, or falls in one step to less than 1e-10 of the last, a problem stands still: no update,
-    and the state stays what it is. A gradient more than 10,000 times as long as the last is shortened to that, and the step in which it is seen to twice the longest of the
-    last k: one gradient out of all proportion does not throw θ away.
+    and the state stays what it is. A gradient more than 10,000 times as long as the last is shortened to that, and the
+    step in which it is seen to twice the longest of the last k: one gradient out of all proportion does not throw θ
+    away.
     """
 
     scope = "problem"
