@@ -279,6 +279,16 @@ def _names_a_class(value: Any) -> bool:
     return isinstance(value, list) and any(_names_a_class(item) for item in value)
 
 
+def recommended_by(defaults: Defaults, option: str) -> str | None:
+    """Who recommends a default of this option: ``optimizee NAME`` or ``optimizer NAME``; None if nobody does."""
+    kinds: tuple[Kind, ...] = ("optimizer", "optimizee")  # the optimizer's stand above
+    for kind in kinds:
+        cls = defaults.classes.get(kind)
+        if cls is not None and option in {name.rpartition(":")[2] for name in cls.recommended_settings()}:
+            return f"{kind} {registry.name_of(cls)}"
+    return None
+
+
 def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = ()) -> None:
     """Hand the defaults to a parser.
 
@@ -290,23 +300,16 @@ def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = 
     Raises:
         MetaOptError: If there is no such option.
     """
-    kinds: tuple[Kind, ...] = ("optimizer", "optimizee")  # the optimizer's stand above
-    advice = {kind: cls.recommended_settings() for kind in kinds if (cls := defaults.classes.get(kind))}
-    if "optimizee" in advice:
-        advice["optimizee"] = {name.rpartition(":")[2]: value for name, value in advice["optimizee"].items()}
     for name, value in defaults.options.items():
         if name.partition(".")[0] in without:
             continue
-        kind = next((kind for kind, settings in advice.items() if name in settings), None)
-        if kind and isinstance(value, str):
-            _check_text(parser, f"{kind} {registry.name_of(defaults.classes[kind])} recommends", name, value)
+        who = recommended_by(defaults, name)
+        if who and isinstance(value, str):
+            _check_text(parser, f"{who} recommends", name, value)
         try:
             parser.set_defaults({name: value})
         except KeyError as error:
-            if kind:
-                whose = f"{kind} {registry.name_of(defaults.classes[kind])} recommends"
-            else:
-                whose = f"{relative(defaults.checkpoint or Path())} has"
+            whose = f"{who} recommends" if who else f"{relative(defaults.checkpoint or Path())} has"
             raise MetaOptError(f"{whose} a setting {name}, but there is no such option") from error
 
 

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from meta_opt import __version__, registry
 from meta_opt.cli import HELP, LESS_MEMORY, launched
 from meta_opt.cli.arithmetic import flush_denormals
-from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, set_defaults
+from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, recommended_by, set_defaults
 from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_nulls, check_plain, check_seed, check_trainer, errors_of_the_parser
@@ -175,10 +175,23 @@ class MetaOptCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make everything."""
         with errors_of_the_parser(), errors_of_plugins(self.parser):
-            super().instantiate_classes()
+            self._instantiate()
         if self._command == "fit":
             for kind in registry.KINDS:
                 check_plain(registry.OPTIONS[kind], getattr(self.model, kind))
+
+    def _instantiate(self) -> None:
+        """Make everything; of a value that cannot be and that nobody said, say who recommends it."""
+        try:
+            super().instantiate_classes()
+        except MetaOptError as error:
+            option = str(error).partition(" ")[0]
+            default = self._defaults.options.get(option)
+            if default is None or self.config[self._command].get(option) != default:
+                raise
+            if who := recommended_by(self._defaults, option):
+                raise MetaOptError(f"{who} recommends a setting that cannot be: {error}") from error
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with checkpoints, log and signals arranged as meta-opt does."""

@@ -12,7 +12,7 @@ import copy
 import inspect
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -25,12 +25,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from meta_opt import registry
 from meta_opt.configurable import Configurable
-from meta_opt.errors import CheckpointError, DivergedError, MetaOptError
+from meta_opt.errors import DivergedError, MetaOptError
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes
-from meta_opt.messages import clipped
 from meta_opt.meta_training.clipping import GradientClipper
-from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient, checked_estimates
+from meta_opt.meta_training.estimators.contract import (
+    Episode,
+    Estimator,
+    MetaGradient,
+    check_weights,
+    checked_estimates,
+)
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.pretraining import pretrain
@@ -461,21 +466,10 @@ class MetaLearner(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting costs; take the precision asked for before weights are loaded: Lightning rounds them first."""
-        self._check_estimator(checkpoint.get("state_dict", {}))
+        check_weights(self.estimator, checkpoint.get("state_dict", {}), "estimator.")
         self.cost = read_cost(checkpoint.get("meta_opt", {})) or Cost()
         if self._trainer is not None:
             self._trainer.precision_plugin.convert_module(self)
-
-    def _check_estimator(self, weights: Mapping[str, Tensor]) -> None:
-        """See that the estimator has the weights, those of a critic, that are in a checkpoint."""
-        own = {name: value.shape for name, value in self.estimator.state_dict(prefix="estimator.").items()}
-        saved = {name: value.shape for name, value in weights.items() if name.startswith("estimator.")}
-        if own != saved:
-            mine, theirs = (clipped(", ".join(sorted(names)) or "no weights", 120) for names in (own, saved))
-            raise CheckpointError(
-                f"model.estimator {registry.name_of(type(self.estimator))} has {mine}, and the estimator of the run "
-                f"{theirs}: go on with that one as it was, or begin a new run with model.warm_start"
-            )
 
     def recipe(self) -> dict[str, Any]:
         """Names and arguments of optimizee and optimizer, hyperparameters and layout, as plain values."""

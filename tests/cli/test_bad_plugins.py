@@ -221,6 +221,11 @@ OTHERS = {
         method("def build(self, layout, generator): raise SystemExit(0)", OPTIMIZER),
         "a plugin failed with SystemExit: 0 (bad.py:10 in build)",
     ),
+    "advice out of range": (
+        "optimizee",
+        method("@classmethod\n    def recommended_settings(cls): return {'model.num_steps': -3}"),
+        "optimizee bad.A recommends a setting that cannot be: model.num_steps must be at least 1, not -3",
+    ),
     "an optimizee as optimizer": ("optimizer", OPTIMIZEE, "bad:A must be a subclass of OptimizerNetwork"),
 }
 

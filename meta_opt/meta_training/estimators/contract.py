@@ -8,13 +8,14 @@ decides by itself how long it unrolls, what it records, and how often φ moves.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
+from meta_opt import registry
 from meta_opt.configurable import Configurable
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.messages import clipped
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Problems
@@ -115,6 +116,27 @@ def checked_estimates(estimator: Estimator, episode: Episode) -> Iterator[MetaGr
         yield estimate
     if none_yet:
         raise MetaOptError(f"{name} gave nothing in {episode.num_steps} steps")
+
+
+def check_weights(estimator: Estimator, weights: Mapping[str, Tensor], prefix: str) -> None:
+    """See that an estimator has the weights, those of a critic, that are in a checkpoint.
+
+    Args:
+        estimator: What is to go on.
+        weights: Those in the checkpoint, by name.
+        prefix: How the names of an estimator's begin.
+
+    Raises:
+        CheckpointError: If it has others.
+    """
+    own = {name: value.shape for name, value in estimator.state_dict(prefix=prefix).items()}
+    saved = {name: value.shape for name, value in weights.items() if name.startswith(prefix)}
+    if own != saved:
+        mine, theirs = (clipped(", ".join(sorted(names)) or "no weights", 120) for names in (own, saved))
+        raise CheckpointError(
+            f"model.estimator {registry.name_of(type(estimator))} has {mine}, and the estimator of the run {theirs}: "
+            "go on with that one as it was, or begin a new run with model.warm_start"
+        )
 
 
 def _check(name: str, estimate: object, parameters: Sequence[Tensor], num_problems: int) -> None:
