@@ -29,6 +29,7 @@ class Configurable:
 
     api_version: int = API_VERSION
     init_args: dict[str, Any]
+    _option: str  # before the names of arguments in messages
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the object and note the arguments it is made from.
@@ -47,7 +48,7 @@ class Configurable:
             elif parameter.kind is parameter.VAR_POSITIONAL and not arguments[parameter.name]:
                 del arguments[parameter.name]  # as of a class without a constructor of its own
         if problem := choice_problem(cls.__init__, arguments):
-            raise MetaOptError(f"{cls.__name__}: {problem}")
+            raise MetaOptError(f"{cls._option}.{problem}")
         object.__setattr__(self, "init_args", arguments)
         return self
 

@@ -33,6 +33,7 @@ class Optimizee(Configurable, ABC):
     """
 
     vmappable: bool = True
+    _option = "optimizee"
 
     @abstractmethod
     def init_params(self, generator: Generator) -> TensorDict:

@@ -108,6 +108,7 @@ class OptimizerNetwork(Configurable, nn.Module, InnerOptimizer):
     """
 
     any_layout: bool = True
+    _option = "optimizer"
 
     @abstractmethod
     def build(self, layout: Layout, generator: Generator) -> None:

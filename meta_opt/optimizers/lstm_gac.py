@@ -80,8 +80,6 @@ class LSTMGAC(OptimizerNetwork):
             raise MetaOptError(
                 f"optimizer.num_averaging must be from 0 to optimizer.hidden_size, {hidden_size}, not {num_averaging}"
             )
-        if inputs not in ("none", "log_sign", "moments", "log_sign+moments"):
-            raise MetaOptError(f"optimizer.inputs must be none, log_sign, moments or log_sign+moments, not {inputs!r}")
         self.num_layers = num_layers
         self.hidden_size = hidden_size
         self.num_averaging = num_averaging

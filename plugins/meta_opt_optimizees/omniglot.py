@@ -76,8 +76,6 @@ class Omniglot(Optimizee):
             raise OptimizeeError(f"optimizee.num_shots must be at least 1 and at most 19, not {num_shots}")
         if batch_size < 1:
             raise OptimizeeError(f"optimizee.batch_size must be at least 1, not {batch_size}")
-        if held_back not in ("cross_entropy", "error"):
-            raise OptimizeeError(f"optimizee.held_back must be cross_entropy or error, not {held_back!r}")
         images, alphabets = read_omniglot(data_folder(data_dir))
         largest = min(max(map(len, alphabets[split])) for split in _SPLITS)
         if not 2 <= num_ways <= largest:

@@ -34,8 +34,6 @@ class Quadratic(Optimizee):
         """
         if dimension < 1:
             raise OptimizeeError(f"optimizee.dimension must be at least 1, not {dimension}")
-        if convention not in ("gaussian", "uniform"):
-            raise OptimizeeError(f"optimizee.convention must be gaussian or uniform, not {convention!r}")
         if condition is not None and not condition >= 1.0:
             raise OptimizeeError(f"optimizee.condition must be at least 1, not {condition}")
         if condition is not None and convention != "gaussian":

@@ -254,9 +254,9 @@ def test_another_estimator_with_other_weights_cannot_go_on(tmp_path: Path) -> No
         (lambda: learner(meta_loss="logsum"), "model.meta_loss must be sum, log_sum, log_mean or best, not 'logsum'"),
         (lambda: learner(normalize_gradient="false"), "model.normalize_gradient must be True or False, not 'false'"),
         (lambda: learner(monitor="loss"), "model.monitor must be objective, final_loss or loss_sum, not 'loss'"),
-        (lambda: AlphaOpt(unit="Secant"), "AlphaOpt: unit must be base or secant, not 'Secant'"),  # type: ignore[arg-type]
-        (lambda: PolicyGradient(algorithm="PPO"), "PolicyGradient: algorithm must be reinforce or ppo, not 'PPO'"),  # type: ignore[arg-type]
-        (lambda: CoordinatewiseLSTM(engine=3), "CoordinatewiseLSTM: engine must be auto, native or torch, not 3"),  # type: ignore[arg-type]
+        (lambda: AlphaOpt(unit="Secant"), "optimizer.unit must be base or secant, not 'Secant'"),  # type: ignore[arg-type]
+        (lambda: PolicyGradient(algorithm="PPO"), "model.estimator.algorithm must be reinforce or ppo, not 'PPO'"),  # type: ignore[arg-type]
+        (lambda: CoordinatewiseLSTM(engine=3), "optimizer.engine must be auto, native or torch, not 3"),  # type: ignore[arg-type]
     ],
 )
 def test_arguments_that_are_none_of_their_choices(make: Callable[[], object], message: str) -> None:

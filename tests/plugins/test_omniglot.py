@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Generator
 
-from meta_opt.api import OptimizeeError, Split
+from meta_opt.api import MetaOptError, OptimizeeError, Split
 from meta_opt.optimizees.problems import Problems
 from meta_opt_optimizees.omniglot import Omniglot, read_omniglot
 
@@ -145,7 +145,7 @@ def test_alphabets_with_too_few_characters_are_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptimizeeError, match=message):
+    with pytest.raises(MetaOptError, match=message):
         Omniglot(**options)
 
 

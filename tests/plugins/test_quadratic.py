@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Generator
 
-from meta_opt.api import OptimizeeError
+from meta_opt.api import MetaOptError
 from meta_opt.optimizees.problems import Problems
 from meta_opt_optimizees.quadratic import Quadratic
 
@@ -64,5 +64,5 @@ def test_condition_number(condition: float) -> None:
     ],
 )
 def test_wrong_options(options: dict[str, object], message: str) -> None:
-    with pytest.raises(OptimizeeError, match=message):
+    with pytest.raises(MetaOptError, match=message):
         Quadratic(**options)  # type: ignore[arg-type]

@@ -76,6 +76,7 @@ class Estimator(Configurable, nn.Module, ABC):
     """
 
     shares_problems: bool = False
+    _option = "model.estimator"
 
     def check(self, network: OptimizerNetwork, unroll_length: int) -> None:
         """See that it can train this network; called before meta-training.
