@@ -29,7 +29,7 @@ class Configurable:
 
     api_version: int = API_VERSION
     init_args: dict[str, Any]
-    _option: str  # before the names of arguments in messages
+    _option: str = "argument"  # before the names of arguments in messages
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the object and note the arguments it is made from.
