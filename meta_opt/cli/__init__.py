@@ -117,13 +117,13 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.creating import create
 
         return create(options)
+    from meta_opt.cli.reading_first import check_names, with_values_joined
+
+    options = with_values_joined(options)
     if command == "check":
         from meta_opt.cli.conformance import check
 
         return check(options)
-    from meta_opt.cli.reading_first import check_names, with_values_joined
-
-    options = with_values_joined(options)
     if command in _WITH_CLASSES:
         from meta_opt.cli.option_help import class_asked_for_help, print_class_help
 

@@ -95,6 +95,8 @@ WRONG = {
     "check quadratic --dimensio 3": "unknown option --dimensio; did you mean --dimension?",
     "check quadratic --dimension many": "--dimension must be int, not many",
     "check quadratic --dimension 0": "dimension",
+    "check quadratic --condition -1e3": "optimizee.condition must be at least 1, not -1000.0",
+    "check mixture": "--parts must be given",
     "new": "say what to call it, with one name",
     "new one two": "say what to call it, with one name",
     "new quadratic": "optimizee 'quadratic' of meta-opt 0.1.0 has that name",
