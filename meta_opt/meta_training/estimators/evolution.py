@@ -124,7 +124,7 @@ class Evolution(Estimator):
         """See :meth:`Estimator.estimates`."""
         numbers, network = self._numbers(episode), episode.network
         if self.objective not in _LOSSES:
-            self._check_metric(episode.problems)
+            self._check_metric(episode.problems.twin())
         controlled = self._is_controlled(network)
         particles = Particles(network, 2 * len(numbers))
         problems = episode.problems.repeated(len(particles))
@@ -209,6 +209,7 @@ class Evolution(Estimator):
         return -values if self.objective.startswith("-") else values
 
     def _check_metric(self, problems: Problems) -> None:
+        problems.draw_batch()  # which metrics are of
         metrics = problems.metrics(problems.initial_params)
         if self.objective.removeprefix("-") not in metrics:
             known = ", ".join([*_LOSSES, *metrics])

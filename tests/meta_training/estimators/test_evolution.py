@@ -36,6 +36,7 @@ from meta_opt.testing.episodes import bowls, built, episode_of, momentum
 
 sys.path.append(str(Path(__file__).parents[3] / "plugins" / "template"))
 from meta_opt_example.momentum_mlp import MomentumMlp
+from meta_opt_optimizees.digits_mlp import DigitsMlp
 
 SUM = MetaLoss("sum", "constant")
 
@@ -207,6 +208,18 @@ def test_a_non_differentiable_metric_at_the_end_of_the_episode() -> None:
 def test_objectives_that_there_are_not_are_named() -> None:
     with pytest.raises(MetaOptError, match="must be one of meta_loss, final_loss, above, .* not accuracy"):
         list(PES(objective="accuracy").estimates(an_episode(Parabola(), Constant(), 2, 1)))
+
+
+def test_a_metric_of_mini_batches_is_an_objective() -> None:
+    """And to look at its name takes no mini-batch from the episode."""
+    losses = []
+    for objective in ("-accuracy", "final_loss"):
+        episode = an_episode(DigitsMlp((2,)), CoordinatewiseLSTM(hidden_size=2), 3, 3)
+        (estimate,) = NRES(2, 0.1, objective=objective).estimates(episode)
+        losses.append(estimate.losses)
+        if objective == "-accuracy":
+            assert -1.0 <= estimate.loss.item() <= 0.0
+    assert torch.equal(*losses)
 
 
 def test_the_final_loss_is_that_of_the_episode_whatever_the_truncations() -> None:
