@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from meta_opt.errors import MetaOptError, shown
 from meta_opt.memory import shortage
 from meta_opt.messages import clipped
 
-_MAX_DEVICES = 4096  # processes on one machine
+_MAX_DEVICES = max(64, os.cpu_count() or 1)  # processes on one machine
 
 
 @contextmanager
@@ -79,8 +80,9 @@ def check_trainer(config: dict[str, Any]) -> None:
     Raises:
         MetaOptError: If there is such an option.
     """
-    if isinstance(config.get("devices"), int) and config["devices"] > _MAX_DEVICES:
-        raise MetaOptError(f"trainer.devices must be at most {_MAX_DEVICES}, not {shown(config['devices'])}")
+    devices = str(config.get("devices"))  # "8" is eight of them, too
+    if devices.isdecimal() and int(devices) > _MAX_DEVICES:
+        raise MetaOptError(f"trainer.devices must be at most {_MAX_DEVICES} here, not {shown(int(devices))}")
     if config.get("barebones"):
         raise MetaOptError("trainer.barebones keeps neither checkpoints nor a log: set trainer.fast_dev_run for a try")
     for name in ("val_check_interval", "check_val_every_n_epoch"):

@@ -120,7 +120,8 @@ ODD: dict[str, str] = {
     "model: {num_problems: null}": "--model.num_problems must be int, not null",
     "trainer: {max_steps: null}": "--trainer.max_steps must be int, not null",
     "optimizee: {class_path: quadratic, init_args: {dimension: null}}": "--optimizee.dimension must be int, not null",
-    "trainer: {devices: 1000000000}": "trainer.devices must be at most 4096, not 1000000000",
+    "trainer: {devices: 1000000000}": "here, not 1000000000",
+    "trainer: {devices: '5000'}": "here, not 5000",
     "optimizer: {class_path: coordinatewise_lstm, init_args: {hidden_size: 1000000000}}": "not enough memory",
 }
 
