@@ -300,28 +300,35 @@ def set_defaults(parser: Any, defaults: Defaults, *, without: tuple[str, ...] = 
     Raises:
         MetaOptError: If there is no such option.
     """
-    for name, value in defaults.options.items():
-        if name.partition(".")[0] in without:
-            continue
-        who = recommended_by(defaults, name)
-        if who and isinstance(value, str):
-            _check_text(parser, f"{who} recommends", name, value)
+    options = {name: each for name, each in defaults.options.items() if name.partition(".")[0] not in without}
+    _check_recommended(parser, {name: who for name in options if (who := recommended_by(defaults, name))}, options)
+    for name, value in options.items():
         try:
             parser.set_defaults({name: value})
         except KeyError as error:
+            who = recommended_by(defaults, name)
             whose = f"{who} recommends" if who else f"{relative(defaults.checkpoint or Path())} has"
             raise MetaOptError(f"{whose} a setting {name}, but there is no such option") from error
 
 
-def _check_text(parser: Any, whose: str, name: str, value: str) -> None:
-    """See that an option takes a text that is recommended: as a default the parser would not check it."""
+def _check_recommended(parser: Any, who: dict[str, str], options: dict[str, Any]) -> None:
+    """See that options take the values that are recommended: of a default the parser would not say whose it is.
+
+    Args:
+        parser: The parser of a command.
+        who: Who recommends something, by option.
+        options: The values of these and other options.
+    """
     config = parser.get_defaults()
     config["optimizee"] = config["optimizer"] = None  # which may lack arguments that the user gives
-    config[name] = value
+    for name in who:
+        config[name] = options[name]
     try:
         parser.validate(config, skip_required=True)
     except KeyError:
         return  # there is no such option, as is said where the default is set
     except (TypeError, ValueError) as error:
-        if f'"{name}"' in str(error):
-            raise MetaOptError(f"{whose} a setting that cannot be: {parser.one_line(str(error))}") from error
+        for name in who:
+            if f'"{name}"' in str(error):
+                problem = parser.one_line(str(error))
+                raise MetaOptError(f"{who[name]} recommends a setting that cannot be: {problem}") from error

@@ -121,6 +121,14 @@ BROKEN = {
         method("@classmethod\n    def recommended_settings(cls): return {'model.lr': 'fast'}"),
         "optimizee bad.A recommends a setting that cannot be: --model.lr must be float, not fast",
     ),
+    "settings of another number": (
+        method("@classmethod\n    def recommended_settings(cls): return {'trainer.max_epochs': 0.5}"),
+        "optimizee bad.A recommends a setting that cannot be: --trainer.max_epochs must be int or null, not 0.5",
+    ),
+    "settings for an optimizer, of the wrong type": (
+        method("@classmethod\n    def recommended_settings(cls): return {'coordinatewise_lstm:model.lr': [1]}"),
+        "optimizee bad.A recommends a setting that cannot be: --model.lr must be float, not",
+    ),
     "settings that hold themselves": (
         method("@classmethod\n    def recommended_settings(cls): x = {}; x['model.lr'] = x; return x"),
         "A.recommended_settings must return plain values, but that of model.lr is {'model.lr': {...}}",
