@@ -12,7 +12,7 @@ import copy
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Generator, Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from meta_opt import registry
 from meta_opt.configurable import Configurable
@@ -185,7 +185,9 @@ class MetaLearner(LightningModule):
         optimizer.build(self._layout, problem_generator(seed, "phi"))
         check_step(optimizer, self._layout, problem_generator(seed, "check"))
         check_memory(arguments, optimizee, optimizer)
-        self.average = AveragedModel(optimizer, multi_avg_fn=get_ema_multi_avg_fn(average_decay)).requires_grad_(False)
+        self.average = AveragedModel(optimizer, multi_avg_fn=partial(_follow, 1.0 - average_decay)).requires_grad_(
+            False
+        )
         # Numbers, not buffers, which callbacks that average weights would average too.
         self.episode = 0  # index of the next training episode
         self.skipped = 0  # how many episodes were not finite and changed nothing
@@ -493,3 +495,8 @@ def _hyperparameter_names() -> list[str]:
 def _named(made: Configurable) -> dict[str, Any]:
     arguments = made.plain_init_args(registry.name_of)
     return {"class_path": None if arguments is None else registry.name_of(type(made)), "init_args": arguments or {}}
+
+
+@torch.no_grad()
+def _follow(part: float, averages: Sequence[Tensor], weights: Sequence[Tensor], _: Tensor | int) -> None:
+    torch._foreach_lerp_([*averages], [*weights], part)

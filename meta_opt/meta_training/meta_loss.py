@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -112,22 +113,24 @@ def parse_step_weights(text: str) -> Callable[[int], Tensor]:
     """
     kind, _, number = text.partition(":")
     try:
-        if kind == "constant" and not number:
-            return lambda length: torch.ones(length)
-        if kind == "linear":
-            beta = _at_least_zero(number)
-            return lambda length: 1.0 + beta * torch.arange(length, dtype=torch.float64)
-        if kind == "exponential":
-            gamma = _at_least_zero(number)
-            return lambda length: gamma ** torch.arange(length - 1, -1, -1, dtype=torch.float64)
-        if kind == "last" and not number:
-            return lambda length: torch.eye(length)[-1]
+        if kind in ("constant", "last") and not number:
+            return partial(_weights, kind, 0.0)
+        if kind in ("linear", "exponential"):
+            return partial(_weights, kind, _at_least_zero(number))
     except ValueError:
         pass
     raise MetaOptError(
         f"model.step_weights must be constant, linear:BETA, exponential:GAMMA or last, with a number of 0 or more, not "
         f"{text!r}"
     )
+
+
+def _weights(kind: str, number: float, length: int) -> Tensor:
+    if kind == "linear":
+        return 1.0 + number * torch.arange(length, dtype=torch.float64)
+    if kind == "exponential":
+        return number ** torch.arange(length - 1, -1, -1, dtype=torch.float64)
+    return torch.eye(length)[-1] if kind == "last" else torch.ones(length)
 
 
 def _at_least_zero(text: str) -> float:

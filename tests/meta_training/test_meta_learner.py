@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,18 @@ def test_same_seed_same_phi_bit_for_bit_and_another_seed_another() -> None:
         results.append(phi(module))
     assert torch.equal(results[0], results[1])
     assert not torch.allclose(results[0], results[2])
+
+
+def test_a_pickled_learner_learns_alike() -> None:
+    """As processes that are spawned take it, before the training and in the middle of it."""
+    module = learner(num_problems=2)
+    for _ in range(2):
+        twin = pickle.loads(pickle.dumps(module))
+        for each in (module, twin):
+            trainer().fit(each)
+        assert torch.equal(phi(module), phi(twin))
+        averages = ([*each.average.parameters()] for each in (module, twin))
+        assert all(map(torch.equal, *averages))
 
 
 @pytest.mark.parametrize("estimator", [FirstOrder(), PES(pairs=2)])
