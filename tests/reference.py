@@ -182,7 +182,7 @@ class PaperUnroll:
         if options.output == "magnitude":
             update = update * outputs[..., 1].clamp(-10, 10).exp()
         if options.base_step != 0.0 or "moments" in options.inputs:
-            update = torch.where((grad == 0) & (self.mean == 0) & (self.square == 0), 0.0, update)
+            update = torch.where(grad == 0, update * adam.abs(), update)  # fades as Adam's where gradients have ended
         if options.spectral:
             units = torch.ones_like(grad[0])
             for segment in self.segments:

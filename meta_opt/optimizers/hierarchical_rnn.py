@@ -185,10 +185,12 @@ class HierarchicalRNN(OptimizerNetwork):
         of_problem = self.problem(of_tensors.mean(2), of_problem, self.problem.biases(None))
 
         outputs = torch.addmm(self.output_bias[:2], self.output_weight[:2], of_coordinates).view(2, *shape)
-        direction = self.output_scale * outputs[0] - momenta.mean(0)
+        momentum = momenta.mean(0)
+        direction = self.output_scale * outputs[0] - momentum
         update = self.base_step * (state.log_step + outputs[1]).exp() * direction
         log_step = state.log_step + torch.sigmoid(-self.logit_kept) * outputs[1]
-        update = update.masked_fill((squares == 0.0).all(0), 0.0)  # no gradient so far
+        # Where there have been gradients, but no longer, an update fades; where there have been none, it is zero.
+        update = torch.where(grad == 0.0, update * momentum.abs().clamp_max(1.0), update)
         return Step(
             update,
             HierarchicalState(sizes, means, squares, log_step, of_coordinates, of_tensors.flatten(1), of_problem),

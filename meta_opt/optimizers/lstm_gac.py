@@ -136,7 +136,7 @@ class LSTMGAC(OptimizerNetwork):
         if self.output == "magnitude":
             update = update * outputs[1].exp()
         if moments is not None:
-            update = moments.moving(update, grad)
+            update = moments.faded(update, grad)
         return Step(update, GACState(state.sizes, hidden, cell, moments))
 
     @classmethod

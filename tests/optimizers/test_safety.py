@@ -11,6 +11,7 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, problem_generator
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm import native
+from meta_opt.optimizers.lstm.preprocessing import Moments
 from meta_opt.saved.pretrained import pretrained, pretrained_path
 from meta_opt.saved.recipes import load_optimizer
 
@@ -57,16 +58,49 @@ def test_the_papers_own_networks_may_move_everything() -> None:
     assert update[:, STILL].abs().min() > 0.0
 
 
-def test_a_coordinate_that_had_a_gradient_moves_on_without() -> None:
-    optimizer = built(inputs="moments")
-    first, second = gradients(2)
-    state = optimizer.init_state(LAYOUT, 2)
-    for grad in (first.masked_fill(~STILL, 1.0), second):
-        update, state, _ = optimizer.step(evaluations([grad])[0], state)
-    second[:, 0] = 0.0
-    update, _, _ = optimizer.step(evaluations([second])[0], state)
-    assert update[:, 0].abs().min() > 0.0
-    assert not update[:, STILL].any()
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("output", ["linear", "magnitude"])
+def test_where_gradients_have_ended_an_update_fades_as_adams_does(
+    engine: str, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def updates() -> Tensor:
+        optimizer = built(engine, inputs="moments", output=output)
+        grads = [*gradients(2), *[grad.masked_fill(ended, 0.0) for grad in gradients(300)]]
+        with torch.no_grad():
+            rollout = optimizer.rollout(optimizer.init_state(LAYOUT, 2))
+            return torch.stack([rollout.step(evaluation) for evaluation in evaluations(grads)])
+
+    ended = torch.arange(LAYOUT.num_coordinates) == 0
+    found = updates()
+    assert found[100:, :, 0].abs().max() < 0.1 * found[:2, :, 0].abs().max()
+    assert found[:, :, 0].sum(0).abs().max() < 30.0 * found[:2, :, 0].abs().max()
+    monkeypatch.setattr(Moments, "faded", lambda moments, update, grad: update)
+    engine = "torch"
+    driven = updates()
+    torch.testing.assert_close(found[..., ~(STILL | ended)], driven[..., ~(STILL | ended)])
+    mean, square = Tensor.new_zeros(found[0], 2), Tensor.new_zeros(found[0], 2)
+    for step, grad in enumerate([*gradients(2), *[torch.zeros(2, 1)] * 300], 1):
+        mean = 0.95 * mean + 0.05 * grad[:, 0]
+        square = 0.95 * square + 0.05 * grad[:, 0] ** 2
+        of_adam = mean.abs() / (square * (1.0 - 0.95**step)).sqrt() if step > 2 else torch.ones(2)
+        torch.testing.assert_close(found[step - 1, :, 0], driven[step - 1, :, 0] * of_adam, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", [*ENGINES, "fused"])
+@pytest.mark.parametrize("inputs", ["moments", ORTHOGONAL])
+def test_replays_of_gradients_that_end_agree_with_the_contract(
+    way: str, inputs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = built(way if way in ENGINES else "torch", inputs=inputs, output="magnitude")
+    if way == "fused":
+        monkeypatch.setattr(CoordinatewiseLSTM, "_fuses", lambda *_: True)
+    generator = torch.Generator().manual_seed(1)
+    grads = [grad.masked_fill(torch.rand(grad.shape, generator=generator) < 0.4, 0.0) for grad in gradients(6)]
+    coefficients, state = gradients(6)[::-1], optimizer.init_state(LAYOUT, 2)
+    found = optimizer.replay(evaluations(grads), state, coefficients)
+    expected = super(CoordinatewiseLSTM, optimizer).replay(evaluations(grads), state, coefficients)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("way", [*ENGINES, "fused", "contract"])

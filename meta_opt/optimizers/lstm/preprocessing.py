@@ -109,18 +109,23 @@ class Moments:
 
     def normalized(self, grad: Tensor) -> Tensor:
         """(m̂/√v̂, ∇/√v̂), [2, B, N], after the gradient; the first is Adam's direction."""
-        correction = 1.0 - self.decay
-        # (v + 1e-30) keeps the square root differentiable where every gradient so far was zero.
-        scale = 1.0 / (((self.square + 1e-30) / correction).sqrt() + _EPSILON)
-        return torch.stack([self.mean * (scale / correction), grad * scale])
+        scale = self._scale()
+        return torch.stack([self.mean * (scale / (1.0 - self.decay)), grad * scale])
 
-    def moving(self, update: Tensor, grad: Tensor) -> Tensor:
-        """An update, [B, N], but exactly zero where the gradient, and these moments after it, are.
+    def faded(self, update: Tensor, grad: Tensor) -> Tensor:
+        """An update, [B, N], but times |m̂|/√v̂, which is at most 1, where the gradient is exactly zero.
 
-        A padding row or a pruned weight, whose gradients are all zero, so stays where it is, whatever a network writes.
+        Where gradients have ended, in the row of an embedding that is seen once or a unit that is dead, it so fades as
+        Adam's does, whatever a network writes. A padding row or a pruned weight, whose gradients are all zero, stays
+        where it is.
         """
-        still = (grad == 0.0) & (self.mean == 0.0) & (self.square == 0.0)
-        return update.masked_fill(still, 0.0)
+        share = (self.mean * (self._scale() / (1.0 - self.decay))).abs()
+        return torch.where(grad == 0.0, update * share, update)
+
+    def _scale(self) -> Tensor:
+        """1/√v̂, [B, N]."""
+        # (v + 1e-30) keeps the square root differentiable where every gradient so far was zero.
+        return 1.0 / (((self.square + 1e-30) / (1.0 - self.decay)).sqrt() + _EPSILON)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def replay_fused(settings: NetworkSettings, networks: Sequence[LSTMNetwork], rec
         )
         coefficients = torch.cat([*block.coefficients])
         if moments is not None:
-            coefficients = moments.moving(coefficients, grad)
+            coefficients = moments.faded(coefficients, grad)
         base = base.reshape(num_steps, -1)
         weights, biases, *output = lstm_grads(
             tuple(network.weights),

@@ -57,7 +57,7 @@ def lstm_step(
         cell.append(new_cell)
     update = updates[0] if len(updates) == 1 else torch.cat(updates, dim=-1)
     if moments is not None:
-        update = moments.moving(update, grad)
+        update = moments.faded(update, grad)
     return update, replace(state, hidden=tuple(hidden), cell=tuple(cell), moments=moments)
 
 

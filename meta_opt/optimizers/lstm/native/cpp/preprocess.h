@@ -66,9 +66,9 @@ void preprocess(const Call& call, const Network<T>& network, const Columns& colu
       v += T(1.0 - kBeta) * (g * g - v);
       store<T>(moments.mean + lane, m);
       store<T>(moments.square + lane, v);
-      store<T>(scratch.moves + lane, (g == T(0)) & (m == T(0)) & (v == T(0)) ? Vector<T>{} : one);
       const Vector<T> scale = T(1) / (sqrt<T>((v + T(1e-30)) / correction) + T(1e-8));
       const Vector<T> normalized = m * (scale / correction);
+      store<T>(scratch.fade + lane, g == T(0) ? absolute<T>(normalized) : one);
       const Vector<T> direction = network.has_direction ? load(last + lane) : normalized;
       store<T>(base + lane, direction);
       if (network.directions) store<T>(last + lane, direction);

@@ -59,7 +59,7 @@ void replay_block(const Call& call, const Network<T>& network, const Columns& co
       forward_output(network, scratch.below(network.layers.size()).at(step), scratch.out);
     }
     for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
-      Vector<T> slope = where_moving(network, scratch, lane, load(out_grad + lane));
+      Vector<T> slope = faded(network, scratch, lane, load(out_grad + lane));
       if (network.magnitude) {
         const Vector<T> output = load(scratch.out + kBlock<T> + lane), exponent = bounded_exponent<T>(output);
         slope *= exp<T>(exponent);

@@ -69,7 +69,7 @@ struct Scratch {
     mean = arena.take<T>(kBlock<T>);
     square = arena.take<T>(kBlock<T>);
     factor = arena.take<T>(kBlock<T>);
-    moves = arena.take<T>(kBlock<T>);
+    fade = arena.take<T>(kBlock<T>);
     out = arena.take<T>(network.num_outputs() * kBlock<T>);
     inputs = arena.take_recorded<T>(steps, network.num_inputs);
     out_grad = arena.take_recorded<T>(steps, network.num_outputs());
@@ -106,7 +106,7 @@ struct Scratch {
 
   T* sums;                                  // of WeightGradients
   T *grad, *base, *mean, *square, *factor;  // of one step, each [kBlock]
-  T* moves;  // [kBlock], of one step: 0 where gradient and moments are zero, and so the update
+  T* fade;                                  // [kBlock], of one step: what an update counts for
   T* out;                                   // [R][kBlock]
   Recorded<T> inputs, out_grad;
   std::vector<LayerScratch> layers;

@@ -26,7 +26,7 @@ void step_block(const Call& call, const Network<T>& network, const Columns& colu
   for (int lane = 0; lane < kBlock<T>; lane += kLanes<T>) {
     Vector<T> update = plain_update(network, load(scratch.out + lane), load(scratch.base + lane));
     if (network.magnitude) update *= exp<T>(bounded_exponent<T>(load(scratch.out + kBlock<T> + lane)));
-    store<T>(scratch.out + lane, where_moving(network, scratch, lane, update));
+    store<T>(scratch.out + lane, faded(network, scratch, lane, update));
   }
   columns.scatter<T>(scratch.out, range, call.update);
   for (size_t index = 0; index < scratch.layers.size(); ++index) {

@@ -20,11 +20,10 @@ INLINE Vector<T> bounded_exponent(Vector<T> output) {
   return clamp<T>(output, all<T>(-kLargestExponent), all<T>(kLargestExponent));
 }
 
-// An update, or the coefficient of one, but zero where gradient and moments are.
+// An update, or the coefficient of one, faded where the gradient is zero.
 template <typename T>
-INLINE Vector<T> where_moving(const Network<T>& network, const Scratch<T>& scratch, int lane, Vector<T> value) {
-  if (!network.tracks_moments()) return value;
-  return load(scratch.moves + lane) == T(0) ? Vector<T>{} : value;
+INLINE Vector<T> faded(const Network<T>& network, const Scratch<T>& scratch, int lane, Vector<T> value) {
+  return network.tracks_moments() ? value * load(scratch.fade + lane) : value;
 }
 
 }  // namespace
