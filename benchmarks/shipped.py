@@ -2,7 +2,7 @@
 
     python benchmarks/shipped.py [NAME ...]
 
-Prints the sum of losses over 100 steps and the final loss, mean ± standard error over problems. META_OPT_DATA_DIR names
+Prints the sum of losses and the final loss, mean ± standard error over problems. META_OPT_DATA_DIR names
 the folder of the data sets.
 """
 
@@ -24,25 +24,30 @@ from meta_opt_optimizees.digits_mlp import DigitsMlp
 from meta_opt_optimizees.mnist_mlp import MnistMlp
 from meta_opt_optimizees.quadratic import Quadratic
 
-ROWS: list[tuple[str, str, Callable[[], Optimizee], int]] = [  # pretrained, on what, and on how many problems
-    ("quadratic", "quadratic", Quadratic, 4096),
-    ("digits_mlp", "digits_mlp", DigitsMlp, 64),
-    ("mnist_mlp", "mnist_mlp", MnistMlp, 48),
-    ("general_mlp", "mnist_mlp, ReLU, θ_0 0.1", lambda: MnistMlp(activation="relu", init_std=0.1), 128),
-    ("general_mlp", "mnist_mlp, tanh, θ_0 0.1", lambda: MnistMlp(activation="tanh", init_std=0.1), 32),
-    ("general_mlp", "digits_mlp", DigitsMlp, 32),
-    ("cifar_cnn", "cifar_cnn", CifarCnn, 3),
+ROWS: list[tuple[str, str, Callable[[], Optimizee], int, int]] = [  # pretrained, on what, on how many problems, steps
+    ("quadratic", "quadratic", Quadratic, 4096, 100),
+    ("digits_mlp", "digits_mlp", DigitsMlp, 64, 100),
+    ("mnist_mlp", "mnist_mlp", MnistMlp, 48, 100),
+    ("general_mlp", "mnist_mlp, ReLU, θ_0 0.1", lambda: MnistMlp(activation="relu", init_std=0.1), 128, 100),
+    ("general_mlp", "mnist_mlp, tanh, θ_0 0.1", lambda: MnistMlp(activation="tanh", init_std=0.1), 32, 100),
+    ("general_mlp", "digits_mlp", DigitsMlp, 32, 100),
+    ("cifar_cnn", "cifar_cnn", CifarCnn, 3, 100),
+    ("mnist_mlp", "mnist_mlp", MnistMlp, 8, 2000),
+    ("general_mlp", "mnist_mlp, ReLU, θ_0 0.1", lambda: MnistMlp(activation="relu", init_std=0.1), 8, 2000),
 ]
 
 
 def main() -> None:
     """Run all rows, or those of the pretrained optimizers that are named."""
     torch.set_flush_denormal(True)
-    for name, problems, make, count in ROWS:
+    for name, problems, make, count, num_steps in ROWS:
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
-        curves = run_episodes(make(), load_optimizer(pretrained_path(name)), "test", count, 100, seed=0)
-        print(f"{name:12} {problems:25} sum {_shown(curves.sum)}  final {_shown(curves.final)}", flush=True)
+        curves = run_episodes(make(), load_optimizer(pretrained_path(name)), "test", count, num_steps, seed=0)
+        print(
+            f"{name:12} {problems:25} {num_steps:5} steps  sum {_shown(curves.sum)}  final {_shown(curves.final)}",
+            flush=True,
+        )
 
 
 def _shown(values: Tensor) -> str:

@@ -17,6 +17,7 @@ from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place
 from meta_opt.drop_in.shards import check_shards
 from meta_opt.errors import MetaOptError, shown, whole
 from meta_opt.optimizees.layout import Layout, depths_of, kind_of
+from meta_opt.optimizers.checking import check_built
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
@@ -364,8 +365,7 @@ def _copy(trained: OptimizerNetwork | Trained) -> tuple[OptimizerNetwork, list[s
             "pretrained must be the name of a checkpoint that comes with meta-opt, a MetaLearner or a learned "
             f"optimizer, not {type(network).__name__}"
         )
-    if next(network.parameters(), None) is None:
-        raise MetaOptError(f"{type(network).__name__} has no weights yet: build or train it, or give a checkpoint")
+    check_built(network)
     names: list[str] = []
     if isinstance(network, SharedNetworks) and network.share != "all":
         if not isinstance(trained, Trained):

@@ -22,6 +22,7 @@ from meta_opt.evaluation.validated import same, validation_in, validation_of
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.baseline_names import baseline, default_baselines
+from meta_opt.optimizers.checking import check_built
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.costs import Cost
 from meta_opt.saved.pretrained import pretrained_path
@@ -211,8 +212,7 @@ def _contestant(
             f"{type(each).__name__} cannot be compared: give the name of a pretrained optimizer, a checkpoint, a "
             "MetaLearner or a learned optimizer"
         )
-    if next(optimizer.parameters(), None) is None:
-        raise MetaOptError(f"{type(optimizer).__name__} has no weights yet: build or train it, or give a checkpoint")
+    check_built(optimizer)
     frozen = copy.deepcopy(optimizer).requires_grad_(False).to(device, torch.float32)
     return Contestant(frozen, _validation(each, optimizee))
 

@@ -35,6 +35,16 @@ def check_class(network: OptimizerNetwork) -> None:
         raise MetaOptError(f"{name}.scope must be one of {', '.join(_SCOPES)}, found {clipped(network.scope)}")
 
 
+def check_built(network: OptimizerNetwork) -> None:
+    """See that a network has weights.
+
+    Raises:
+        MetaOptError: If it has not.
+    """
+    if next(network.parameters(), None) is None:
+        raise MetaOptError(f"{type(network).__name__} has no weights yet: build or train it, or give a checkpoint")
+
+
 def check_step(network: OptimizerNetwork, layout: Layout, generator: Generator) -> None:
     """Take one step with a built network, and say what is wrong with it, if anything is.
 
