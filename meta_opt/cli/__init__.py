@@ -117,9 +117,11 @@ def _run(args: list[str]) -> int:
         from meta_opt.cli.creating import create
 
         return create(options)
-    from meta_opt.cli.reading_first import check_names, with_values_joined
+    from meta_opt.cli.reading_first import check_names, with_checkpoint_of_pretrained, with_values_joined
 
     options = with_values_joined(options)
+    if command in ("validate", "test"):
+        options = with_checkpoint_of_pretrained(options)
     if command == "check":
         from meta_opt.cli.conformance import check
 

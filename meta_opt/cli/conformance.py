@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from meta_opt import registry
-from meta_opt.cli.files import with_dotted_paths
-from meta_opt.errors import MetaOptError, RegistryError
-from meta_opt.messages import clipped, described, one_line
+from meta_opt.cli.files import find_class
+from meta_opt.errors import MetaOptError
+from meta_opt.messages import described, one_line
 from meta_opt.registry import Kind
 
 USAGE = """\
@@ -44,7 +44,7 @@ def check(options: list[str]) -> int:
         return 0
     if not options or options[0].startswith("-"):
         raise MetaOptError("say what to check: FILE.py:CLASS, MODULE.CLASS or a name (see meta-opt check --help)")
-    kind, cls = _find(options[0])
+    kind, cls = find_class(options[0])
     make = _maker(cls, options[1:])
     make()  # what cannot be made is an error, not a failed check
     print(f"{kind} {registry.reference(cls)}:", flush=True)
@@ -83,28 +83,6 @@ def _failure(check: Callable[[Any], None], subject: Any) -> str | None:
     except Exception as error:  # of the class that is checked
         return one_line(described(error, {type(subject).__module__}))
     return None
-
-
-def _find(text: str) -> tuple[Kind, type[Any]]:
-    """The class that is meant, and of which kind it is."""
-    path = with_dotted_paths([f"--optimizee={text}"])[0].partition("=")[2]
-    if "." not in path:
-        known = [name for kind in registry.KINDS for name in registry.names(kind)]
-        found = next((kind for kind in registry.KINDS if path in registry.names(kind)), None)
-        if found is None:
-            from meta_opt.messages import nearest
-
-            raise RegistryError(
-                f"no plugin is called {clipped(path)!r}; {nearest(path, known)}There are {', '.join(known)}"
-            )
-        return found, registry.load(found, path)
-    for kind in registry.KINDS:
-        try:
-            return kind, registry.resolve(kind, path)
-        except RegistryError as error:
-            if " is not one: " not in str(error):
-                raise
-    raise RegistryError(f"{clipped(text)} is no optimizee, optimizer or estimator: it must be a subclass of one")
 
 
 def _maker(cls: type[Any], options: list[str]) -> Callable[[], Any]:

@@ -16,6 +16,8 @@ import yaml
 from meta_opt import registry
 from meta_opt.cli import configs
 from meta_opt.errors import RegistryError
+from meta_opt.messages import clipped, nearest
+from meta_opt.registry import Kind
 
 _REFERENCE = re.compile(r"(.+\.py):[^\W\d][\w.]*", re.DOTALL)
 _CLASSES = tuple(registry.OPTIONS.values())
@@ -46,6 +48,29 @@ def with_dotted_paths(arguments: list[str], command: str = "fit") -> list[str]:
             value = _config(value, command)
         replaced.append(prefix + value)
     return replaced
+
+
+def find_class(text: str) -> tuple[Kind, type[Any]]:
+    """The class that is meant by a name, ``MODULE.CLASS`` or ``FILE.py:CLASS``, and of which kind it is.
+
+    Raises:
+        RegistryError: If there is no such class, or it is of no kind.
+    """
+    path = with_dotted_paths([f"--optimizee={text}"])[0].partition("=")[2]
+    if "." not in path:
+        known = [name for kind in registry.KINDS for name in registry.names(kind)]
+        found = next((kind for kind in registry.KINDS if path in registry.names(kind)), None)
+        if found is None:
+            there = f"There are {', '.join(known)}"
+            raise RegistryError(f"no plugin is called {clipped(path)!r}; {nearest(path, known)}{there}")
+        return found, registry.load(found, path)
+    for kind in registry.KINDS:
+        try:
+            return kind, registry.resolve(kind, path)
+        except RegistryError as error:
+            if " is not one: " not in str(error):
+                raise
+    raise RegistryError(f"{clipped(text)} is no optimizee, optimizer or estimator: it must be a subclass of one")
 
 
 def _value(text: str) -> str:

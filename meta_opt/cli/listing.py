@@ -14,6 +14,7 @@ import sys
 import textwrap
 from functools import cache
 from importlib.machinery import ModuleSpec
+from typing import Any
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError, RegistryError
@@ -24,7 +25,7 @@ from meta_opt.saved.pretrained import pretrained, read_card
 
 USAGE = """\
 usage: meta-opt list [--check]
-       meta-opt list NAME [NAME ...]
+       meta-opt list NAME [NAME ...]          names, MODULE.CLASS or FILE.py:CLASS
 
 Lists the installed optimizees, optimizers and estimators: name, distribution and version, and what they are; and the
 pretrained optimizers: size, what they reach relative to the best tuned baseline (below 1 is better), and their task.
@@ -49,6 +50,13 @@ def list_plugins(options: list[str]) -> int:
         raise MetaOptError(f"list takes no {unknown[0]}; its only option is --check")
     if wanted:
         for name in wanted:
+            if "." in name:  # MODULE.CLASS or FILE.py:CLASS
+                from meta_opt.cli.files import find_class
+
+                kind, cls = find_class(name)
+                print(f"{kind} {name}  {clipped((cls.__doc__ or '').partition(chr(10))[0], _DESCRIPTION)}".rstrip())
+                _show_recommended(cls)
+                continue
             if name in pretrained():
                 print(f"pretrained {name}  {_pretrained(name)}")
             if name not in pretrained() or any(name in registry.names(kind) for kind in registry.KINDS):
@@ -116,10 +124,15 @@ def _find(name: str) -> Plugin:
 
 
 def _show(plugin: Plugin) -> None:
-    """A plugin with what it recommends, as options."""
+    """A plugin with what it recommends."""
     cls = registry.load(plugin.kind, plugin.name)
     name, origin = _printed(plugin)
     print(f"{plugin.kind} {name}  {origin}  {describe(plugin)}".rstrip())
+    _show_recommended(cls)
+
+
+def _show_recommended(cls: type[Any]) -> None:
+    """What a class recommends, as options."""
     settings = cls.recommended_settings().items() if hasattr(cls, "recommended_settings") else ()
     told: dict[str, list[str]] = {}  # options by the optimizer that they are for
     for option, value in settings:

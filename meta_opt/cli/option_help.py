@@ -29,10 +29,11 @@ _COMMON = {
     "--print_config": "Print all options as YAML, and do nothing else.",
     "--seed_everything INT": "All randomness comes from this seed.",
 }
+_LOADED = "What to load, or 'best' or 'last': that of the newest run; or a pretrained optimizer."
 _CHECKPOINTS = {
     "fit": ("--ckpt_path PATH", "Go on with a run: its checkpoint, or 'last': that of the newest run."),
-    "validate": ("--ckpt_path PATH", "What to load, or 'best' or 'last': that of the newest run."),
-    "test": ("--ckpt_path PATH", "What to load, or 'best' or 'last': that of the newest run."),
+    "validate": ("--ckpt_path PATH, or --pretrained NAME", _LOADED),
+    "test": ("--ckpt_path PATH, or --pretrained NAME", _LOADED),
 }
 _FIT = {
     "--preset NAME (default recommended)": "What is recommended, or paper: the settings of the paper.",
@@ -95,7 +96,7 @@ def print_help(command: str, options: list[str]) -> int:
 
     defaults = find_defaults(command, with_dotted_paths(options, command))
     subject = next(line.split(maxsplit=1)[1] for line in HELP.splitlines() if line.startswith(f"  {command} "))
-    needed = "--optimizee NAME" if command == "fit" else "--ckpt_path PATH"
+    needed = "--optimizee NAME" if command == "fit" else "(--ckpt_path PATH | --pretrained NAME)"
     lines = [f"usage: meta-opt {command} {needed} [OPTIONS]", "", f"{subject[0].upper()}{subject[1:]}.", ""]
     for kind in registry.KINDS:
         option = registry.OPTIONS[kind]

@@ -13,6 +13,7 @@ import yaml
 from meta_opt import registry
 from meta_opt.cli import configs
 from meta_opt.errors import MetaOptError
+from meta_opt.saved.pretrained import pretrained_path
 
 OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "preset", "trainer.default_root_dir")
 _CLASSES = tuple(registry.OPTIONS.values())
@@ -57,6 +58,26 @@ def with_values_joined(arguments: list[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
+
+
+def with_checkpoint_of_pretrained(arguments: list[str]) -> list[str]:
+    """Arguments with ``--ckpt_path PATH`` for ``--pretrained NAME``.
+
+    Raises:
+        CheckpointError: If no pretrained optimizer has that name.
+        MetaOptError: If another checkpoint is named as well.
+    """
+    said = [i for i, argument in enumerate(arguments) if argument.partition("=")[0] == "--pretrained"]
+    if not said:
+        return arguments
+    if len(said) > 1 or any(argument.partition("=")[0] == "--ckpt_path" for argument in arguments):
+        raise MetaOptError("say one --pretrained or one --ckpt_path")
+    (i,) = said
+    _, equals, name = arguments[i].partition("=")
+    after = arguments[i + 1 :]
+    if not equals:
+        name, after = (after[0], after[1:]) if after else ("", after)
+    return [*arguments[:i], f"--ckpt_path={pretrained_path(name)}", *after]
 
 
 def check_names(arguments: list[str]) -> None:

@@ -155,13 +155,14 @@ class MetaOptCLI(LightningCLI):
         check_seed(config.seed_everything)
         if config.optimizer is None:
             raise MetaOptError(f"--optimizer must be one of {', '.join(registry.names('optimizer'))}, not null")
+        if self._command != "fit" and defaults.checkpoint is None:
+            raise MetaOptError(
+                f"say what to {self._command}, with --ckpt_path, a path, or last or best of the newest run, or with "
+                "--pretrained, a name"
+            )
         if config.optimizee is None:
             names = ", ".join(registry.names("optimizee")) or "none is installed"
             raise MetaOptError(f"say what to learn on, with --optimizee ({names}), or give a --ckpt_path")
-        if self._command != "fit" and defaults.checkpoint is None:
-            raise MetaOptError(
-                f"say what to {self._command}, with --ckpt_path: a path, or last or best of the newest run"
-            )
         self.config[self._command].ckpt_path = None if defaults.checkpoint is None else str(defaults.checkpoint)
 
     def _parse_ckpt_path(self) -> None:

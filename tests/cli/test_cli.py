@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from meta_opt.cli import main
+from meta_opt.saved.pretrained import pretrained_path
 
 QUIET = ("--trainer.enable_progress_bar", "false")
 COMMAND = [sys.executable, "-m", "meta_opt.cli"]
@@ -382,7 +383,33 @@ def test_a_config_file_that_is_wrong(meta_opt, plugins, text):
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_nothing_is_tested_without_a_checkpoint(meta_opt, plugins, command):
     message = fails(meta_opt, command, "--optimizee", "bowl")
-    assert message == f"say what to {command}, with --ckpt_path: a path, or last or best of the newest run"
+    ways = "--ckpt_path, a path, or last or best of the newest run, or with --pretrained, a name"
+    assert message == f"say what to {command}, with {ways}"
+    assert fails(meta_opt, command) == f"say what to {command}, with {ways}"
+
+
+@pytest.mark.parametrize("said", [("--pretrained", "quadratic"), ("--pretrained=quadratic",)])
+def test_a_pretrained_optimizer_is_tested_by_its_name(meta_opt, said):
+    few = ("--model.num_test_problems", "2", "--model.num_steps", "3", *QUIET)
+    _, expected, _ = meta_opt("test", "--ckpt_path", str(pretrained_path("quadratic")), *few)
+    assert "test/final_loss" in expected
+    assert meta_opt("test", *said, *few) == (0, expected, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    {
+        (
+            "--pretrained",
+            "quadratc",
+        ): "no pretrained optimizer is called 'quadratc'; did you mean 'quadratic'? There are",
+        ("--pretrained",): "no pretrained optimizer is called ''; There are",
+        ("--pretrained", "quadratic", "--ckpt_path", "best"): "say one --pretrained or one --ckpt_path",
+        ("--pretrained", "quadratic", "--pretrained=mnist_mlp"): "say one --pretrained or one --ckpt_path",
+    }.items(),
+)
+def test_one_pretrained_optimizer_is_tested(meta_opt, said, message):
+    assert fails(meta_opt, "test", *said).startswith(message)
 
 
 def test_a_run_that_had_finished_says_what_goes_on_with_it(trained, meta_opt):

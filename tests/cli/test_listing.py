@@ -205,3 +205,25 @@ def test_a_pretrained_optimizer_by_name(meta_opt: Any) -> None:
     assert first.startswith("pretrained general_mlp  ")
     assert second.startswith("pretrained digits_mlp  ")
     assert third.startswith("optimizee digits_mlp  ")
+
+
+def test_classes_that_are_no_plugins_are_shown_with_what_they_recommend(meta_opt: Any, tmp_path: Path) -> None:
+    Path("mine.py").write_text(
+        "from meta_opt_optimizees.quadratic import Quadratic\n"
+        "class Mine(Quadratic):\n"
+        '    """My own."""\n'
+        "    @classmethod\n"
+        "    def recommended_settings(cls): return {'model.num_steps': 7}\n"
+        "class Other: pass\n"
+    )
+    assert meta_opt("list", "mine.py:Mine") == (0, "optimizee mine.py:Mine  My own.\n  --model.num_steps 7\n", "")
+    status, out, _ = meta_opt("list", "meta_opt.optimizers.learned_soap.LearnedSOAP")
+    assert (status, out.split()[0]) == (0, "optimizer")
+    for said, message in {
+        "mine.py:Other": "mine.py:Other is no optimizee, optimizer or estimator: it must be a subclass of one",
+        "mine.py": "say which class of mine.py is meant, as mine.py:CLASS",
+        "quadratc": "no optimizee is called 'quadratc'; did you mean 'quadratic'?",
+    }.items():
+        status, out, err = meta_opt("list", said)
+        assert (status, out) == (2, "")
+        assert err.startswith(f"meta-opt: error: {message}")
