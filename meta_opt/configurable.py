@@ -58,10 +58,18 @@ class Configurable:
         A path becomes a string, which :func:`meta_opt.saved.plain_values.with_paths` makes a path again.
         Arguments that are themselves configurable become ``{"class_path": name_of(class), "init_args": ...}``.
         """
-        try:
-            return {name: _plain(value, name_of) for name, value in self.init_args.items()}
-        except TypeError:
+        if self.odd_argument():
             return None
+        return {name: _plain(value, name_of) for name, value in self.init_args.items()}
+
+    def odd_argument(self) -> str | None:
+        """The first argument that is, or holds, no plain value, with the type of that; None if all are plain."""
+        for name, value in self.init_args.items():
+            try:
+                _plain(value, str)
+            except TypeError as error:
+                return f"{name} ({error})"
+        return None
 
 
 def _plain(value: Any, name_of: Callable[[type], str]) -> Any:
@@ -76,4 +84,4 @@ def _plain(value: Any, name_of: Callable[[type], str]) -> Any:
         return [_plain(item, name_of) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item, name_of) for key, item in value.items()}
-    raise TypeError(f"{type(value).__name__} is not a plain value")
+    raise TypeError(type(value).__name__)

@@ -95,6 +95,8 @@ def _check_name(name: str) -> None:
         raise MetaOptError(f"{taken} has that name; choose another")
     if problem := registry.name_problem(plugin):
         raise MetaOptError(f"{clipped(name)!r} cannot be the name: {problem}")
+    if not name.isascii():
+        raise MetaOptError(f"{clipped(name)!r} cannot be the name: names of distributions have ASCII letters only")
     if name != name.lower():
         raise MetaOptError(f"{clipped(name)!r} cannot be the name: it is that of a module, in small letters")
     spec = importlib.util.find_spec(name)

@@ -19,7 +19,7 @@ from typing import Any
 from meta_opt import registry
 from meta_opt.errors import MetaOptError, RegistryError
 from meta_opt.installed import installed
-from meta_opt.messages import clipped, one_line
+from meta_opt.messages import clipped, nearest, one_line
 from meta_opt.registry import Plugin
 from meta_opt.saved.pretrained import pretrained, read_card
 
@@ -120,7 +120,11 @@ def _find(name: str) -> Plugin:
     kind = next((kind for kind in registry.KINDS if name in registry.names(kind)), None)
     if kind is None:  # of some kind there may be one that cannot be used, which is said
         kind = next((kind for kind in registry.KINDS for plugin in registry.plugins(kind) if plugin.name == name), None)
-    return registry.find(kind or registry.KINDS[0], name)
+    if kind is None:
+        known = [*pretrained(), *(name for kind in registry.KINDS for name in registry.names(kind))]
+        there = "meta-opt list shows what there is"
+        raise RegistryError(f"nothing is called {clipped(name)!r}; {nearest(name, known)}{there}")
+    return registry.find(kind, name)
 
 
 def _show(plugin: Plugin) -> None:

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from meta_opt import registry
 from meta_opt.cli import LESS_MEMORY
+from meta_opt.cli.parser import joined
 from meta_opt.configurable import Configurable
 from meta_opt.errors import MetaOptError, shown
 from meta_opt.memory import shortage
@@ -31,7 +32,7 @@ def errors_of_the_parser() -> Iterator[None]:
         if short := shortage(error):
             raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
         if frames and "jsonargparse" in Path(frames[-1].filename).parts:
-            raise MetaOptError(f"an option has a value that cannot be: {clipped(error, 240)}") from error
+            raise MetaOptError(f"an option has a value that cannot be: {clipped(joined(str(error)), 240)}") from error
         raise
 
 
@@ -57,10 +58,10 @@ def check_plain(option: str, made: Configurable) -> None:
     Raises:
         MetaOptError: If it cannot.
     """
-    if made.plain_init_args(registry.name_of) is None:
+    if odd := made.odd_argument():
         raise MetaOptError(
             f"--{option} {registry.reference(type(made))} has an argument that is no number, text, list, mapping or "
-            "path, so that no checkpoint could say how to make it again"
+            f"path, {odd}, so that no checkpoint could say how to make it again"
         )
 
 
@@ -88,6 +89,9 @@ def check_trainer(config: dict[str, Any]) -> None:
     for name in ("val_check_interval", "check_val_every_n_epoch"):
         if config.get(name) == 0:
             raise MetaOptError(f"trainer.{name} must be more than 0; trainer.limit_val_batches 0 is no validation")
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if config.get(name) == 0:
+            raise MetaOptError(f"trainer.{name} must not be 0: there would be nothing to train")
     if config.get("gradient_clip_val"):
         raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
     if (config.get("accumulate_grad_batches") or 1) > 1:

@@ -115,10 +115,12 @@ def quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("callbacks.model_summary", "profilers.profiler"):  # which speak when asked to
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     for message in (
         r".*does not have many workers",  # the loaders hold nothing
         r"Checkpoint directory .* exists and is not empty",  # a resumed run
-        r"Be aware that when using `ckpt_path`, callbacks",  # validate and test need none
+        r"Be aware that when using `ckpt_path`, callbacks",  # validate and test need none, and fit says it itself
         r"It is recommended to use `self.log\(.*sync_dist",  # all processes validate on the same problems
         r"You're resuming from a checkpoint that ended before the epoch ended",  # it is exact, see MetaLearner
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated",

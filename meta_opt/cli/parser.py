@@ -16,6 +16,7 @@ from meta_opt.errors import MetaOptError
 from meta_opt.messages import clipped, described, own_frames
 
 _UNKNOWN = "unknown option "
+_NOT_TELLING = ("Expected a", "Not a valid subclass", "Subclass types expect", "a class path", "a dict with")
 _MOVED = {
     "--model.update_every": "--model.estimator.update_every",
     "--model.replay_fraction": "--model.estimator.replay_fraction",
@@ -62,12 +63,13 @@ class Parser(ArgumentParser):
             return _wrong_value(f"--{match[1]}", message[match.end() :])
         if missing := re.fullmatch(r"the following arguments are required: (.*)", message.strip()):
             return _missing(f"--{name}" for name in missing[1].split(", "))
-        return _joined(message)
+        return joined(message)
 
     def _unknown(self, option: str) -> str:
         if option in _MOVED:
             return f"{_UNKNOWN}{option}: it is {_MOVED[option]} now"
         names = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        names = [name for name in names if not option.startswith(f"{name}.")]  # what has no such option of its own
         nearest = [name for name in names if name.startswith(option)]
         nearest = nearest or difflib.get_close_matches(option, names, n=1, cutoff=0.7)
         return f"{_UNKNOWN}{clipped(option)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
@@ -174,7 +176,7 @@ def _wrong_value(option: str, details: str) -> str:
         if wanted in ("Sequence", "list", "tuple") and found[0] not in "[{":
             wanted = f"a list, as in [{found}]"
         return f"{option} must be {wanted}, not {found}"
-    return f"{option}: {_joined(details)}"
+    return f"{option}: {joined(details)}"
 
 
 def _missing(options: Iterable[str]) -> str:
@@ -189,8 +191,12 @@ def _readable(types: str) -> str:
     return f"{first} or {last}" if first and "[" not in types else types
 
 
-def _joined(text: str) -> str:
-    """In one line, with long values cut."""
+def joined(text: str) -> str:
+    """In one line, with long values cut; of a value that is none of several types, what tells most."""
+    told = re.search(r"\nErrors:\n(.*)\nGiven value type", text, flags=re.DOTALL)
+    lines = [line.strip().removeprefix("- ") for line in told[1].splitlines()] if told else []
+    if telling := [line for line in lines if not line.startswith(_NOT_TELLING)]:
+        text = " ".join(telling)
     text = re.sub(r"'[^'\n]{80,}'", lambda match: f"'{clipped(match[0][1:-1])}'", text)
     text = re.sub(r"(value: )(.{80,})", lambda match: match[1] + clipped(match[2]), text)
     return " ".join(text.split())

@@ -36,6 +36,7 @@ from meta_opt.evaluation.reference import Reference
 from meta_opt.memory import bounded, shortage
 from meta_opt.messages import clipped, described, own_frames
 from meta_opt.meta_training.callbacks import Interruption, RunCheckpoint, RunFolder, StopWhenStale
+from meta_opt.meta_training.endings import cut_short_by
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.progress import Progress
 from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, Preset
@@ -197,12 +198,13 @@ class MetaOptCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with checkpoints, log and signals arranged as meta-opt does."""
         config = dict(self._get(self.config_init, "trainer"))
-        callbacks: list[Any] = [self._companions, self._interruption]
+        callbacks = [*_listed(config.get("callbacks")), self._companions, self._interruption]
         if self._command == "fit":
             monitor = self._get(self.config_init, "model").monitor
             stop = self._get(self.config_init, "early_stopping")
             stop.monitor = monitor
-            callbacks += [*self._run_callbacks(config), stop]
+            self._folder = self._run_folder(config)  # the first, as it brings the log that others may ask for
+            callbacks = [self._folder, *callbacks, self._reference, ValidationCurves(self._reference), stop]
             if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
                 callbacks += [RunCheckpoint("best", monitor), RunCheckpoint("last")]
         else:
@@ -212,7 +214,6 @@ class MetaOptCLI(LightningCLI):
         config["plugins"] = [*_listed(config.get("plugins")), ElasticCheckpointIO()]
         if starts_processes(config["plugins"]):
             config["plugins"].append(self._processes)
-        callbacks = [*_listed(config.get("callbacks")), *callbacks]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(Progress())
         config["callbacks"] = callbacks
@@ -225,18 +226,17 @@ class MetaOptCLI(LightningCLI):
         launched.check(trainer)
         return trainer
 
-    def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
+    def _run_folder(self, config: dict[str, Any]) -> RunFolder:
         defaults = self._defaults
         name = registry.name_of(defaults.classes["optimizee"])
         settings = {key: value for key in RESUMED_SETTINGS if _is_plain(value := self.config[self._command].get(key))}
-        self._folder = RunFolder(
+        return RunFolder(
             lambda: Run.claim(defaults.root, name),
             self._config_text(),
             settings,
             run=Run.containing(defaults.checkpoint) if defaults.checkpoint else None,
             logger=config.get("logger") in (None, True),
         )
-        return [self._folder, self._reference, ValidationCurves(self._reference)]
 
     def _config_text(self) -> str:
         """The settings of this run, as --config reads them; without the checkpoint, so that it starts anew."""
@@ -335,7 +335,12 @@ class MetaOptCLI(LightningCLI):
         interrupted = self._interruption.signal is not None or self.status != 0
         done = "stopped" if interrupted else "finished" if self._folder.started else "had finished"
         skipped = f", {self.model.skipped} skipped: not finite" if self.model.skipped else ""
-        more = "" if interrupted or self._folder.started else "; a higher --trainer.max_epochs goes on with it"
+        cut = None if interrupted else cut_short_by(self.trainer)
+        if interrupted or self._folder.started:
+            more = f": stopped by {cut}" if cut else ""
+        else:
+            longer = "--trainer.max_steps, or -1," if cut and "max_steps" in cut else "--trainer.max_epochs"
+            more = f"; a higher {longer} goes on with it"
         print(f"\n{done} after {self.model.episode} episodes{skipped}{more}")
         if (curves := self.model.validation_curves) is not None and curves.not_finite:
             print(f"not finite on {curves.not_finite} of {curves.losses.shape[1]} validation problems")
@@ -346,7 +351,7 @@ class MetaOptCLI(LightningCLI):
             print("nothing was learned")
             self.status = 1
         elif self._reference.best is not None:
-            whole = not interrupted and self._folder.started
+            whole = not interrupted and self._folder.started and cut is None
             print(self._reference.said(self.model.lr, self.trainer.max_epochs if whole else None))
         best, last = (run.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
         shown = [("best checkpoint", best), ("last checkpoint", last), ("config", run.checkpoints / "config.yaml")]

@@ -13,6 +13,8 @@ from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.messages import clipped
 from meta_opt.saved.runs import relative
 
+_OURS = Path(__file__).parents[1]
+_CALLBACKS = Path(lightning.pytorch.callbacks.__file__).parent
 _MODULES = Path(torch.nn.modules.__file__).parent  # where a missing attribute of a module is noticed
 
 
@@ -26,6 +28,9 @@ def meaning_of(error: Exception, checkpoint: Path | None) -> Exception:
     if checkpoint is not None and any(file.stem == "checkpoint_connector" for file in files):
         text = f"{type(error).__name__}: {clipped(error)}"
         return CheckpointError(f"{relative(checkpoint)} is damaged, and fit cannot go on with it ({text})")
+    last = next(file for file in reversed(files) if file.parent == _CALLBACKS or _OURS in file.parents)
+    if last.parent == _CALLBACKS:
+        return MetaOptError(f"a callback of the trainer failed: {type(error).__name__}: {clipped(error, 300)}")
     if Path(lightning.__file__).parent in next(file for file in reversed(files) if file.parent != _MODULES).parents:
         return MetaOptError(f"the trainer cannot work with these options: {clipped(error, 300)}")
     raise error

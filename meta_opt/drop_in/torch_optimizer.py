@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -187,9 +187,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             What the closure returned.
 
         Raises:
-            MetaOptError: If a gradient is sparse, shards of parameters and gradients do not go with the network or
-                with each other, or the learned optimizer reads the loss and there is no closure; nothing is changed
-                then.
+            MetaOptError: If a gradient is sparse, a group asks for weight decay or for the maximum, shards of
+                parameters and gradients do not go with the network or with each other, or the learned optimizer reads
+                the loss and there is no closure; nothing is changed then.
         """
         loss = None
         if closure is not None:
@@ -203,6 +203,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if len(group["params"]) != len(group["depths"]):
                 raise MetaOptError("the parameters of a group stay those that it was made with; use add_param_group")
+            _check_terms(group)
             for param, depth in zip(group["params"], group["depths"], strict=True):
                 check_shards(param, self._network.scope)
                 if param.grad is not None and param.grad.layout is not torch.strided:
@@ -271,13 +272,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.state = defaultdict(dict, state["state"])  # a property, which super() would hide
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        if not isinstance(group["lr"], Real | Tensor) or not 0.0 <= float(group["lr"]) < math.inf:
+        number = isinstance(group["lr"], Real | Tensor) and not isinstance(group["lr"], bool)
+        if not number or not 0.0 <= float(group["lr"]) < math.inf:
             raise MetaOptError(f"lr must be a number of at least 0, not {shown(group['lr'])}")
-        if group.get("weight_decay"):
-            raise MetaOptError(
-                "weight_decay: a learned optimizer has none; add the term to the loss, or shrink the parameters after "
-                "each step"
-            )
+        _check_terms(group)
         for param in group["params"]:
             check_shards(param, self._network.scope)
             if not param.is_floating_point():
@@ -355,6 +353,17 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         )
                     states[param] = {name: state[name].to(like) for name, like in expected.items()}
         return states
+
+
+def _check_terms(group: Mapping[str, Any]) -> None:
+    """Refuse what other optimizers add to their steps, and learned ones do not."""
+    if group.get("weight_decay"):
+        raise MetaOptError(
+            "weight_decay: a learned optimizer has none; add the term to the loss, or shrink the parameters after "
+            "each step"
+        )
+    if group.get("maximize"):
+        raise MetaOptError("maximize: a learned optimizer minimizes; negate the loss")
 
 
 def _copy(trained: OptimizerNetwork | Trained) -> tuple[OptimizerNetwork, list[str]]:

@@ -275,6 +275,14 @@ class RunFolder(Callback):
                         if empty.exists():
                             empty.rmdir()
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say which callbacks the run had that are not there now: a checkpoint cannot make them."""
+        now = {type(callback).__qualname__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
+        missing = {key.partition("{")[0] for key in checkpoint.get("callbacks", ())} - now
+        if missing and trainer.is_global_zero:
+            names = ", ".join(sorted(missing))
+            warnings.warn(f"the run goes on without {names}: say --trainer.callbacks as before", stacklevel=2)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the settings that resuming needs; notice where the run's folder is gone, which saving makes anew."""
         checkpoint[RUN_SETTINGS] = self._settings

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -41,6 +42,7 @@ from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, parts_by_name, recommended
+from meta_opt.meta_training.trainers import check_averaging, check_trainer
 from meta_opt.optimizees.checking import LOGGED, check_loss
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.held_back import check_held_back
@@ -55,6 +57,7 @@ from meta_opt.saved.upgrades import COUNTERS, FORMAT
 from meta_opt.signatures import choice_problem
 
 Monitor = Literal["objective", "final_loss", "loss_sum"]
+_PLAIN_LOADING = ("weights_only", True)
 
 
 class MetaLearner(LightningModule):
@@ -114,7 +117,8 @@ class MetaLearner(LightningModule):
             held_back: Take the meta-loss, and all losses that are logged, of batches that the optimizee holds back (its
                 sample_held_back): learn what generalizes, not what is fitted.
             lr: Learning rate of the meta-optimizer, Adam.
-            lr_schedule: Keep lr, or let it fall to zero along a half cosine over all episodes.
+            lr_schedule: Keep lr, or let it fall to zero along a half cosine over all episodes of trainer.max_epochs or,
+                where that is -1, over trainer.max_steps.
             clip_norm: Scale the meta-gradient down to this Euclidean norm when it is longer.
             clip_relative: Scale it down to this multiple of the median norm of the last 100 meta-gradients.
             normalize_gradient: Divide the meta-gradient by its Euclidean norm.
@@ -204,7 +208,29 @@ class MetaLearner(LightningModule):
         for name in COUNTERS:
             setattr(self, name, int(state[name]))
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **options: Any) -> MetaLearner:  # type: ignore[override]
+        """The module of a checkpoint, see :func:`~meta_opt.meta_training.loading.load_learner`.
+
+        Raises:
+            MetaOptError: If anything but the path is given: the checkpoint says the rest.
+        """
+        from meta_opt.meta_training.loading import load_learner  # which makes objects of this class
+
+        if said := [name for name, value in options.items() if value is not None and (name, value) != _PLAIN_LOADING]:
+            raise MetaOptError(f"load_from_checkpoint takes a path, and no {said[0]}: the checkpoint says the rest")
+        return load_learner(Path(checkpoint_path))
+
     # ------------------------------------------------------------------------------------------------ meta-training
+
+    def setup(self, stage: str) -> None:
+        """Refuse what a trainer cannot do for meta-training.
+
+        Raises:
+            MetaOptError: If it is asked to.
+        """
+        if stage == "fit":
+            check_trainer(self.trainer, self, cosine=self.lr_schedule == "cosine")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The meta-optimizer, of φ and of what the estimator trains for itself."""
@@ -236,9 +262,10 @@ class MetaLearner(LightningModule):
         if isinstance(plugin, MixedPrecision):
             plugin.scaler = None  # meta-gradients come from no scaled loss
         self.optimizee.to(self.device)
-        if self._warm_start is not None and self.episode == 0:
+        new = self.trainer.ckpt_path is None and self.episode == 0
+        if self._warm_start is not None and new:
             start_warm(self._warm_start, [self.optimizer, self.trained])
-        if self._pretraining and self.episode == 0:
+        if self._pretraining and new:
             self._pretrain()
 
     def _pretrain(self) -> None:
@@ -273,6 +300,8 @@ class MetaLearner(LightningModule):
         with no_autocast(self.device):
             for estimate in checked_estimates(self.estimator, episode):
                 if not self._meta_step(estimate):
+                    if problem := self._meta_loss.problem(estimate.losses):
+                        raise MetaOptError(problem)
                     self._restore(before)
                     self._skip()
                     return
@@ -284,8 +313,8 @@ class MetaLearner(LightningModule):
         seconds = time.perf_counter() - started
         runs = self.num_problems * self.estimator.num_runs(self.optimizer, self.trainer.world_size)
         self.cost = self.cost.more(num_steps * runs, seconds)
-        self._log("train/meta_loss", meta_loss, prog_bar=True)
-        self._log("train/final_loss", final, prog_bar=True)
+        self._log("train/meta_loss", meta_loss, prog_bar=True, sync_dist=True)
+        self._log("train/final_loss", final, prog_bar=True, sync_dist=True)
         self._log("train/steps_per_s", num_steps / seconds, prog_bar=True)
         self._log("train/grad_norm", self._clip.norms[0])
         self._log("train/skipped", float(self.skipped))
@@ -350,13 +379,14 @@ class MetaLearner(LightningModule):
         return True
 
     def _set_learning_rate(self, batch_idx: int) -> None:
-        """Along the epochs of this fit: a learner that is fitted again begins anew, one that goes on goes on."""
+        """Along this fit: a learner that is fitted again begins anew, one that goes on goes on."""
         lr = self.lr
         if self.lr_schedule == "cosine":
-            total = self.trainer.num_training_batches * (self.trainer.max_epochs or -1)
-            done = self.trainer.current_epoch * self.trainer.num_training_batches + batch_idx
-            if total <= 0 or math.isinf(total):
-                raise MetaOptError("model.lr_schedule cosine needs a length: set trainer.max_epochs")
+            trainer = self.trainer
+            done: float = trainer.current_epoch * trainer.num_training_batches + batch_idx
+            total: float = (trainer.max_epochs or -1) * trainer.num_training_batches
+            if total < 0:  # epochs have no end, steps have
+                done, total = trainer.global_step, trainer.max_steps
             lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, done / total)))
         for group in self._meta_optimizer.param_groups:
             group["lr"] = lr
@@ -467,7 +497,13 @@ class MetaLearner(LightningModule):
         checkpoint["meta_opt"] = {"format": FORMAT, **self.recipe(), "cost": self.cost._asdict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting costs; take the precision asked for before weights are loaded: Lightning rounds them first."""
+        """Go on counting costs; take the precision asked for before weights are loaded: Lightning rounds them first.
+
+        Raises:
+            MetaOptError: If a run goes on without the callback that averaged its weights: φ itself is that one's.
+        """
+        if self._trainer is not None and self._trainer.state.fn == "fit" and "averaging_state" in checkpoint:
+            check_averaging(self._trainer)
         check_weights(self.estimator, checkpoint.get("state_dict", {}), "estimator.")
         self.cost = read_cost(checkpoint.get("meta_opt", {})) or Cost()
         if self._trainer is not None:
@@ -483,8 +519,8 @@ class MetaLearner(LightningModule):
             "layout": self._layout.to_plain(),
         }
 
-    def _log(self, name: str, value: Tensor | float, *, prog_bar: bool = False) -> None:
-        self.log(name, value, prog_bar=prog_bar, batch_size=1)
+    def _log(self, name: str, value: Tensor | float, *, prog_bar: bool = False, sync_dist: bool = False) -> None:
+        self.log(name, value, prog_bar=prog_bar, sync_dist=sync_dist, batch_size=1)
 
 
 def _hyperparameter_names() -> list[str]:

@@ -47,6 +47,12 @@ class MetaLoss:
         self._name = name
         self._weights = parse_step_weights(step_weights)
 
+    def problem(self, losses: Tensor) -> str | None:
+        """Why the meta-loss of these losses is not finite, where it is the meta-loss that is wrong for them."""
+        if self._name in ("log_sum", "log_mean") and bool((losses < 0).any()):
+            return f"model.meta_loss {self._name} takes logarithms, and a loss was {losses.min():.3g}: choose sum"
+        return None
+
     def value(self, losses: Tensor) -> Tensor:
         """L, [], of losses [T, B]."""
         weights = self._weights(len(losses)).to(losses)

@@ -177,7 +177,7 @@ def _check_vmap(watched: Watched, first: _Arguments, second: _Arguments, loss: T
         {key: torch.stack([value, two[key]]) for key, value in one.items()}
         for one, two in zip(first, second, strict=True)
     )
-    advice = "no .item(), no bool() and no branch on a tensor's value; or set vmappable = False in the class"
+    advice = "no .item(), no bool(), no branch on a tensor's value; or set vmappable = False in the class"
     several = f"works for one problem, but not for several at once under torch.vmap ({advice}):"
     with watched.watching("loss", several):
         for value in params.values():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from meta_opt.configurable import Configurable
 
@@ -92,9 +92,9 @@ class Optimizee(Configurable, ABC):
         return self
 
     def to(self, device: torch.device | str) -> Optimizee:
-        """Move every tensor that is an attribute of this object to ``device``; returns the object."""
+        """Move every tensor and module that is an attribute of this object to ``device``; returns the object."""
         for name, value in vars(self).items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor | nn.Module):
                 setattr(self, name, value.to(device))
         return self
 

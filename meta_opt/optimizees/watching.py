@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.importing import interrupts
 from meta_opt.messages import clipped, described
 from meta_opt.optimizees.contract import Optimizee, TensorDict
 
+NO_STATE = "it must keep no state (batch normalization: track_running_stats=False)"
 _ARGUMENTS = ("params", "problem", "batch")
 
 
@@ -35,9 +36,11 @@ class Watched:
         """What the method returns.
 
         Raises:
-            OptimizeeError: If it fails, changes a dict of tensors among its arguments, or uses global randomness.
+            OptimizeeError: If it fails, changes a dict of tensors among its arguments or, as loss or metrics, a tensor
+                of the optimizee's own, or uses global randomness.
         """
         before = [_noted(argument) for argument in arguments]
+        own = written(self.optimizee)
         with self.watching(method):
             result = getattr(self.optimizee, method)(*arguments)
         for what, argument, noted in zip(_ARGUMENTS, arguments, before, strict=False):
@@ -46,6 +49,8 @@ class Watched:
                     f"{self.name}.{method} changes its argument {what} in place, in {clipped(changed)!r}: "
                     "it must leave its arguments as they are"
                 )
+        if method in ("loss", "metrics") and (changed := changed_since(self.optimizee, own)):
+            raise OptimizeeError(f"{self.name}.{method} changes {clipped(changed)} in place: {NO_STATE}")
         return result
 
     @contextmanager
@@ -78,6 +83,37 @@ class Watched:
                 f"{self.name}.{method} uses the global random state of {moved[0]}: "
                 "take all randomness from the generator that is handed in"
             )
+
+
+def written(optimizee: Optimizee) -> dict[str, tuple[Tensor, int]]:
+    """Each tensor that an optimizee keeps, and how often it has been written to, by the name of its attribute."""
+    return {
+        name: (value, value._version)
+        for attribute, kept in vars(optimizee).items()
+        for name, value in _tensors_in(attribute, kept)
+        if not value.is_inference()
+    }
+
+
+def changed_since(optimizee: Optimizee, before: dict[str, tuple[Tensor, int]]) -> str | None:
+    """The name of a tensor of an optimizee's that has been written to, if there is one."""
+    now = written(optimizee)
+    for name, (value, version) in before.items():
+        if name in now and now[name][0] is value and now[name][1] != version:
+            return name
+    return None
+
+
+def _tensors_in(name: str, kept: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(kept, Tensor):
+        yield name, kept
+    elif isinstance(kept, nn.Module):
+        for part, value in (*kept.named_parameters(), *kept.named_buffers()):
+            yield f"{name}.{part}", value
+    elif isinstance(kept, dict | list | tuple):
+        for key, each in kept.items() if isinstance(kept, dict) else enumerate(kept):
+            if isinstance(each, Tensor | nn.Module):
+                yield from _tensors_in(f"{name}[{key!r}]", each)
 
 
 def same(one: TensorDict, other: TensorDict) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import torch
 
-from meta_opt import registry
 from meta_opt.meta_training.estimators.contract import Estimator
 from meta_opt.testing.episodes import NUM_PROBLEMS, NUM_STEPS, UNROLL_LENGTH, episode_of, momentum, run, same
 
@@ -152,7 +151,8 @@ def reloading(estimator: Estimator) -> None:
 
 def plain_arguments(estimator: Estimator) -> None:
     """The constructor's arguments are plain values, from which a checkpoint can make the estimator again."""
-    assert estimator.plain_init_args(registry.name_of) is not None, (
-        f"{type(estimator).__name__} was made from an argument that is no plain value (number, string, list or dict), "
-        "so that no checkpoint could make it again"
+    odd = estimator.odd_argument()
+    assert odd is None, (
+        f"{type(estimator).__name__} was made from an argument that is no plain value "
+        f"(number, string, list or dict), {odd}, so that no checkpoint could make it again"
     )

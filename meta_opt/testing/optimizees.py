@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from meta_opt import registry
 from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import Problems
+from meta_opt.optimizees.watching import NO_STATE, changed_since, written
 
 OptimizeeCheck = Callable[[Optimizee], None]
 
@@ -120,9 +120,10 @@ def randomness_from_the_generator(optimizee: Optimizee) -> None:
 
 
 def pure_loss(optimizee: Optimizee) -> None:
-    """Loss and metrics are the same at the same arguments, which they leave unchanged."""
+    """Loss and metrics are the same at the same arguments, which they leave unchanged, as they do what is kept."""
     optimizee, name = _variant(optimizee)
     arguments = _draw(optimizee, 0)
+    own = written(optimizee)
     untouched = copy.deepcopy(arguments)
     for what in (optimizee.loss, optimizee.metrics):
         results = []
@@ -132,6 +133,8 @@ def pure_loss(optimizee: Optimizee) -> None:
                 assert _same(one, other), f"{name}.{what.__name__} changes its argument {argument} in place"
         first, second = ({"": result} if isinstance(result, Tensor) else result for result in results)
         assert _same(first, second), f"{name}.{what.__name__} gives another result when it is called again"
+        changed = changed_since(optimizee, own)
+        assert changed is None, f"{name}.{what.__name__} changes {changed} in place: {NO_STATE}"
 
 
 def problems_side_by_side(optimizee: Optimizee) -> None:
@@ -258,11 +261,10 @@ def recommended_settings(optimizee: Optimizee) -> None:
 
 def plain_arguments(optimizee: Optimizee) -> None:
     """The constructor's arguments are plain values, from which a checkpoint can make the optimizee again."""
-    name = type(optimizee).__name__
-    plain = optimizee.plain_init_args(registry.name_of)
-    assert plain is not None, (
-        f"{name} was made from an argument that is no plain value (number, string, list, dict or optimizee), so that "
-        "no checkpoint could make it again"
+    odd = optimizee.odd_argument()
+    assert odd is None, (
+        f"{type(optimizee).__name__} was made from an argument that is no plain value "
+        f"(number, string, list, dict or optimizee), {odd}, so that no checkpoint could make it again"
     )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from meta_opt import registry
 from meta_opt.optimizees.contract import TensorDict
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
@@ -230,9 +229,8 @@ def recommended_settings(optimizer: OptimizerNetwork) -> None:
 
 def plain_arguments(optimizer: OptimizerNetwork) -> None:
     """The constructor's arguments are plain values, from which a checkpoint can make the optimizer again."""
-    name = type(optimizer).__name__
-    plain = optimizer.plain_init_args(registry.name_of)
-    assert plain is not None, (
-        f"{name} was made from an argument that is no plain value (number, string, list or dict), so that no "
-        "checkpoint could make it again"
+    odd = optimizer.odd_argument()
+    assert odd is None, (
+        f"{type(optimizer).__name__} was made from an argument that is no plain value "
+        f"(number, string, list or dict), {odd}, so that no checkpoint could make it again"
     )

@@ -222,7 +222,8 @@ def test_classes_that_are_no_plugins_are_shown_with_what_they_recommend(meta_opt
     for said, message in {
         "mine.py:Other": "mine.py:Other is no optimizee, optimizer or estimator: it must be a subclass of one",
         "mine.py": "say which class of mine.py is meant, as mine.py:CLASS",
-        "quadratc": "no optimizee is called 'quadratc'; did you mean 'quadratic'?",
+        "quadratc": "nothing is called 'quadratc'; did you mean 'quadratic'? meta-opt list shows what there is",
+        "generl": "nothing is called 'generl'; did you mean 'general'?",
     }.items():
         status, out, err = meta_opt("list", said)
         assert (status, out) == (2, "")
