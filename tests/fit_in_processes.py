@@ -1,4 +1,4 @@
-"""Meta-train for a few episodes in DEVICES processes with PROBLEMS problems each, and save φ to OUT.
+"""Meta-train for a few episodes in DEVICES processes with PROBLEMS problems each; save φ and logged losses to OUT.
 
 With a fourth argument, ``pes``, by evolution strategies whose pairs are divided among the processes.
 """
@@ -30,4 +30,5 @@ if __name__ == "__main__":
     quiet = trainer(devices=devices, strategy="ddp" if devices > 1 else "auto", precision="64-true", max_epochs=3)
     quiet.fit(module)
     if quiet.is_global_zero:
-        torch.save([parameter.detach() for parameter in module.optimizer.parameters()], out)
+        logged = [quiet.callback_metrics[f"train/{name}"] for name in ("meta_loss", "final_loss")]
+        torch.save([*(parameter.detach() for parameter in module.optimizer.parameters()), *logged], out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelPruning,
@@ -17,7 +16,6 @@ from meta_opt.errors import MetaOptError
 _INSTEAD: dict[type[Callback], str] = {
     StochasticWeightAveraging: "averages no φ and sets no learning rate of meta-training: set model.average_decay",
     LearningRateFinder: "finds no learning rate of meta-training: try some values of model.lr",
-    BatchSizeFinder: "finds no number of problems: set model.num_problems",
     GradientAccumulationScheduler: "accumulates no meta-gradient: set model.num_problems",
     ModelPruning: "prunes no φ",
 }

@@ -412,6 +412,57 @@ def test_one_pretrained_optimizer_is_tested(meta_opt, said, message):
     assert fails(meta_opt, "test", *said).startswith(message)
 
 
+def test_what_ended_a_run_is_said_and_what_would_go_on_with_it(meta_opt, plugins):
+    for number, (options, cut) in enumerate(
+        {
+            ("--trainer.max_steps", "4"): "--trainer.max_steps 4",
+            ("--trainer.max_time", "00:00:00:01", "--trainer.max_epochs", "99999"): "--trainer.max_time",
+            ("--early_stopping.stopping_threshold", "1e9"): "--early_stopping (val/objective crossed a threshold)",
+            ("--early_stopping.patience", "1", "--early_stopping.min_delta", "1e9"): (
+                "--early_stopping (val/objective no longer fell)"
+            ),
+        }.items()
+    ):
+        epochs = () if "--trainer.max_epochs" in options else ("--trainer.max_epochs", "9")
+        status, out, err = meta_opt("fit", *BOWL, *epochs, *options)
+        assert status == 0, err
+        assert re.search(rf"finished after \d+ episodes: stopped by {re.escape(cut)}\n", out), out
+        assert "--trainer.max_epochs" not in out  # which would change nothing
+        assert Path(f"checkpoints/bowl/run_{number}/last.ckpt").is_file()
+    first = ("fit", "--ckpt_path", "checkpoints/bowl/run_0/last.ckpt", *QUIET)
+    _, out, _ = meta_opt(*first, "--trainer.max_epochs", "10")
+    assert "had finished after 2 episodes; a higher --trainer.max_steps, or -1, goes on with it\n" in out
+    _, out, _ = meta_opt(*first, "--trainer.max_steps=-1", "--trainer.max_epochs", "1")
+    assert "finished after 3 episodes\n" in out
+
+
+def test_callbacks_that_a_run_had_are_missed(meta_opt, plugins):
+    once = ("--trainer.max_epochs", "1", "--trainer.callbacks+=Timer", "--trainer.callbacks.interval", "epoch")
+    assert meta_opt("fit", *BOWL, *once)[0] == 0
+    with pytest.warns(UserWarning, match="the run goes on without Timer: say --trainer.callbacks as before"):
+        assert meta_opt("fit", "--ckpt_path", "last", "--trainer.max_epochs", "2", *QUIET)[0] == 0
+
+
+def test_a_profile_and_a_summary_are_shown_where_they_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--trainer.fast_dev_run", "true", "--trainer.profiler", "simple", "--trainer.enable_model_summary=true")
+    command = [*COMMAND, "fit", "--optimizee", "quadratic", "--model.num_steps", "2", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    shown = done.stdout + done.stderr
+    assert "FIT Profiler Report" in shown
+    assert "Total params" in shown
+
+
+def test_a_callback_finds_the_log(meta_opt, plugins):
+    assert meta_opt("fit", *BOWL, "--trainer.max_epochs", "1", "--trainer.callbacks+=DeviceStatsMonitor")[0] == 0
+
+
+@pytest.mark.parametrize("option", ["max_epochs", "max_steps", "limit_train_batches"])
+def test_a_run_trains_something(meta_opt, plugins, option):
+    message = fails(meta_opt, "fit", *BOWL, f"--trainer.{option}", "0")
+    assert message == f"trainer.{option} must not be 0: there would be nothing to train"
+
+
 def test_a_run_that_had_finished_says_what_goes_on_with_it(trained, meta_opt):
     status, out, _ = meta_opt("fit", "--ckpt_path", "last", "--trainer.max_epochs", "1", *QUIET)
     assert status == 0

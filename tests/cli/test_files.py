@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -325,5 +326,6 @@ def test_arguments_that_a_checkpoint_holds_or_not(run: Any) -> None:
     assert learner.optimizee.place == Path("there/x")  # type: ignore[attr-defined]
     message = fails(run, "fit", "--optimizee", "folder_in_a_file.py:Odd", *QUIET)
     assert message.startswith("--optimizee folder_in_a_file.py:Odd has an argument that is no number, text, list, mapp")
+    assert re.search(r"mapping or path, \w+ \(\w+\), so that no checkpoint", message)
     message = fails(run, "fit", "--optimizee", "folder_in_a_file.py:Helpful", *QUIET)
     assert "Helpful.__init__ must not have an argument called help, which is an option already" in message

@@ -591,7 +591,7 @@ def test_arguments_are_checked(path: Path) -> None:
         LearnedOptimizer(params(), checkpoint=path, lr=-1)
     with pytest.raises(MetaOptError, match="lr must be a number of at least 0, not -2"):
         LearnedOptimizer([{"params": params(), "lr": -2}], checkpoint=path)
-    for lr in (None, "0.5", math.inf, math.nan):
+    for lr in (None, "0.5", True, math.inf, math.nan):
         with pytest.raises(MetaOptError, match=f"lr must be a number of at least 0, not {lr!r}"):
             LearnedOptimizer(params(), checkpoint=path, lr=lr)  # type: ignore[arg-type]
     optimizer = LearnedOptimizer(params(), checkpoint=path)
@@ -600,7 +600,13 @@ def test_arguments_are_checked(path: Path) -> None:
         optimizer.step()
     with pytest.raises(MetaOptError, match="weight_decay: a learned optimizer has none; add the term to the loss"):
         LearnedOptimizer([{"params": params(), "weight_decay": 0.1}], checkpoint=path)
-    LearnedOptimizer([{"params": params(), "weight_decay": 0.0}], checkpoint=path)
+    with pytest.raises(MetaOptError, match="maximize: a learned optimizer minimizes; negate the loss"):
+        LearnedOptimizer([{"params": params(), "maximize": True}], checkpoint=path)
+    optimizer = LearnedOptimizer([{"params": params(), "weight_decay": 0.0, "maximize": False}], checkpoint=path)
+    optimizer.step()
+    optimizer.param_groups[0]["weight_decay"] = 0.1  # as schedules of it do
+    with pytest.raises(MetaOptError, match="weight_decay: a learned optimizer has none"):
+        optimizer.step()
     for steps in (0, 1e4, math.nan, "9"):
         with pytest.raises(MetaOptError, match=f"num_steps must be a whole number of at least 1, not {steps!r}"):
             LearnedOptimizer(params(), checkpoint=path, num_steps=steps)  # type: ignore[arg-type]

@@ -197,6 +197,20 @@ def test_a_non_finite_unroll_late_in_an_episode_undoes_the_earlier_ones() -> Non
     assert int(module.skipped) == 1
 
 
+class Negative(Regression):
+    def loss(self, params: Any, problem: Any, batch: Any) -> Any:
+        return super().loss(params, problem, batch) - 50.0
+
+
+@pytest.mark.parametrize("meta_loss", ["log_sum", "log_mean"])
+def test_losses_that_have_no_logarithm_are_said_to_be_the_cause(meta_loss: str) -> None:
+    told = rf"model.meta_loss {meta_loss} takes logarithms, and a loss was -\d+.*: choose sum"
+    with pytest.raises(MetaOptError, match=told):
+        trainer().fit(learner(Negative(), meta_loss=meta_loss))
+    trainer().fit(summed := learner(Negative(), meta_loss="sum"))
+    assert (summed.episode, summed.skipped) == (8, 0)
+
+
 def test_training_stops_when_episodes_stay_non_finite() -> None:
     module = learner(Sometimes(list(range(100))), max_skipped=2)
     with pytest.raises(DivergedError, match="3 episodes in a row were not finite"):

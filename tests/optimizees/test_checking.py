@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, TensorDict
+from meta_opt.testing.optimizees import pure_loss
 
 
 class Bowl(Optimizee):
@@ -442,3 +444,50 @@ def test_long_values_are_cut() -> None:
 
 def test_control_characters_are_not_printed() -> None:
     assert "\x1b" not in message_of(bowl(loss=raises(ValueError("\x1b[31mred")))())
+
+
+class Norm(Bowl):
+    """Keeps running statistics, in a module, and in a tensor of a list where ``listed``."""
+
+    vmappable = False
+
+    def __init__(self, where: str = "module") -> None:
+        self.where = where
+        self.norm = nn.BatchNorm1d(3, affine=False)
+        self.means = [torch.zeros(3)]
+
+    def _note(self, batch: Any) -> None:
+        if self.where == "list":
+            self.means[0].lerp_(batch["noise"], 0.1)
+        else:
+            self.norm(batch["noise"].expand(2, 3))
+
+    def loss(self, params: Any, problem: Any, batch: Any) -> Any:
+        if self.where != "metrics":
+            self._note(batch)
+        return super().loss(params, problem, batch)
+
+    def metrics(self, params: Any, problem: Any, batch: Any) -> Any:
+        if self.where == "metrics":
+            self._note(batch)
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("module", "Norm.loss changes norm.num_batches_tracked in place"),
+        ("list", "Norm.loss changes means[0] in place"),
+        ("metrics", "Norm.metrics changes norm.num_batches_tracked in place"),
+    ],
+)
+def test_an_optimizee_keeps_no_state(where: str, message: str) -> None:
+    told = f"{message}: it must keep no state (batch normalization: track_running_stats=False)"
+    assert message_of(Norm(where)) == told
+    with pytest.raises(AssertionError, match=re.escape(told)):
+        pure_loss(Norm(where))
+
+
+def test_modules_are_moved_with_the_object() -> None:
+    moved = Norm().to("meta")
+    assert all(buffer.is_meta for buffer in moved.norm.buffers())  # type: ignore[attr-defined]
