@@ -62,7 +62,7 @@ def whole(name: str, value: object, least: int) -> int:
         MetaOptError: If it is not one.
     """
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = least - 1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = least - 1
     if number < least:

@@ -34,7 +34,7 @@ from meta_opt.optimizers.baseline_names import KNOWN, baseline, default_baseline
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.pretrained import pretrained, pretrained_path
 from meta_opt.saved.recipes import Recipe, check_class, load_optimizer, read_recipe
-from meta_opt.saved.runs import Run, relative
+from meta_opt.saved.runs import relative, short_name
 
 
 def run(options: list[str]) -> int:
@@ -123,7 +123,7 @@ def checkpoints_asked(options: list[str]) -> dict[str, Path]:
     """The checkpoints to compare by the names that they get, which differ from each other and from baselines."""
     said = read_lists(options, "ckpt_path", "pretrained", "baselines", "num_steps")
     trained = [checkpoint_path(text, Path(), class_asked(options, "optimizee")) for text in said["ckpt_path"]]
-    paths = {path: _name(path) for path in trained}
+    paths = {path: short_name(path) for path in trained}
     paths |= {pretrained_path(text): text for text in said["pretrained"]}
     unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
     taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *KNOWN])
@@ -177,13 +177,6 @@ def optimizee_of(options: list[str]) -> Optimizee:
     add_plugin_argument(parser, "optimizee", class_asked(options, "optimizee"))
     optimizee: Optimizee = parsed(parser, options)[1]
     return optimizee
-
-
-def _name(path: Path) -> str:
-    """``quadratic/run_0`` for the best checkpoint of a run."""
-    if found := Run.containing(path):
-        return f"{found.optimizee}/{found.name}" + ("" if path.stem == "best" else f"/{path.stem}")
-    return path.stem
 
 
 def _parse(options: list[str], recipes: dict[Path, Recipe]) -> tuple[Any, Optimizee]:

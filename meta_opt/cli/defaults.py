@@ -8,6 +8,7 @@ others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -26,7 +27,7 @@ from meta_opt.meta_training.recommended import (
     recommended_estimator,
 )
 from meta_opt.registry import Kind
-from meta_opt.saved.recipes import Part, Recipe, load_optimizer, read_recipe
+from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_recipe
 from meta_opt.saved.runs import Run, relative
 
 # Of compare: the type of θ, and that of autocast.
@@ -95,6 +96,8 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
     if text is not None:
         path = checkpoint_path(text, defaults.root, asked.get("optimizee"))
         _use_checkpoint(command, defaults, asked, path, read_recipe(path))
+        if command != "fit" and said.get("model.num_steps") is not None:  # which num_validation_steps would go before
+            defaults.options["model.num_validation_steps"] = None
     else:
         if "optimizee" in asked:
             _use_class(defaults, "optimizee", asked["optimizee"], {})
@@ -164,7 +167,7 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     parts = {path: recipe.optimizee for path, recipe in recipes.items()}
     first = next(iter(parts))
     if asked is None:
-        if other := next((path for path, part in parts.items() if part != parts[first]), None):
+        if other := next((path for path in parts if not _alike(first, path, parts)), None):
             raise CheckpointError(
                 f"{relative(first)} and {relative(other)} were trained on different problems "
                 f"({_described(parts[first])}; {_described(parts[other])}); name those to compare on with --optimizee"
@@ -182,6 +185,18 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     defaults.options["held_back"] = same and model.get("held_back", False) is True
     defaults.options["num_validation_problems"] = max(32, model["num_validation_problems"] if same else 0)
     return defaults
+
+
+def _alike(one: Path, other: Path, parts: Mapping[Path, Part]) -> bool:
+    """Whether both are the same optimizee, made again: one may lack an argument that there was not yet."""
+    if parts[one] == parts[other]:
+        return True
+    from meta_opt.evaluation.validated import same  # which takes long
+
+    try:
+        return same(*(make("optimizee", parts[path], path) for path in (one, other)))
+    except MetaOptError:
+        return False
 
 
 def _precision(path: Path, recipe: Recipe) -> str:
@@ -210,7 +225,7 @@ def _use_checkpoint(command: str, defaults: Defaults, asked: dict[Kind, type[Any
         _recommend(defaults, new=False)
         defaults.options |= model
     else:  # the same learned optimizer elsewhere, for as many steps as are recommended there
-        defaults.options |= model
+        defaults.options |= model | {"model.num_validation_steps": None}
         _recommend(defaults, new=False)
     if "trainer.precision" in recipe.run:
         defaults.options["trainer.precision"] = recipe.run["trainer.precision"]

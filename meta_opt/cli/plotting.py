@@ -9,7 +9,7 @@ from meta_opt.cli.comparing import asked_optimizer, checkpoints_asked
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.portraits import portrait_figure, portrait_of
+from meta_opt.evaluation.portraits import MOST_STEPS, portrait_figure, portrait_of
 from meta_opt.evaluation.reports import check_place, new_folder
 from meta_opt.saved.recipes import load_optimizer, read_recipe
 from meta_opt.saved.runs import relative
@@ -28,8 +28,8 @@ def run(options: list[str]) -> int:
         return int(end.code or 0)
     if not paths:
         raise MetaOptError("say what to draw, with --ckpt_path or --pretrained (meta-opt plot --help tells more)")
-    if config.num_steps is not None and config.num_steps < 1:
-        raise MetaOptError(f"--num_steps must be at least 1, not {config.num_steps}")
+    if config.num_steps is not None and not 1 <= config.num_steps <= MOST_STEPS:
+        raise MetaOptError(f"--num_steps must be from 1 to {MOST_STEPS}, not {config.num_steps}")
     out = None if config.out is None else Path(config.out)
     check_place(out, _DEFAULT)
     recipes = {path: read_recipe(path) for path in paths.values()}

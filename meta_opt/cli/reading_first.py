@@ -15,7 +15,7 @@ from meta_opt.cli import configs
 from meta_opt.errors import MetaOptError
 from meta_opt.saved.pretrained import pretrained_path
 
-OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "preset", "trainer.default_root_dir")
+OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "preset", "trainer.default_root_dir", "model.num_steps")
 _CLASSES = tuple(registry.OPTIONS.values())
 
 

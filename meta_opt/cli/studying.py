@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,17 +81,29 @@ def _check(study: Study) -> None:
     Raises:
         MetaOptError: If it does not.
     """
-    base = next(study.points())[1]
-    checked = {"base": base}
+    first = {axis: next(iter(labels)) for axis, labels in study.axes.items()}
+    checked = {"base": next(study.points())[1]}
     for axis, labels in study.axes.items():
-        checked |= {f"axes.{axis}.{label}": merged(base, options) for label, options in labels.items()}
+        for label in labels:
+            chosen = (study.axes[each][name] for each, name in {**first, axis: label}.items())
+            checked[f"axes.{axis}.{label}"] = reduce(merged, chosen, dict(study.base))
     checked |= {f"also.{label}": merged(study.base, options) for label, options in study.also.items()}
     worker = Worker(WORKER)
     work = {"check": checked, "tests": tests_of(study), "baselines": list(study.baselines)}
     answer = worker.perform(work, 0) or {}
     worker.stop()
-    for where, error in answer.get("results", {}).items():
-        raise MetaOptError(f"study {study.name}: {where}: {error}")
+    refused: dict[str, str] = answer.get("results", {})
+    for where, error in refused.items():
+        raise MetaOptError(f"study {study.name}: {_cause(study, refused) if where == 'base' else where}: {error}")
+
+
+def _cause(study: Study, refused: Mapping[str, str]) -> str:
+    """Where an error of the first point is: in the first label of an axis, if another label in its place mends it."""
+    for axis, labels in study.axes.items():
+        first, *others = (f"axes.{axis}.{label}" for label in labels)
+        if any(refused.get(other) != refused["base"] for other in others):
+            return first
+    return "base"
 
 
 def _study(name: str) -> Study:

@@ -28,11 +28,11 @@ def meaning_of(error: Exception, checkpoint: Path | None) -> Exception:
     if checkpoint is not None and any(file.stem == "checkpoint_connector" for file in files):
         text = f"{type(error).__name__}: {clipped(error)}"
         return CheckpointError(f"{relative(checkpoint)} is damaged, and fit cannot go on with it ({text})")
+    if Path(lightning.__file__).parent in next(file for file in reversed(files) if file.parent != _MODULES).parents:
+        return MetaOptError(f"the trainer cannot work with these options: {clipped(error, 300)}")
     last = next(file for file in reversed(files) if file.parent == _CALLBACKS or _OURS in file.parents)
     if last.parent == _CALLBACKS:
         return MetaOptError(f"a callback of the trainer failed: {type(error).__name__}: {clipped(error, 300)}")
-    if Path(lightning.__file__).parent in next(file for file in reversed(files) if file.parent != _MODULES).parents:
-        return MetaOptError(f"the trainer cannot work with these options: {clipped(error, 300)}")
     raise error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped
 
 
 def device_of(text: str, option: str) -> torch.device:
@@ -22,7 +23,7 @@ def device_of(text: str, option: str) -> torch.device:
     try:
         device = torch.empty(0, device=text).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise MetaOptError(f"{option} {text} cannot be used: {str(error).splitlines()[0]}") from error
+        raise MetaOptError(f"{option} {text} cannot be used: {clipped(str(error).splitlines()[0], 160)}") from error
     if device.type == "meta":
         raise MetaOptError(f"{option} meta cannot be used: it computes nothing")
     return device

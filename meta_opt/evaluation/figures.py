@@ -100,7 +100,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_problems: int, command: str) -> Figure:
-    """Mean loss over optimizee steps with its 95 % band, on a logarithmic scale; a panel per horizon.
+    """Mean loss over optimizee steps with a band of 1.96 standard errors, on a logarithmic scale; a panel per horizon.
 
     Baselines are shown with the learning rate that was tuned for their final loss. The command stands underneath.
     """
@@ -117,7 +117,7 @@ def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_prob
     _plain_ticks(panels[0])
     panels[0].set_ylabel("mean loss on test problems")
     _legend(panels[-1], comparisons[-1])
-    caption = f"Bands: 95 % confidence of the mean over {num_problems} problems."
+    caption = f"Bands: ±1.96 standard errors of the mean over {num_problems} problems."
     if count == 1:
         caption += " In brackets: learning rate, tuned for the final loss."
     width = int(19 * figure.get_figwidth())  # letters

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from meta_opt import registry
-from meta_opt.errors import MetaOptError, whole
+from meta_opt.errors import MetaOptError, shown, whole
 from meta_opt.evaluation.compare import MERITS, Comparison, Contestant, Setting, Validation
 from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.devices import device_of
@@ -27,6 +27,7 @@ from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.costs import Cost
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import check_class, load_optimizer, make, read_recipe
+from meta_opt.saved.runs import short_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -109,8 +110,8 @@ def compare(
     Args:
         optimizers: The learned optimizers: names of pretrained ones, paths of checkpoints, meta-learners, or learned
             optimizers themselves; in a mapping, by the names that they get.
-        optimizee: What to compare on: a name, with its default options, or an object. None: what the first of the
-            optimizers that knows it was trained on.
+        optimizee: What to compare on: a name, with its default options, or an object. None: what the optimizers were
+            trained on, if that is the same for all that know it.
         num_steps: Steps, or several numbers of them. None: those of the optimizers' training if that was on the same
             optimizee, or what the optimizee recommends, or else 100.
         baselines: As for ``--baselines``; None for the default ones of so many steps.
@@ -128,7 +129,7 @@ def compare(
     named = dict(optimizers) if isinstance(optimizers, Mapping) else _named(optimizers)
     if not named:
         raise MetaOptError("say what to compare: one learned optimizer at least")
-    chosen = _optimizee(optimizee, list(named.values()))
+    chosen = _optimizee(optimizee, named)
     known = next(filter(None, (_validation(each, chosen) for each in named.values())), None)
     horizons = _horizons(num_steps, chosen, known)
     num_problems = whole("num_problems", num_problems, 2)
@@ -143,6 +144,8 @@ def compare(
     paths = [_path(each) for each in named.values() if isinstance(each, str | Path)]
     check_class("optimizer_class", optimizer_class, map(read_recipe, paths))
     learned = {name: _contestant(each, chosen, place, optimizer_class) for name, each in named.items()}
+    if baselines is not None and (isinstance(baselines, str) or not all(isinstance(each, str) for each in baselines)):
+        raise MetaOptError(f"baselines must be a sequence of names, not {shown(baselines)}")
     asked = list(baselines) if baselines is not None else default_baselines(max(horizons))
     if twice := sorted({*named} & {*asked}):
         raise MetaOptError(f"{twice[0]} is a baseline; give the learned optimizer another name")
@@ -161,7 +164,7 @@ def _named(optimizers: Iterable[Learned]) -> dict[str, Learned]:
     named: dict[str, Learned] = {}
     for each in optimizers:
         if isinstance(each, str | Path):
-            name = str(each)
+            name = short_name(Path(each)) if str(each).endswith(".ckpt") else str(each)
         else:
             name = type(each.optimizer if isinstance(each, MetaLearner) else each).__name__
         number = 2
@@ -176,19 +179,33 @@ def _path(each: str | Path) -> Path:
     return Path(each) if isinstance(each, Path) or each.endswith(".ckpt") else pretrained_path(each)
 
 
-def _optimizee(asked: str | Optimizee | None, optimizers: Sequence[Learned]) -> Optimizee:
+def _optimizee(asked: str | Optimizee | None, optimizers: Mapping[str, Learned]) -> Optimizee:
     if isinstance(asked, Optimizee):
         return asked
     if isinstance(asked, str):
         cls = registry.resolve("optimizee", registry.path_in_file(asked) if ".py:" in asked else asked)
         return cls()
-    for each in optimizers:
-        if isinstance(each, MetaLearner):
-            return each.optimizee
-        if isinstance(each, str | Path):
-            path = _path(each)
-            return make("optimizee", read_recipe(path).optimizee, path)
-    raise MetaOptError("say what to compare on, with optimizee: a learned optimizer alone does not know")
+    if asked is not None:
+        raise MetaOptError(f"optimizee must be a name or an optimizee that is made, not {shown(asked)}")
+    known = {name: found for name, each in optimizers.items() if (found := _trained_on(each)) is not None}
+    if not known:
+        raise MetaOptError("say what to compare on, with optimizee: a learned optimizer alone does not know")
+    first, *others = known
+    for other in others:
+        if not same(known[first], known[other]):
+            raise MetaOptError(
+                f"{first} and {other} were trained on different problems; name those to compare on with optimizee"
+            )
+    return known[first]
+
+
+def _trained_on(each: Learned) -> Optimizee | None:
+    if isinstance(each, MetaLearner):
+        return each.optimizee
+    if isinstance(each, str | Path):
+        made: Optimizee = make("optimizee", read_recipe(_path(each)).optimizee, _path(each))
+        return made
+    return None
 
 
 def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, known: Validation | None) -> list[int]:

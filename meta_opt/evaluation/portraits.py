@@ -21,7 +21,7 @@ _EXTENT = 3.0  # of the grid, in root mean squares of all gradients
 _HISTORY = 20  # steps with one gradient, before another
 _QUIET, _LOUD = 20, 40  # steps of zeros, and of a constant, of a step response
 _SIZES = (0.1, 1.0, 10.0)
-_MOST_STEPS = 1000
+MOST_STEPS = 1000
 _APART = 10  # every tenth coordinate is a probe
 
 
@@ -96,7 +96,7 @@ def _schedule(optimizer: OptimizerNetwork, layout: Layout, num_steps: int) -> Te
     generator = Generator().manual_seed(1)
     sizes = []
     with torch.no_grad():
-        for _ in range(min(num_steps, _MOST_STEPS)):
+        for _ in range(min(num_steps, MOST_STEPS)):
             grad = torch.randn(1, layout.num_coordinates, generator=generator)
             update, state, *_ = optimizer.step(_evaluation(optimizer, grad), state)
             sizes.append(update.square().mean().sqrt())

@@ -92,9 +92,13 @@ class Optimizee(Configurable, ABC):
         return self
 
     def to(self, device: torch.device | str) -> Optimizee:
-        """Move every tensor and module that is an attribute of this object to ``device``; returns the object."""
+        """Move every tensor and module that is an attribute of this object to ``device``; returns the object.
+
+        Modules without values, on the meta device, stay there.
+        """
         for name, value in vars(self).items():
-            if isinstance(value, Tensor | nn.Module):
+            parts = (*value.parameters(), *value.buffers()) if isinstance(value, nn.Module) else ()
+            if isinstance(value, Tensor) or (parts and not any(part.is_meta for part in parts)):
                 setattr(self, name, value.to(device))
         return self
 

@@ -84,8 +84,13 @@ def baseline(name: str) -> HandMade:
     first, *parts = name.split(":")
     shape, warmup, lr = "constant", 0.0, None
     options: dict[str, Any] = {}
+    said: set[str] = set()
     for part in parts:
         key, equals, text = part.partition("=")
+        what = "the schedule" if part in SHAPES else key
+        if what in said:
+            _refuse(name, f"{clipped(what)} is said twice")
+        said.add(what)
         if part in SHAPES:
             shape = part
         elif part == "warmup":

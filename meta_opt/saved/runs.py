@@ -104,3 +104,10 @@ def relative(path: Path) -> str:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def short_name(checkpoint: Path) -> str:
+    """``quadratic/run_0`` for the best checkpoint of a run, ``quadratic/run_0/last``, and of others the file's name."""
+    if found := Run.containing(checkpoint):
+        return f"{found.optimizee}/{found.name}" + ("" if checkpoint.stem == "best" else f"/{checkpoint.stem}")
+    return checkpoint.stem

@@ -185,7 +185,7 @@ def _test(line: Line, test: str) -> Mapping[str, object]:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.inf
+    return float(value) if isinstance(value, int | float) and not math.isnan(value) else math.inf
 
 
 def norms(points: Sequence[Point]) -> Iterator[tuple[Point, dict[str, float]]]:

@@ -412,6 +412,23 @@ def test_one_pretrained_optimizer_is_tested(meta_opt, said, message):
     assert fails(meta_opt, "test", *said).startswith(message)
 
 
+def test_steps_that_are_asked_for_are_those_of_the_test(meta_opt, plugins):
+    """Where a checkpoint was validated over another number of steps, that one is not asked for."""
+    few = ("--trainer.max_epochs", "1", "--model.num_validation_steps", "7", "--model.num_test_problems", "2")
+    assert meta_opt("fit", *BOWL, *few)[0] == 0
+    path = ("--ckpt_path", "checkpoints/bowl/run_0/best.ckpt", *QUIET)
+    said = {
+        steps: meta_opt("test", *path, *steps)
+        for steps in ((), ("--model.num_steps", "7"), ("--model.num_steps", "2"), ("--model.num_steps=4",))
+    }
+    assert all(status == 0 for status, _, _ in said.values())
+    outputs = [out for _, out, _ in said.values()]
+    assert outputs[0] == outputs[1]
+    assert len(set(outputs)) == 3
+    asked = ("--model.num_steps", "2", "--model.num_validation_steps", "7")
+    assert meta_opt("test", *path, *asked)[1] == outputs[0]
+
+
 def test_what_ended_a_run_is_said_and_what_would_go_on_with_it(meta_opt, plugins):
     for number, (options, cut) in enumerate(
         {

@@ -362,6 +362,8 @@ WRONG = {
     f"--ckpt_path {BOWL} --num_problems 1": "--num_problems must be at least 2, not 1",
     f"--ckpt_path {BOWL} --num_validation_problems 0": "--num_validation_problems must be at least 1, not 0",
     f"--ckpt_path {BOWL} --baselines Adm": "no baseline is called 'Adm'; did you mean 'Adam'?",
+    f"--ckpt_path {BOWL} --baselines SGD:cosine:linear": "SGD:cosine:linear cannot be a baseline: the schedule is said",
+    f"--ckpt_path {BOWL} --baselines Adam:lr=1:lr=2": "Adam:lr=1:lr=2 cannot be a baseline: lr is said twice",
     f"--ckpt_path {BOWL} --baselines SparseAdam": "SparseAdam cannot be a baseline: it is for sparse gradients",
     f"--ckpt_path {BOWL} --baselines Adam --baselines SGD": "--baselines is said twice; say it once, with all its val",
     f"--ckpt_path {BOWL} --ckpt_path={BOWL}": "--ckpt_path is said twice",

@@ -112,6 +112,9 @@ def test_options_that_fit_does_not_take_are_refused_before_any_run(study, capsys
     assert "model.lrr" in error
     assert error.count("\n") == 1
     assert (study / "studies" / "rates" / "results.jsonl").read_text() == ""
+    (study / "rates.yaml").write_text(STUDY.replace("low: {model.lr:", "low: {model.lrr:"))  # the first of its axis
+    assert main(["study", "rates.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("meta-opt: error: study rates: axes.lr.low: unknown option --model.lrr")
 
 
 @pytest.mark.slow

@@ -105,6 +105,10 @@ def test_figure_and_data_frame(learner: MetaLearner, monkeypatch: pytest.MonkeyP
         ((["quadratic"], None, []), "num_steps must be a whole number of at least 1, not a list of 0"),
         (([3], "quadratic", 3), "int cannot be compared"),
         (([AlphaOpt()], "quadratic", 3), "AlphaOpt has no weights yet: build or train it, or give a checkpoint"),
+        ((["quadratic"], Quadratic), "optimizee must be a name or an optimizee that is made, not "),
+        ((["quadratic"], Path("my.py:Mine")), "optimizee must be a name or an optimizee that is made, not "),
+        ((["quadratic", "digits_mlp"],), "quadratic and digits_mlp were trained on different problems; name those to"),
+        ((["quadratic"], None, True), "num_steps must be a whole number of at least 1, not True"),
         (({"Adam": "quadratic"}, None, 300), "Adam is a baseline; give the learned optimizer another name"),
         ((["nowhere/best.ckpt"], "quadratic"), "nowhere/best.ckpt"),
     ],
@@ -113,6 +117,24 @@ def test_what_is_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(MetaOptError) as raised:
         compare(*arguments)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("baselines", ["SGD", [torch.optim.SGD]])
+def test_baselines_are_names(baselines: Any) -> None:
+    with pytest.raises(MetaOptError, match="baselines must be a sequence of names, not"):
+        compare(["quadratic"], num_steps=2, baselines=baselines)
+
+
+def test_checkpoints_are_named_after_their_runs(tmp_path: Path) -> None:
+    paths = [tmp_path / f"checkpoints/some_long_name_{name}/run_0/best.ckpt" for name in "ab"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(pretrained_path("quadratic").read_bytes())
+    result = compare([*paths, str(paths[0])], num_steps=2, **FEW)
+    names = [row["optimizer"] for row in result.rows()]
+    assert names == [*(f"some_long_name_{name}/run_0" for name in "ab"), "some_long_name_a/run_0-2", "Adam"]
+    shown = [line.split()[0] for line in result.table().splitlines() if "run_0" in line]
+    assert len(set(shown)) == 3
 
 
 def test_too_few_problems() -> None:
