@@ -47,7 +47,9 @@ def test_without_an_optimizee_the_names_are_there(capsys):
     text = " ".join("\n".join(lines_of(capsys, "fit", "--help")).split())
     assert "digits_mlp" in text
     assert "Name one to see its options here." in text
-    assert lines_of(capsys, "test", "--help")[0] == "usage: meta-opt test --ckpt_path PATH [OPTIONS]"
+    assert (
+        lines_of(capsys, "test", "--help")[0] == "usage: meta-opt test (--ckpt_path PATH | --pretrained NAME) [OPTIONS]"
+    )
 
 
 def test_help_all_is_everything(capsys):
