@@ -97,8 +97,9 @@ class Report:
     def _table(self, comparison: Comparison) -> str:
         width = min(17, max(len("optimizer"), *(len(entry.name) for entry in comparison.entries)))
         group = f"{'mean ± std. error':<19} {'rate':>8} {'ratio':>7}"
+        lowest = "; losses are the lowest so far" if self.about.get("regret") else ""
         lines = [
-            f"{self.optimizee}, {comparison.num_steps} steps, {self.num_problems} test problems",
+            f"{self.optimizee}, {comparison.num_steps} steps, {self.num_problems} test problems{lowest}",
             "",
             f"{'':{width}}  {'sum of losses':36}  {'final loss':36}".rstrip(),
             f"{'optimizer':{width}}  {group}  {group} {'steps':>6}",

@@ -43,12 +43,11 @@ class GradientClipper(nn.Module):
 
     def forward(self, grad: Tensor) -> Tensor:
         """The scaled gradient, of a finite gradient [P]; its norm goes into the history."""
-        norm = grad.norm()
+        norm = torch.linalg.vector_norm(grad, dtype=torch.float64)  # squares leave the range of float32
         limit = torch.full_like(norm, math.inf if self.max_norm is None else self.max_norm)
         if self.relative is not None and not bool(self.norms[_MIN_HISTORY - 1].isnan()):
-            limit = torch.minimum(limit, self.relative * self.norms.nanmedian())
-        self.norms.copy_(torch.cat([norm.unsqueeze(0), self.norms[:-1]]))
-        tiny = torch.finfo(grad.dtype).tiny
-        if self.normalize:
-            return grad / norm.clamp_min(tiny)
-        return grad * (limit / norm.clamp_min(tiny)).clamp_max(1.0)
+            limit = torch.minimum(limit, self.relative * self.norms.nanmedian().double())
+        self.norms.copy_(torch.cat([norm.unsqueeze(0).to(self.norms), self.norms[:-1]]))
+        tiny = torch.finfo(torch.float64).tiny
+        factor = 1.0 / norm.clamp_min(tiny) if self.normalize else (limit / norm.clamp_min(tiny)).clamp_max(1.0)
+        return (grad.double() * factor).to(grad.dtype)

@@ -189,6 +189,8 @@ class Problems:
                 if not grad:
                     return Evaluation.of(loss=loss, params=params)
                 (gradient,) = torch.autograd.grad(loss.sum(), params, create_graph=True)
+                if not gradient.requires_grad:  # constant in θ; optimizers tell by it that the unroll is differentiated
+                    gradient = gradient + 0.0 * params
             return Evaluation(loss, gradient, params)
         params = params.detach()
         function = partial(self._loss_and_gradient if grad else self._loss_alone, what, tuple(batch))

@@ -188,6 +188,8 @@ def _of_class(
 ) -> Callable[..., InnerOptimizer]:
     """A class on all of θ at once where it works coordinate by coordinate, else on the tensors of each problem.
 
+    Of another package's class a few steps cannot tell which it does: it gets the tensors of each problem.
+
     Raises:
         MetaOptError: If neither can be: found by trying.
     """
@@ -210,6 +212,8 @@ def _of_class(
         if "dense gradients" in str(error):
             _refuse(name, "it is for sparse gradients")
         _refuse(name, clipped(error, 200))
+    if vars(torch.optim).get(optimizer_class.__name__) is not optimizer_class:
+        return partial(BaselineOfTensors, optimizer_class, **options)
     try:
         alone = [[run(slice(i, i + 1), slice(j, j + 1)).item() for j in range(2)] for i in range(2)]
         separate = torch.allclose(together, torch.tensor(alone))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import InnerOptimizer, Scope, Step
@@ -28,14 +29,14 @@ class Running:
         params: θ, [B, N], on views of which they work.
         grads: [B, N], views of which are the ``.grad`` of these.
         optimizers: They.
-        rates: The learning rate of each before the schedule.
+        rates: The learning rates of each, of its groups, before the schedule.
         time: How many steps they have taken.
     """
 
     params: Tensor
     grads: Tensor
     optimizers: Sequence[torch.optim.Optimizer]
-    rates: Sequence[float]
+    rates: Sequence[list[float]]
     time: int = 0
 
 
@@ -61,15 +62,25 @@ class TorchOptimizer(InnerOptimizer):
         if isinstance(state, Layout):
             params, grads = (torch.empty_like(evaluation.params) for _ in range(2))
             optimizers = self.make(state, params, grads)
-            state = Running(params, grads, optimizers, [each.param_groups[0]["lr"] for each in optimizers])
+            state = Running(params, grads, optimizers, [self._rates(each) for each in optimizers])
         state.params.copy_(evaluation.params)
         state.grads.copy_(evaluation.grad)
-        for optimizer, rate in zip(state.optimizers, state.rates, strict=True):
+        for optimizer, rates in zip(state.optimizers, state.rates, strict=True):
             if self.factor is not None:
-                optimizer.param_groups[0]["lr"] = rate * self.factor(state.time)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * self.factor(state.time)
             optimizer.step()
         state.time += 1
         return Step(state.params - evaluation.params, state)
+
+    def _rates(self, optimizer: torch.optim.Optimizer) -> list[float]:
+        """The learning rate of each group, where there is a schedule to scale it."""
+        if self.factor is None:
+            return []
+        groups = optimizer.param_groups
+        if any("lr" not in group for group in groups):
+            raise MetaOptError(f"{type(optimizer).__name__} takes no schedule: its groups have no lr")
+        return [group["lr"] for group in groups]
 
     @abstractmethod
     def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:

@@ -43,6 +43,15 @@ def test_normalize() -> None:
     assert clip(torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1e-25, 1e-20, 1e19, 1e30, 5e37])
+def test_of_all_sizes(size: float) -> None:
+    """Squares of these are none of float32."""
+    grad = torch.tensor([3.0, -4.0]) * size
+    torch.testing.assert_close(GradientClipper(None, None, True)(grad), torch.tensor([0.6, -0.8]), rtol=1e-3, atol=0)
+    clipped = GradientClipper(1.0, None, False)(grad)
+    torch.testing.assert_close(clipped, grad if size < 1 else torch.tensor([0.6, -0.8]))
+
+
 @pytest.mark.parametrize(("arguments", "name"), [((0.0, None), "clip_norm"), ((None, -1.0), "clip_relative")])
 def test_out_of_range(arguments: tuple[float | None, float | None], name: str) -> None:
     with pytest.raises(MetaOptError, match=f"model.{name} must be more than 0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -118,6 +119,56 @@ def test_a_class_of_another_package() -> None:
     given = problems()
     moved = after(made, given, 1) - given.initial_params
     torch.testing.assert_close(moved.norm(dim=1), torch.full((2,), 0.5))  # of each problem on its own
+
+
+class Late(torch.optim.SGD):
+    """SGD, but for the gradient's norm, which is clipped where it is above a thousandth from the fourth step on."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.time = getattr(self, "time", 0) + 1
+        if self.time > 3:
+            torch.nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 1e-3)
+        super().step(closure)
+
+
+class Each(torch.optim.SGD):
+    """A group for each tensor."""
+
+    def __init__(self, params: list[Tensor], lr: float) -> None:
+        super().__init__([{"params": [param]} for param in params], lr=lr)
+
+
+class Eta(torch.optim.SGD):
+    """Calls its rate something else."""
+
+    def __init__(self, params: list[Tensor], lr: float) -> None:
+        super().__init__(params, lr=lr)
+        for group in self.param_groups:
+            group["eta"] = group.pop("lr")
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.data.sub_(group["eta"] * param.grad)
+
+
+def test_problems_do_not_meet_in_a_class_of_another_package() -> None:
+    """Whatever a few steps look like."""
+    make = baseline(f"{__name__}.Late")
+    torch.testing.assert_close(after(make(0.1), problems(3), 6)[:1], after(make(0.1), problems(1), 6))
+
+
+def test_a_schedule_reaches_every_group() -> None:
+    one, each = (after(baseline(name)(0.1, 5), problems(), 5) for name in ("SGD:cosine", f"{__name__}.Each:cosine"))
+    torch.testing.assert_close(one, each)
+
+
+def test_a_class_whose_rate_has_another_name() -> None:
+    torch.testing.assert_close(
+        after(baseline(f"{__name__}.Eta")(0.1), problems(), 4), after(baseline("SGD")(0.1), problems(), 4)
+    )
+    with pytest.raises(MetaOptError, match="Eta takes no schedule: its groups have no lr"):
+        after(baseline(f"{__name__}.Eta:cosine")(0.1, 4), problems(), 4)
 
 
 def test_a_scheduled_baseline_runs_for_each_horizon() -> None:

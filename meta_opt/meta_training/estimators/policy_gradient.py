@@ -34,6 +34,7 @@ from meta_opt.optimizers.replaying import by_weights
 class PolicyGradient(Estimator):
     """REINFORCE (Williams 1992) or PPO (Schulman et al. 2017) over the steps of each unroll, with a critic.
 
+    What counts is the return, as the arguments say: model.meta_loss and model.step_weights do not.
     Every unroll of T steps gives one meta-gradient, or with PPO one for each pass over it. The critic is trained beside
     φ by the meta-optimizer, to the squared error of what it said the return would be.
     """

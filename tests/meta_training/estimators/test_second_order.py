@@ -21,6 +21,7 @@ from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm_gac import LSTMGAC
+from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt.optimizers.state import map_state
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 
@@ -172,3 +173,43 @@ def test_a_network_without_a_graph_has_no_meta_gradient(
     episode = Episode(problems, network, MetaLoss("sum", "constant"), 4, 4, partial(problem_generator, 0))
     with pytest.raises(MetaOptError, match=r"^\w+\.step must make its update of the weights of build, differentiably "):
         list(estimator.estimates(episode))
+
+
+class Slopes(Regression):
+    """Linear in θ: a slope of its own in every step, which does not depend on θ."""
+
+    def loss(self, params: Any, problem: Any, batch: Any) -> Any:
+        slopes = {key: torch.sin(batch["x"].sum() + torch.arange(value.numel())) for key, value in params.items()}
+        return sum((params[key].flatten() * slope).sum() for key, slope in slopes.items()) + 50.0
+
+
+@pytest.mark.parametrize("steps_at_once", [None, 1, 2])
+@pytest.mark.parametrize("make", [SubspaceLSTM, NTMBFGS])
+def test_exact_where_gradients_do_not_depend_on_parameters(
+    make: Callable[[], OptimizerNetwork], steps_at_once: int | None
+) -> None:
+    def drawn() -> Problems:
+        return Problems(Slopes(), "train", range(2), seed=3, dtype=torch.float64)
+
+    optimizer = make()
+    optimizer.build(drawn().layout, problem_generator(1, "phi"))
+    optimizer.double()
+    meta_loss = MetaLoss("sum", "constant")
+    source = partial(problem_generator, 1)
+    episode = Episode(drawn(), optimizer, meta_loss, 6, 6, source, 0, 1)
+    (estimate,) = SecondOrder(steps_at_once=steps_at_once).estimates(episode)
+    parameters = optimizer.trained_parameters()
+    directions = [torch.randn(p.shape, dtype=p.dtype, generator=problem_generator(2, "d")) for p in parameters]
+    found = sum((grad * way).sum() for grad, way in zip(estimate.grads, directions, strict=True))
+
+    def moved(by: float) -> Tensor:
+        with torch.no_grad():
+            for parameter, way in zip(parameters, directions, strict=True):
+                parameter += by * way
+            problems = drawn()
+            value = meta_loss.value(unroll(problems, optimizer, begin(problems, optimizer), 6).losses)
+            for parameter, way in zip(parameters, directions, strict=True):
+                parameter -= by * way
+        return value
+
+    torch.testing.assert_close(found, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-4, atol=1e-6)
