@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from meta_opt import registry
 from meta_opt.configurable import Configurable
-from meta_opt.errors import DivergedError, MetaOptError
+from meta_opt.errors import DivergedError, MetaOptError, shown
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes
 from meta_opt.meta_training.clipping import GradientClipper
@@ -209,17 +209,36 @@ class MetaLearner(LightningModule):
             setattr(self, name, int(state[name]))
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **options: Any) -> MetaLearner:  # type: ignore[override]
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        *,
+        optimizee: type[Optimizee] | None = None,
+        optimizer: type[OptimizerNetwork] | None = None,
+        estimator: type[Estimator] | None = None,
+        **options: Any,
+    ) -> MetaLearner:
         """The module of a checkpoint, see :func:`~meta_opt.meta_training.loading.load_learner`.
 
+        Args:
+            checkpoint_path: The checkpoint.
+            optimizee: The class of the optimizee, where that is no installed plugin; with the checkpoint's arguments.
+            optimizer: That of the learned optimizer.
+            estimator: That of the estimator.
+            options: Of Lightning's method; none but ``weights_only=True``, as it is anyway.
+
         Raises:
-            MetaOptError: If anything but the path is given: the checkpoint says the rest.
+            MetaOptError: If anything else is given: the checkpoint says the rest.
         """
         from meta_opt.meta_training.loading import load_learner  # which makes objects of this class
 
         if said := [name for name, value in options.items() if value is not None and (name, value) != _PLAIN_LOADING]:
-            raise MetaOptError(f"load_from_checkpoint takes a path, and no {said[0]}: the checkpoint says the rest")
-        return load_learner(Path(checkpoint_path))
+            raise MetaOptError(f"load_from_checkpoint takes no {said[0]}: the checkpoint says the rest")
+        asked: dict[registry.Kind, Any] = {"optimizee": optimizee, "optimizer": optimizer, "estimator": estimator}
+        for kind, given in asked.items():
+            if given is not None and not isinstance(given, type):
+                raise MetaOptError(f"{kind} must be a class, not {shown(given)}: its arguments are the checkpoint's")
+        return load_learner(Path(checkpoint_path), asked)
 
     # ------------------------------------------------------------------------------------------------ meta-training
 

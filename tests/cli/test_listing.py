@@ -208,7 +208,7 @@ def test_a_pretrained_optimizer_by_name(meta_opt: Any) -> None:
 
 
 def test_classes_that_are_no_plugins_are_shown_with_what_they_recommend(meta_opt: Any, tmp_path: Path) -> None:
-    Path("mine.py").write_text(
+    Path("listed.py").write_text(
         "from meta_opt_optimizees.quadratic import Quadratic\n"
         "class Mine(Quadratic):\n"
         '    """My own."""\n'
@@ -216,12 +216,16 @@ def test_classes_that_are_no_plugins_are_shown_with_what_they_recommend(meta_opt
         "    def recommended_settings(cls): return {'model.num_steps': 7}\n"
         "class Other: pass\n"
     )
-    assert meta_opt("list", "mine.py:Mine") == (0, "optimizee mine.py:Mine  My own.\n  --model.num_steps 7\n", "")
+    assert meta_opt("list", "listed.py:Mine") == (
+        0,
+        "optimizee listed.py:Mine  My own.\n  --model.num_steps 7\n",
+        "",
+    )
     status, out, _ = meta_opt("list", "meta_opt.optimizers.learned_soap.LearnedSOAP")
     assert (status, out.split()[0]) == (0, "optimizer")
     for said, message in {
-        "mine.py:Other": "mine.py:Other is no optimizee, optimizer or estimator: it must be a subclass of one",
-        "mine.py": "say which class of mine.py is meant, as mine.py:CLASS",
+        "listed.py:Other": "listed.py:Other is no optimizee, optimizer or estimator: it must be a subclass of one",
+        "listed.py": "say which class of listed.py is meant, as listed.py:CLASS",
         "quadratc": "nothing is called 'quadratc'; did you mean 'quadratic'? meta-opt list shows what there is",
         "generl": "nothing is called 'generl'; did you mean 'general'?",
     }.items():

@@ -28,7 +28,7 @@ def test_a_picture_for_each_checkpoint(
     ("options", "message"),
     [
         ([], "say what to draw, with --ckpt_path or --pretrained"),
-        (["--pretrained", "digits_mlp", "--num_steps", "0"], "--num_steps must be at least 1, not 0"),
+        (["--pretrained", "digits_mlp", "--num_steps", "0"], "--num_steps must be from 1 to 1000, not 0"),
         (["--pretrained", "digit_mlp"], "digits_mlp"),
         (["--pretrained", "digits_mlp", "--steps", "3"], "unknown option --steps"),
     ],

@@ -105,5 +105,17 @@ def test_load_from_checkpoint(tmp_path: Any, meta_opt: Any) -> None:
     assert own.pop("_extra_state") == saved["_extra_state"]
     for name, value in own.items():
         torch.testing.assert_close(value, saved[name], rtol=0, atol=0, equal_nan=True)
-    with pytest.raises(MetaOptError, match="load_from_checkpoint takes a path, and no num_steps: the checkpoint says"):
+    with pytest.raises(MetaOptError, match="load_from_checkpoint takes no num_steps: the checkpoint says the rest"):
         MetaLearner.load_from_checkpoint(path, num_steps=3)
+
+
+def test_load_from_checkpoint_with_classes_of_ones_own(tmp_path: Any) -> None:
+    run = trainer(max_epochs=1)
+    run.fit(mine := learner())
+    run.save_checkpoint(tmp_path / "mine.ckpt")
+    loaded = MetaLearner.load_from_checkpoint(tmp_path / "mine.ckpt", optimizee=Regression)
+    assert isinstance(loaded.optimizee, Regression)
+    for name, weight in mine.trained.state_dict().items():
+        assert torch.equal(weight, loaded.trained.state_dict()[name])
+    with pytest.raises(MetaOptError, match="optimizee must be a class, not "):
+        MetaLearner.load_from_checkpoint(tmp_path / "mine.ckpt", optimizee=Regression())  # type: ignore[arg-type]
