@@ -25,6 +25,7 @@ from meta_opt.saved.recipes import RUN_SETTINGS
 from meta_opt.saved.runs import Run, relative
 from meta_opt.storage import write
 
+_OF_OPTIONS = {"RunCheckpoint", "Timer"}  # callbacks that come and go with enable_checkpointing and max_time
 _OF_VALIDATION = ("num_validation_problems", "meta_loss", "step_weights", "held_back", "seed")
 
 
@@ -278,7 +279,7 @@ class RunFolder(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say which callbacks the run had that are not there now: a checkpoint cannot make them."""
         now = {type(callback).__qualname__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
-        missing = {key.partition("{")[0] for key in checkpoint.get("callbacks", ())} - now
+        missing = {key.partition("{")[0] for key in checkpoint.get("callbacks", ())} - now - _OF_OPTIONS
         if missing and trainer.is_global_zero:
             names = ", ".join(sorted(missing))
             warnings.warn(f"the run goes on without {names}: say --trainer.callbacks as before", stacklevel=2)

@@ -57,7 +57,6 @@ from meta_opt.saved.upgrades import COUNTERS, FORMAT
 from meta_opt.signatures import choice_problem
 
 Monitor = Literal["objective", "final_loss", "loss_sum"]
-_PLAIN_LOADING = ("weights_only", True)
 
 
 class MetaLearner(LightningModule):
@@ -216,7 +215,6 @@ class MetaLearner(LightningModule):
         optimizee: type[Optimizee] | None = None,
         optimizer: type[OptimizerNetwork] | None = None,
         estimator: type[Estimator] | None = None,
-        **options: Any,
     ) -> MetaLearner:
         """The module of a checkpoint, see :func:`~meta_opt.meta_training.loading.load_learner`.
 
@@ -225,15 +223,12 @@ class MetaLearner(LightningModule):
             optimizee: The class of the optimizee, where that is no installed plugin; with the checkpoint's arguments.
             optimizer: That of the learned optimizer.
             estimator: That of the estimator.
-            options: Of Lightning's method; none but ``weights_only=True``, as it is anyway.
 
         Raises:
-            MetaOptError: If anything else is given: the checkpoint says the rest.
+            MetaOptError: If one of these is no class: arguments are the checkpoint's.
         """
         from meta_opt.meta_training.loading import load_learner  # which makes objects of this class
 
-        if said := [name for name, value in options.items() if value is not None and (name, value) != _PLAIN_LOADING]:
-            raise MetaOptError(f"load_from_checkpoint takes no {said[0]}: the checkpoint says the rest")
         asked: dict[registry.Kind, Any] = {"optimizee": optimizee, "optimizer": optimizer, "estimator": estimator}
         for kind, given in asked.items():
             if given is not None and not isinstance(given, type):

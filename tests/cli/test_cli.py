@@ -454,9 +454,10 @@ def test_what_ended_a_run_is_said_and_what_would_go_on_with_it(meta_opt, plugins
 
 
 def test_callbacks_that_a_run_had_are_missed(meta_opt, plugins):
-    once = ("--trainer.max_epochs", "1", "--trainer.callbacks+=Timer", "--trainer.callbacks.interval", "epoch")
-    assert meta_opt("fit", *BOWL, *once)[0] == 0
-    with pytest.warns(UserWarning, match="the run goes on without Timer: say --trainer.callbacks as before"):
+    once = ("--trainer.max_epochs", "1", "--trainer.max_time", "00:01:00:00")  # which is a callback, too
+    stop = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/final_loss")
+    assert meta_opt("fit", *BOWL, *once, *stop)[0] == 0
+    with pytest.warns(UserWarning, match="the run goes on without EarlyStopping: say --trainer.callbacks as before"):
         assert meta_opt("fit", "--ckpt_path", "last", "--trainer.max_epochs", "2", *QUIET)[0] == 0
 
 

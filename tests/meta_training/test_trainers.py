@@ -98,15 +98,13 @@ def test_load_from_checkpoint(tmp_path: Any, meta_opt: Any) -> None:
     options = ("--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false")
     assert meta_opt("fit", "--optimizee", "quadratic", *few, *options)[0] == 0
     path = "checkpoints/quadratic/run_0/last.ckpt"
-    loaded = MetaLearner.load_from_checkpoint(path, weights_only=True)
+    loaded = MetaLearner.load_from_checkpoint(path)
     assert (loaded.episode, loaded.num_steps) == (1, 2)
     saved = torch.load(path, weights_only=True)["state_dict"]
     own = loaded.state_dict()
     assert own.pop("_extra_state") == saved["_extra_state"]
     for name, value in own.items():
         torch.testing.assert_close(value, saved[name], rtol=0, atol=0, equal_nan=True)
-    with pytest.raises(MetaOptError, match="load_from_checkpoint takes no num_steps: the checkpoint says the rest"):
-        MetaLearner.load_from_checkpoint(path, num_steps=3)
 
 
 def test_load_from_checkpoint_with_classes_of_ones_own(tmp_path: Any) -> None:
