@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Generator, Tensor
@@ -28,7 +27,7 @@ from meta_opt import registry
 from meta_opt.configurable import Configurable
 from meta_opt.errors import DivergedError, MetaOptError, shown
 from meta_opt.inner_loop.autocast import no_autocast
-from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes
+from meta_opt.inner_loop.episodes import Curves, final_loss
 from meta_opt.meta_training.clipping import GradientClipper
 from meta_opt.meta_training.estimators.contract import (
     Episode,
@@ -38,19 +37,19 @@ from meta_opt.meta_training.estimators.contract import (
     checked_estimates,
 )
 from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.evaluated import EvaluatedLearner
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, parts_by_name, recommended
 from meta_opt.meta_training.trainers import check_averaging, check_trainer
-from meta_opt.optimizees.checking import LOGGED, check_loss
-from meta_opt.optimizees.contract import Optimizee, Split
+from meta_opt.optimizees.checking import check_loss
+from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
-from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.checking import check_class, check_step
-from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
+from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.costs import Cost, read_cost
 from meta_opt.saved.recipes import warm_start as start_warm
 from meta_opt.saved.upgrades import COUNTERS, FORMAT
@@ -59,7 +58,7 @@ from meta_opt.signatures import choice_problem
 Monitor = Literal["objective", "final_loss", "loss_sum"]
 
 
-class MetaLearner(LightningModule):
+class MetaLearner(EvaluatedLearner):
     """Meta-trains a learned optimizer on an optimizee."""
 
     @parts_by_name
@@ -348,19 +347,6 @@ class MetaLearner(LightningModule):
         """Which of how many shares of an episode's problems this process works on."""
         return (0, 1) if self.estimator.shares_problems else (self.global_rank, self.trainer.world_size)
 
-    @property
-    def _float(self) -> torch.dtype:
-        """The type that φ has, and so θ."""
-        return next(self.optimizer.parameters()).dtype
-
-    @property
-    def _autocast(self) -> torch.dtype | None:
-        """The type of ``torch.autocast`` in mixed precision, for the optimizee."""
-        plugin = None if self._trainer is None else self._trainer.precision_plugin
-        if not isinstance(plugin, MixedPrecision):
-            return None
-        return torch.bfloat16 if plugin.precision == "bf16-mixed" else torch.float16
-
     def _problems(self) -> Problems:
         """The problems of this episode: those of process r of R, of R·B in all; or the same B on all."""
         rank, shares = self._share
@@ -423,12 +409,7 @@ class MetaLearner(LightningModule):
                 f"{self.episode - 1}); lower model.lr or optimizer.output_scale, or set model.clip_relative"
             )
 
-    # -------------------------------------------------------------------------------------------- validation and test
-
-    @property
-    def trained(self) -> OptimizerNetwork:
-        """The learned optimizer as it is validated, saved for use and tested: with the average of φ."""
-        return self.average.module  # type: ignore[return-value]
+    # ---------------------------------------------------------------------------------------------------- what is kept
 
     @property
     def layout(self) -> Layout:
@@ -444,67 +425,6 @@ class MetaLearner(LightningModule):
         settings = recommended(classes)
         own = {name[8:]: value for name, value in settings.items() if name.startswith("trainer.")}
         return {**TRAINER_DEFAULTS, **own}
-
-    def val_dataloader(self) -> range:
-        """One batch: all validation problems."""
-        return range(1)
-
-    test_dataloader = val_dataloader
-
-    def on_validation_start(self) -> None:
-        """Bring the optimizee's data to the device."""
-        self.optimizee.to(self.device)
-
-    on_test_start = on_validation_start
-
-    def validation_step(self, batch: int, batch_idx: int) -> None:
-        """The learned optimizer on the validation problems, the same ones every time."""
-        self.validation_curves = self.curves(self.trained, "validation", self.num_validation_problems)
-        self._log_curves("val", self.validation_curves)
-
-    def test_step(self, batch: int, batch_idx: int) -> None:
-        """The learned optimizer on test problems."""
-        self._log_curves("test", self.curves(self.trained, "test", self.num_test_problems))
-
-    def curves(self, optimizer: InnerOptimizer, split: Split, num_problems: int) -> Curves:
-        """Loss curves of ``optimizer`` over ``num_validation_steps`` steps, with the device and seed of this module."""
-        with torch.inference_mode(False):
-            return run_episodes(
-                self.optimizee,
-                optimizer,
-                split,
-                num_problems,
-                self.num_validation_steps,
-                seed=self.seed,
-                device=self.device,
-                dtype=self._float,
-                autocast=self._autocast,
-                held_back=self.held_back,
-            )
-
-    def reference_curves(self, lr: float) -> Curves:
-        """Loss curves of Adam with this learning rate on the validation problems."""
-        return self.curves(adam(lr), "validation", self.num_validation_problems)
-
-    def objective(self, curves: Curves) -> Tensor:
-        """What meta-training wants to be low, [], mean over problems."""
-        return mean_of_problems(self._objectives(curves))
-
-    def _objectives(self, curves: Curves) -> Tensor:
-        return self._meta_loss.of_episodes(curves.losses[1:])
-
-    def times(self, curves: Curves, reference: Curves) -> float:
-        """How many times as high as those of a reference; see :meth:`MetaLoss.ratio`."""
-        return float(self._meta_loss.ratio(curves.losses[1:], reference.losses[1:]))
-
-    def _log_curves(self, stage: str, curves: Curves) -> None:
-        values = [mean_of_problems(each) for each in (curves.final, curves.sum, self._objectives(curves))]
-        figures: dict[str, Tensor | float] = dict(zip(LOGGED, [*values, float(curves.not_finite)], strict=True))
-        figures |= {name: mean_of_problems(value) for name, value in curves.metrics.items()}
-        for name, value in figures.items():
-            self._log(f"{stage}/{name}", value, prog_bar=(stage, name) == ("val", "final_loss"))
-
-    # ---------------------------------------------------------------------------------------------------- what is kept
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note in plain values how to make this module again."""
@@ -532,9 +452,6 @@ class MetaLearner(LightningModule):
             "model": dict(self.hparams),
             "layout": self._layout.to_plain(),
         }
-
-    def _log(self, name: str, value: Tensor | float, *, prog_bar: bool = False, sync_dist: bool = False) -> None:
-        self.log(name, value, prog_bar=prog_bar, sync_dist=sync_dist, batch_size=1)
 
 
 def _hyperparameter_names() -> list[str]:
