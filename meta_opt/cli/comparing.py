@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +25,11 @@ from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Contestant, Progress, Setting, compare
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.reports import Report, check_place
+from meta_opt.evaluation.standing_in import let_stand_in
 from meta_opt.evaluation.validated import validation_of
 from meta_opt.memory import bounded
-from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily
-from meta_opt.optimizees.layout import Layout, Sharing
-from meta_opt.optimizees.problems import layout_of
+from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.baseline_names import KNOWN, baseline, default_baselines
-from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.pretrained import pretrained, pretrained_path
 from meta_opt.saved.recipes import Recipe, check_class, load_optimizer, read_recipe
 from meta_opt.saved.runs import relative, short_name
@@ -63,11 +61,9 @@ def run(options: list[str]) -> int:
     learned = {}
     for label, path in paths.items():
         optimizer = load_optimizer(path, asked)
-        if isinstance(optimizer, SharedNetworks):
-            optimizer.network_for = config.network_for
         learned[label] = Contestant(optimizer.to(device, dtype), validation_of(recipes[path], path, optimizee))
-    if config.network_for:
-        _check_network_for(config.network_for, optimizee, learned, [recipes[path] for path in paths.values()])
+    made = [(learned[label].optimizer, recipes[path].layout) for label, path in paths.items()]
+    let_stand_in(config.network_for, optimizee, made, option="--network_for")
     # What is asked for beyond the memory there is, is refused; a GPU's memory is mapped, and would be counted.
     with bounded() if device.type == "cpu" else nullcontext(), Bar() as bar:
         setting = Setting(
@@ -222,27 +218,6 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--network_for", type=dict[str, str], default={})
     parser.add_argument("--out", type=str | None, default=None)
     return parser
-
-
-def _check_network_for(
-    network_for: Mapping[str, str], optimizee: Optimizee, learned: Mapping[str, Contestant], recipes: Sequence[Recipe]
-) -> None:
-    """Every network named must be one of a checkpoint's, and what it is for a part of the optimizee."""
-
-    def named(layout: Layout, by: Iterable[Sharing]) -> list[str]:
-        names = (segment.name for share in by for segment in layout.segments(share))
-        return list(dict.fromkeys(name.replace(".", "/") for name in names))
-
-    optimizers = [contestant.optimizer for contestant in learned.values()]
-    shares: list[Sharing] = [each.share if isinstance(each, SharedNetworks) else "all" for each in optimizers]
-    networks = [name for recipe, share in zip(recipes, shares, strict=True) for name in named(recipe.layout, [share])]
-    # The variants of a family may have others than the one seen here.
-    parts = None if isinstance(optimizee, OptimizeeFamily) else named(layout_of(optimizee), shares)
-    for part, network in network_for.items():
-        if parts is not None and part not in parts:
-            raise MetaOptError(f"--network_for.{part}: the optimizee has no {part}; it has {', '.join(parts)}")
-        if network not in networks:
-            raise MetaOptError(f"--network_for.{part} {network}: there is no such network, but {', '.join(networks)}")
 
 
 # ----------------------------------------------------------------------------------------------------------- progress

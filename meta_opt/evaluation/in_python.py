@@ -18,9 +18,11 @@ from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.figures import comparison_figure
 from meta_opt.evaluation.reports import Report
+from meta_opt.evaluation.standing_in import let_stand_in
 from meta_opt.evaluation.validated import same, validation_in, validation_of
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.contract import Optimizee
+from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.baseline_names import baseline, default_baselines
 from meta_opt.optimizers.checking import check_built
 from meta_opt.optimizers.contract import OptimizerNetwork
@@ -95,6 +97,7 @@ def compare(
     num_problems: int = 100,
     num_validation_problems: int | None = None,
     held_back: bool | None = None,
+    network_for: Mapping[str, str] | None = None,
     seed: int = 0,
     device: str = "cpu",
     optimizer_class: type[OptimizerNetwork] | None = None,
@@ -119,6 +122,8 @@ def compare(
         num_validation_problems: Problems that learning rates are tuned on. None: as many as the optimizers' training
             was validated on if that was on the same optimizee, and 32 at least.
         held_back: Whether losses are those on batches that the optimizee holds back. None: as in that training.
+        network_for: Of groups (or kinds, or tensors) of parameters that an optimizer has no network for, which of its
+            networks works on them.
         seed: All randomness comes from it.
         device: Where to compute.
         optimizer_class: The class of a checkpoint's learned optimizer, where that is not an installed plugin.
@@ -144,6 +149,8 @@ def compare(
     paths = [_path(each) for each in named.values() if isinstance(each, str | Path)]
     check_class("optimizer_class", optimizer_class, map(read_recipe, paths))
     learned = {name: _contestant(each, chosen, place, optimizer_class) for name, each in named.items()}
+    made = [(learned[name].optimizer, _layout(each)) for name, each in named.items()]
+    let_stand_in(network_for or {}, chosen, made, option="network_for")
     if baselines is not None and (isinstance(baselines, str) or not all(isinstance(each, str) for each in baselines)):
         raise MetaOptError(f"baselines must be a sequence of names, not {shown(baselines)}")
     asked = list(baselines) if baselines is not None else default_baselines(max(horizons))
@@ -245,6 +252,13 @@ def _cost(each: Learned) -> Cost | None:
     if isinstance(each, MetaLearner):
         return each.cost
     return read_recipe(_path(each)).cost if isinstance(each, str | Path) else None
+
+
+def _layout(each: Learned) -> Layout | None:
+    """That which its networks were made for, if that is known."""
+    if isinstance(each, MetaLearner):
+        return each.layout
+    return read_recipe(_path(each)).layout if isinstance(each, str | Path) else None
 
 
 def _figures(comparison: Comparison, entry: Any, merit: Any) -> dict[str, Any]:

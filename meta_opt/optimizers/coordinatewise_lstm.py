@@ -198,7 +198,8 @@ class CoordinatewiseLSTM(SharedNetworks):
         if missing := [key for key in keys if key not in self.networks]:
             raise MetaOptError(
                 f"the learned optimizer has no network for {', '.join(missing)}; it has "
-                f"{', '.join(self.networks)}; --network_for can say which of them to use"
+                f"{', '.join(self.networks)}. A comparison can say with network_for which of them to use; the variants "
+                "of a family need the same groups, or optimizer.share all"
             )
         like = next(self.networks.parameters())
 
