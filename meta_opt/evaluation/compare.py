@@ -181,12 +181,25 @@ class Entry:
         return self.runs[merit].merits[merit]
 
 
+class TuningError(MetaOptError):
+    """A baseline has no best learning rate.
+
+    Attributes:
+        reason: What it is missing.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} cannot be tuned: {reason}; choose other baselines")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Comparison:
     """All optimizers, learned ones first, over the steps of one horizon."""
 
     num_steps: int
     entries: Sequence[Entry]
+    not_tuned: Mapping[str, str] = field(default_factory=dict)  # baselines that have no entry, and why
 
     @property
     def tuned(self) -> list[Entry]:
@@ -213,7 +226,7 @@ def compare(setting: Setting, learned: Mapping[str, Contestant], baselines: Mapp
 
     Raises:
         OptimizeeError: If the optimizee's loss is not a finite, differentiable scalar at θ_0.
-        MetaOptError: If a learned optimizer does not suit the optimizee, or a baseline cannot be tuned.
+        MetaOptError: If a learned optimizer does not suit the optimizee, or no baseline can be tuned.
     """
     check_loss(setting.optimizee, problem_generator(setting.seed, "check"))
     _check_memory(setting)
@@ -229,8 +242,15 @@ def compare(setting: Setting, learned: Mapping[str, Contestant], baselines: Mapp
         if known := contestant.validation:
             setting.progress.expect(known.num_problems * known.num_steps)
     entries = [_learned(setting, name, contestant) for name, contestant in learned.items()]
-    entries += [_baseline(setting, name, make) for name, make in baselines.items()]
-    return [Comparison(horizon, [entry[horizon] for entry in entries]) for horizon in setting.horizons]
+    not_tuned: dict[str, str] = {}
+    for name, make in baselines.items():
+        try:
+            entries.append(_baseline(setting, name, make))
+        except TuningError as error:
+            not_tuned[name] = error.reason
+            if len(not_tuned) == len(baselines):
+                raise
+    return [Comparison(horizon, [entry[horizon] for entry in entries], not_tuned) for horizon in setting.horizons]
 
 
 def _check_memory(setting: Setting) -> None:
@@ -297,9 +317,7 @@ def tuned_rates(setting: Setting, name: str, make: HandMade) -> dict[tuple[Merit
                 try:
                     rates[merit, horizon] = tune(lambda rate, key=(merit, horizon): scores[rate][key], _START)  # type: ignore[misc]  # noqa: B023 called at once
                 except ValueError as error:
-                    raise MetaOptError(
-                        f"{name} cannot be tuned for its {what} over {horizon} steps: {error}; choose other --baselines"
-                    ) from error
+                    raise TuningError(name, f"for its {what} over {horizon} steps {error}") from error
     return rates
 
 

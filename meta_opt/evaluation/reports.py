@@ -60,12 +60,17 @@ class Report:
             **self.about,
             "command": self.command,
             "optimizers": first["optimizers"],
+            "not_tuned": first["not_tuned"],
             "other_horizons": others,
         }
 
     def _comparison(self, comparison: Comparison) -> dict[str, Any]:
         entries = {entry.name: self._entry(comparison, entry) for entry in comparison.entries}
-        return {"num_steps": comparison.num_steps, "optimizers": entries}
+        return {
+            "num_steps": comparison.num_steps,
+            "optimizers": entries,
+            "not_tuned": dict(comparison.not_tuned),
+        }
 
     def _entry(self, comparison: Comparison, entry: Entry) -> dict[str, Any]:
         run = entry.runs["final"]
@@ -116,6 +121,7 @@ class Report:
                 groups.append(f"{_shown(entry.merit(merit)):<19} {rate_text:>8} {ratio_text:>7}")
             steps = comparison.steps_to_best_baseline_final(entry)
             lines.append(f"{name:{width}}  {'  '.join(groups)} {'never' if steps is None else steps:>6}")
+        lines += [f"{name}: not tuned; {reason}" for name, reason in comparison.not_tuned.items()]
         return "\n".join(lines)
 
     def time_table(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Setting, compare
+from meta_opt.evaluation.compare import Setting, TuningError, compare
 from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.messages import clipped
 from meta_opt.meta_training.estimators.contract import Episode
@@ -188,6 +188,8 @@ def _baselines(work: Mapping[str, Any], maker: Maker) -> dict[str, Any]:
         held_back=test.get("held_back", False),
     )
     (comparison,) = compare(setting, {}, {name: baseline(name) for name in work["baselines"]})
+    for name, reason in comparison.not_tuned.items():
+        raise TuningError(name, reason)
     return {
         "baselines": {
             entry.name: {

@@ -11,6 +11,7 @@ from torch import Tensor
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.evaluation import compare as module
 from meta_opt.evaluation.compare import Comparison, Contestant, Entry, Mean, Outcome, Setting, Validation, compare, tune
+from meta_opt.evaluation.reports import Report
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
@@ -179,8 +180,19 @@ def test_the_best_baseline_reaches_its_own_final_loss() -> None:
 
 
 def test_a_baseline_that_cannot_be_tuned() -> None:
-    with pytest.raises(MetaOptError, match="idle cannot be tuned for its sum of losses over 5 steps: there is no best"):
-        compare(Setting(Square(), [5], 2, 2), {}, {"idle": HandMade(lambda lr: sgd(0.0))})
+    """The others are compared; with no others that is an error."""
+    setting, idle = Setting(Square(), [5, 6], 2, 2), HandMade(lambda lr: sgd(0.0))
+    for comparison in compare(setting, {}, {"idle": idle, **BASELINES}):
+        assert [entry.name for entry in comparison.entries] == list(BASELINES)
+        (reason,) = comparison.not_tuned.values()
+        assert reason.startswith("for its sum of losses over 5 steps there is no best learning rate between 3e-10 and")
+    reports = Report("square", 2, compare(setting, {}, {"idle": idle, **BASELINES}), {}, {}, "")
+    assert "\nidle: not tuned; for its sum of losses over 5 steps there is no best" in reports.table()
+    assert list(reports.results()["not_tuned"]) == ["idle"]
+    with pytest.raises(
+        MetaOptError, match="^also cannot be tuned: for its sum of losses over 5 steps there is no best"
+    ):
+        compare(setting, {}, {"idle": idle, "also": idle})  # the last one is named
 
 
 def test_an_optimizer_without_weights_for_a_group() -> None:
