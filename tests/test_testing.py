@@ -144,6 +144,18 @@ class BadAdvice(Good):
         return {"model.number_of_steps": 7}
 
 
+class AdviceToNobody(Good):
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        return {"alpha_opt:model.lr": 0.1, "alpha_op:model.lr": 0.1}
+
+
+class AdviceToAnotherNetwork(Good):
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        return {"alpha_opt:model.lr": 0.1, "alpha_opt:optimizer.preprocessing_p": 10}
+
+
 class ArgumentThatIsAnObject(Good):
     def __init__(self, data: Any) -> None:
         super().__init__()
@@ -170,6 +182,12 @@ BROKEN_OPTIMIZEES: list[tuple[Callable[[], Optimizee], str, str]] = [
     (GroupsTooMany, "groups_of_all_parameters", "groups names third.bias, but the parameters are"),
     (Uphill, "adam_lowers_the_loss", "20 steps of Adam with learning rates"),
     (BadAdvice, "recommended_settings", "recommends a setting model.number_of_steps"),
+    (AdviceToNobody, "recommended_settings", "alpha_op:model.lr, but no optimizer is called 'alpha_op'; there are"),
+    (
+        AdviceToAnotherNetwork,
+        "recommended_settings",
+        "alpha_opt:optimizer.preprocessing_p, but there is no such option",
+    ),
     (lambda: ArgumentThatIsAnObject(object()), "plain_arguments", "an argument that is no plain value"),
 ]
 

@@ -211,6 +211,8 @@ def _of_class(
             _refuse(name, "it evaluates the loss itself, through a closure")
         if "dense gradients" in str(error):
             _refuse(name, "it is for sparse gradients")
+        if "unexpected keyword argument 'lr'" in str(error):
+            _refuse(name, f"{optimizer_class.__name__} takes no lr, the learning rate that is tuned")
         _refuse(name, clipped(error, 200))
     if vars(torch.optim).get(optimizer_class.__name__) is not optimizer_class:
         return partial(BaselineOfTensors, optimizer_class, **options)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from meta_opt import registry
 from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
@@ -248,14 +249,22 @@ def adam_lowers_the_loss(optimizee: Optimizee) -> None:
 
 
 def recommended_settings(optimizee: Optimizee) -> None:
-    """What is recommended are options that there are."""
+    """What is recommended are options that there are, for learned optimizers that are installed."""
     from meta_opt.meta_training.meta_learner import MetaLearner  # which takes seconds
+    from meta_opt.meta_training.recommended import DEFAULT_OPTIMIZER, argument_names
 
     name, parameters = type(optimizee).__name__, inspect.signature(MetaLearner.__init__).parameters
     for option in optimizee.recommended_settings():
-        part, _, argument = option.rpartition(":")[2].partition(".")
+        optimizer, _, setting = option.rpartition(":")
+        part, _, argument = setting.partition(".")
+        assert not optimizer or optimizer in registry.names("optimizer"), (
+            f"{name} recommends a setting {option}, but no optimizer is called {optimizer!r}; there are "
+            f"{', '.join(registry.names('optimizer'))}"
+        )
         known = part in ("optimizer", "trainer", "early_stopping") or argument.startswith("estimator.")
         known = known or (part == "model" and argument in parameters)
+        if part == "optimizer":
+            known = argument in argument_names(registry.load("optimizer", optimizer or DEFAULT_OPTIMIZER))
         assert known, f"{name} recommends a setting {option}, but there is no such option"
 
 

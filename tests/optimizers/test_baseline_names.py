@@ -245,3 +245,15 @@ def test_what_is_no_baseline(name: str, message: str) -> None:
     with pytest.raises(MetaOptError) as error:
         baseline(name)
     assert message in str(error.value)
+
+
+def test_a_class_without_lr_is_no_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stepped(torch.optim.SGD):
+        def __init__(self, params: Any, step_size: float = 0.1) -> None:
+            super().__init__(params, lr=step_size)
+
+    monkeypatch.setattr(torch.optim, "Stepped", Stepped, raising=False)
+    with pytest.raises(
+        MetaOptError, match=r"Stepped cannot be a baseline: Stepped takes no lr, the learning rate that"
+    ):
+        baseline("torch.optim.Stepped")
