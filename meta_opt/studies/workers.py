@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import Any
@@ -95,7 +96,9 @@ def perform_beside(
 
 
 def serve(perform: Perform) -> None:
-    """Do what comes in on standard input, one line after the other, until it ends, and then end at once.
+    """Do what comes in on standard input, one line after the other, until it ends, and then end the process at once.
+
+    Without work for ten minutes, or where a run ends the process, that ends too.
 
     Args:
         perform: Does a run.
@@ -107,17 +110,27 @@ def serve(perform: Perform) -> None:
     def read() -> None:
         for line in sys.stdin.buffer:
             requests.put(line)
+        end(0)  # in the middle of a run, too: nobody would hear of it
+
+    def end(status: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        os._exit(0)  # in the middle of a run, too: nobody would hear of it
+        sys.stderr.flush()
+        os._exit(status)  # the interpreter cannot shut down while a thread waits for standard input
 
     folder = tempfile.tempdir = tempfile.mkdtemp(prefix="meta-opt-study-")
     threading.Thread(target=read, daemon=True).start()
-    with contextlib.suppress(queue.Empty):
+    status = 1
+    try:
         while True:
             request = json.loads(requests.get(timeout=_IDLE))
             answers.write(json.dumps(perform(request["work"], request["run"])).encode() + b"\n")
             answers.flush()
-    shutil.rmtree(folder, ignore_errors=True)
+    except queue.Empty:
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        end(status)
 
 
 def here(tasks: Sequence[Task], workers: int, module: str) -> Done:

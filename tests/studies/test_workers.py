@@ -37,6 +37,28 @@ def test_runs_are_done_by_processes_that_stay(begun):
     assert set(begun().values()) == {1}
 
 
+@pytest.mark.parametrize(
+    ("perform", "request_line", "status", "said"),
+    [
+        ("None", b"", 0, ""),
+        ("lambda work, run: sys.exit(1)", b'{"work": {}, "run": 0}\n', 1, ""),
+        ("lambda work, run: 1 / 0", b'{"work": {}, "run": 0}\n', 1, "ZeroDivisionError: division by zero\n"),
+    ],
+    ids=["idle", "signal", "error"],
+)
+def test_a_process_ends_by_itself_while_its_input_is_open(perform, request_line, status, said, tmp_path):
+    """Also then it removes its folder, and there is nothing of Python's own to read."""
+    code = f"import sys; from meta_opt.studies import workers; workers._IDLE = 0.2; workers.serve({perform})"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        process.stdin.write(request_line)
+        process.stdin.flush()
+        assert process.wait(60) == status
+        assert process.stderr.read().decode().endswith(said) if said else not process.stderr.read()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_process_that_ends_in_the_middle_is_tried_three_times(begun):
     (fatal,), others = tasks(1, kills=True), tasks(2)
     made = {(task is fatal, task.run): made for task, made in here([fatal, *others], 1, MODULE)}
