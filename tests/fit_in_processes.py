@@ -1,7 +1,4 @@
-"""Meta-train for a few episodes in DEVICES processes with PROBLEMS problems each; save φ and logged losses to OUT.
-
-With a fourth argument, ``pes``, by evolution strategies whose pairs are divided among the processes.
-"""
+"""Meta-train for a few episodes in DEVICES processes, with PES whose pairs they share; save φ and losses to OUT."""
 
 import sys
 
@@ -14,14 +11,14 @@ from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 if __name__ == "__main__":
-    devices, problems, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    devices, out = int(sys.argv[1]), sys.argv[2]
     module = MetaLearner(
         Regression(),
         CoordinatewiseLSTM(hidden_size=4, inputs="log_sign+moments"),
         num_steps=10,
         unroll_length=5,
-        estimator=PES(pairs=4, split_pairs=True) if sys.argv[4:] == ["pes"] else None,
-        num_problems=problems,
+        estimator=PES(pairs=4, split_pairs=True),
+        num_problems=2,
         episodes_per_epoch=4,
         num_validation_problems=2,
         clip_relative=1.0,

@@ -121,7 +121,7 @@ def test_what_is_refused(command: str, here: Path, capsys: pytest.CaptureFixture
 @pytest.mark.slow
 def test_a_new_plugin_learns_to_beat_tuned_adam(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output(capsys, "new", "own_moons")
-    output(capsys, "fit", "--optimizee", "own_moons/own_moons.py:OwnMoons", *QUIET)
+    output(capsys, "fit", "--optimizee", "own_moons/own_moons.py:OwnMoons", *QUIET, "--trainer.max_epochs", "4")
     optimizee = resolve("optimizee", path_in_file("own_moons/own_moons.py:OwnMoons"))()
     learned = load_optimizer(next(here.glob("checkpoints/*/run_0/best.ckpt")))
     setting = Setting(optimizee, [100], num_problems=16, num_validation_problems=8)

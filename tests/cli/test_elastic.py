@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -84,19 +85,26 @@ def test_a_run_that_lies_elsewhere(launch, tmp_path):
     assert elastic.checkpoint_of_launch(Path(), str(given.with_name("best.ckpt"))) == given
 
 
+COMMAND = [*FIT, "--model.num_problems", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole(plugin_folder, tmp_path_factory):
+    """The folder of an uninterrupted run of two processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert fit(folder, plugin_folder, *COMMAND, "--trainer.devices", "2")[0] == 0
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_after_a_kill_the_result_is_that_of_an_uninterrupted_run(plugin_folder, tmp_path, rank):
-    command = [*FIT, "--model.num_problems", "2"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    status, out, _ = fit(whole, plugin_folder, *command, "--trainer.devices", "2")
-    assert status == 0
+def test_after_a_kill_the_result_is_that_of_an_uninterrupted_run(plugin_folder, whole, tmp_path, rank):
+    killed = tmp_path / "killed"
+    shutil.copytree(whole, killed)  # an older run
     arguments = {"hook": "episode", "episode": 4, "number": int(signal.SIGKILL), "rank": rank}
     send = json.dumps({"class_path": "sends_signals.SendSignal", "init_args": arguments})
     program = torchrun("--max-restarts", "2")
-    older = fit(killed, plugin_folder, *command, "--trainer.max_epochs", "1", "--trainer.devices", "2")
-    assert older[0] == 0
-    status, out, err = fit(killed, plugin_folder, *command, "--trainer.callbacks+", send, program=program)
+    status, out, err = fit(killed, plugin_folder, *COMMAND, "--trainer.callbacks+", send, program=program)
     assert status == 0
     assert out.count("finished after 6 episodes") == 1
     assert "; torchrun starts all of them again\n" in err

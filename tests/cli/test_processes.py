@@ -31,10 +31,8 @@ def together(plugin_folder, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("processes", [1, 4])
-def test_as_many_problems_give_the_same(plugin_folder, together, tmp_path, processes):
-    problems = ["--trainer.devices", str(processes), "--model.num_problems", str(4 // processes)]
-    assert fit(tmp_path, plugin_folder, *FIT, *problems)[0] == 0
+def test_as_many_problems_give_the_same(plugin_folder, together, tmp_path):
+    assert fit(tmp_path, plugin_folder, *FIT, "--trainer.devices", "1", "--model.num_problems", "4")[0] == 0
     torch.testing.assert_close(weights(tmp_path), weights(together), rtol=1e-9, atol=1e-12, equal_nan=True)
 
 

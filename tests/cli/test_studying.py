@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from meta_opt.cli import main, studying
 from meta_opt.cli.study_help import HELP
 from meta_opt.locks import locked
 from meta_opt.studies import library
+from meta_opt.studies.workers import Worker
 
 STUDY = """\
 title: Rates
@@ -185,9 +187,18 @@ def test_shipped_studies_are_right(name):
     assert 0 < len(quick) <= 40
 
 
+@pytest.fixture(scope="module")
+def checker():
+    """One process that checks all studies: it takes seconds to start."""
+    worker = Worker(studying.WORKER)
+    yield SimpleNamespace(perform=worker.perform, stop=lambda: None)
+    worker.stop()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", library.paths())
-def test_fit_takes_the_options_of_shipped_studies(name):
+def test_fit_takes_the_options_of_shipped_studies(name, checker, monkeypatch):
+    monkeypatch.setattr(studying, "Worker", lambda module: checker)
     studying._check(studying._study(name))
 
 

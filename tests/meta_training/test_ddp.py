@@ -12,14 +12,13 @@ SCRIPT = Path(__file__).parents[1] / "fit_in_processes.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", ["first_order", "pes"])
-def test_two_processes_equal_one(tmp_path: Path, estimator: str) -> None:
-    """Of two problems each, one of four; or of two pairs of particles each, one of four pairs, on the same problems."""
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """Of two pairs of particles each, one of four pairs, on the same problems. (tests/cli has first order.)"""
     results = []
-    for devices, problems in ((1, 4), (2, 2)) if estimator == "first_order" else ((1, 2), (2, 2)):
+    for devices in (1, 2):
         out = tmp_path / f"{devices}.pt"
         environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(SCRIPT), str(devices), str(problems), str(out), estimator]
+        command = [sys.executable, str(SCRIPT), str(devices), str(out)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         results.append(torch.load(out, weights_only=True))
