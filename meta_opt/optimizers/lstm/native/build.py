@@ -56,7 +56,12 @@ def library() -> ctypes.CDLL:
             _build(path)
             return ctypes.CDLL(str(path))
     except OSError as error:
-        raise BuildError(str(error)) from error
+        if error.filename is None:  # it cannot be loaded
+            raise BuildError(str(error)) from error
+        raise BuildError(
+            f"there is no place for it ({error.filename}: {error.strerror}); set TORCH_EXTENSIONS_DIR to a folder that "
+            "can be written"
+        ) from error
 
 
 def _checksum_of(path: Path) -> Path:
