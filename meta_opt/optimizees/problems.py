@@ -19,7 +19,7 @@ from meta_opt.optimizees.streams import drawn_in_float32, problem_generator
 from meta_opt.optimizees.tracing import Traces
 
 _What = Literal["loss", "held_back_loss"]  # of an optimizee
-NONE_HELD_BACK = "model.held_back needs batches that are held back, and {}.sample_held_back gives none"
+NONE_HELD_BACK = "held_back needs batches that are held back, and {}.sample_held_back gives none"
 _Loss = Callable[[TensorDict, TensorDict, TensorDict], Tensor]
 
 

@@ -127,7 +127,7 @@ def test_rewards_are_of_held_back_losses() -> None:
 
 
 def test_optimizees_that_hold_nothing_back() -> None:
-    with pytest.raises(OptimizeeError, match="model.held_back needs batches .* Regression.sample_held_back gives none"):
+    with pytest.raises(OptimizeeError, match="held_back needs batches .* Regression.sample_held_back gives none"):
         MetaLearner(Regression(), CoordinatewiseLSTM(hidden_size=4), held_back=True)
 
 
@@ -146,10 +146,10 @@ class Mixed(OptimizeeFamily):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_all_parts_of_a_mixture_must_hold_batches_back(seed: int) -> None:
-    with pytest.raises(OptimizeeError, match="model.held_back needs batches .* Regression.sample_held_back gives none"):
+    with pytest.raises(OptimizeeError, match="held_back needs batches .* Regression.sample_held_back gives none"):
         check_held_back(Mixed(), Generator().manual_seed(seed))
     drawn = Problems(Regression(), "train", [seed], seed=0, held_back=True)
-    with pytest.raises(OptimizeeError, match="model.held_back needs batches .* Regression.sample_held_back gives none"):
+    with pytest.raises(OptimizeeError, match="held_back needs batches .* Regression.sample_held_back gives none"):
         drawn.judge(drawn.initial_params)
 
 
