@@ -7,6 +7,7 @@ optimizee or optimizer is the class itself (``meta_opt.mnist_mlp``), which is ho
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from meta_opt import registry
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from meta_opt.optimizees.layout import Layout
     from meta_opt.optimizees.module import ModuleOptimizee
     from meta_opt.optimizees.problems import Evaluation, Problems
+
+if os.name != "posix":
+    raise ImportError("meta-opt runs on Linux and macOS; on Windows, in its subsystem for Linux (WSL)")
 
 __version__ = "0.1.0"
 

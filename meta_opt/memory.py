@@ -77,8 +77,10 @@ def bounded() -> Iterator[None]:
     bounds = [bound for bound in before if bound != resource.RLIM_INFINITY]
     if room != float("inf"):
         bounds.append(int(_used() + room) + 2 * _STACK * (os.cpu_count() or 1))
-    if bounds:
-        resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), before[1]))
+    if not bounds:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), before[1]))
     try:
         yield
     finally:

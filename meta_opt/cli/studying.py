@@ -61,7 +61,7 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
     if not missing:
         return
     _check(study)
-    started, workers = time.monotonic(), asked.workers or len(os.sched_getaffinity(0))
+    started, workers = time.monotonic(), asked.workers or _processors()
     done = on_cluster(missing, asked.cluster, WORKER) if asked.cluster else here(missing, workers, WORKER)
     with closing(done) as ending:
         for count, (task, made) in enumerate(ending, start=1):
@@ -73,6 +73,11 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
             left = (time.monotonic() - started) / count * (len(missing) - count)
             number_done = len(tasks) - len(missing) + count
             print(f"{number_done}/{len(tasks)}  {_said(task, made)}  ({_time(left)} left)", flush=True)
+
+
+def _processors() -> int:
+    """How many processors this process may use; where the system does not say, those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(study: Study) -> None:

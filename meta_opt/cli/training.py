@@ -39,7 +39,7 @@ from meta_opt.meta_training.callbacks import Interruption, RunCheckpoint, RunFol
 from meta_opt.meta_training.endings import cut_short_by
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.progress import Progress
-from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, Preset
+from meta_opt.meta_training.recommended import Preset, trainer_defaults
 from meta_opt.saved.runs import Run, relative
 
 
@@ -96,7 +96,7 @@ class MetaOptCLI(LightningCLI):
         super().__init__(
             MetaLearner,
             save_config_callback=None,
-            trainer_defaults=dict(TRAINER_DEFAULTS),
+            trainer_defaults=trainer_defaults(),
             seed_everything_default=0,
             parser_class=CommandParser,
             parser_kwargs={"prog": "meta-opt", "allow_abbrev": False, command: about},

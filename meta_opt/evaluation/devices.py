@@ -24,6 +24,8 @@ def device_of(text: str, option: str) -> torch.device:
         device = torch.empty(0, device=text).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise MetaOptError(f"{option} {text} cannot be used: {clipped(str(error).splitlines()[0], 160)}") from error
+    if device.type == "mps":
+        raise MetaOptError(f"{option} {text} cannot be used: Apple's GPUs have no float64, which is needed; take cpu")
     if device.type == "meta":
         raise MetaOptError(f"{option} meta cannot be used: it computes nothing")
     return device

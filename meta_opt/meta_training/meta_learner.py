@@ -41,8 +41,8 @@ from meta_opt.meta_training.evaluated import EvaluatedLearner
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
-from meta_opt.meta_training.recommended import TRAINER_DEFAULTS, parts_by_name, recommended
-from meta_opt.meta_training.trainers import check_averaging, check_trainer
+from meta_opt.meta_training.recommended import parts_by_name, recommended, trainer_defaults
+from meta_opt.meta_training.trainers import check_averaging, check_device, check_trainer
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.held_back import check_held_back
@@ -237,11 +237,12 @@ class MetaLearner(EvaluatedLearner):
     # ------------------------------------------------------------------------------------------------ meta-training
 
     def setup(self, stage: str) -> None:
-        """Refuse what a trainer cannot do for meta-training.
+        """Refuse what a trainer cannot do for meta-training, and devices that cannot compute what it needs.
 
         Raises:
             MetaOptError: If it is asked to.
         """
+        check_device(self.trainer)
         if stage == "fit":
             check_trainer(self.trainer, self, cosine=self.lr_schedule == "cosine")
 
@@ -424,7 +425,7 @@ class MetaLearner(EvaluatedLearner):
         }
         settings = recommended(classes)
         own = {name[8:]: value for name, value in settings.items() if name.startswith("trainer.")}
-        return {**TRAINER_DEFAULTS, **own}
+        return {**trainer_defaults(), **own}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note in plain values how to make this module again."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Literal, ParamSpec
 
+import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from meta_opt import registry
@@ -33,6 +34,11 @@ Preset = Literal["recommended", "paper"]
 _OF_THE_PROBLEM = ("num_steps", "num_problems", "num_validation_steps", "num_validation_problems", "reference_lr")
 _USUAL: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
 P = ParamSpec("P")
+
+
+def trainer_defaults() -> dict[str, Any]:
+    """Arguments of a trainer where nothing else is said: it takes a GPU where there is one, but for Apple's."""
+    return {**TRAINER_DEFAULTS, **({"accelerator": "cpu"} if torch.backends.mps.is_available() else {})}
 
 
 def recommended(

@@ -47,6 +47,18 @@ def check_trainer(trainer: Trainer, module: LightningModule, *, cosine: bool) ->
         raise MetaOptError("model.lr_schedule cosine needs a length: set trainer.max_epochs")
 
 
+def check_device(trainer: Trainer) -> None:
+    """Refuse Apple's GPUs: norms of meta-gradients, among others, are computed in float64, which they do not have.
+
+    Raises:
+        MetaOptError: If the trainer has one.
+    """
+    if trainer.strategy.root_device.type == "mps":
+        raise MetaOptError(
+            "learned optimizers need float64, which Apple's GPUs do not have: set trainer.accelerator cpu"
+        )
+
+
 def check_averaging(trainer: Trainer) -> None:
     """See that a run whose weights a callback averaged goes on with one.
 

@@ -147,8 +147,11 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """The orthogonal factor of a QR decomposition, up to signs, of a matrix whose condition is good, [..., n, n].
 
     On a GPU by Cholesky decomposition, which is five to forty times as fast there for many small matrices. It squares
-    the condition, and so is done in float64.
+    the condition, and so is done in float64. Apple's GPUs have neither float64 nor a fast QR decomposition: there, on
+    the CPU.
     """
+    if matrix.device.type == "mps":
+        return orthogonalized(matrix.cpu()).to(matrix.device)
     if not matrix.is_cuda or matrix.dtype == torch.float64:
         return torch.linalg.qr(matrix).Q.contiguous()
     wide = matrix.double()

@@ -29,8 +29,12 @@ class LastStep:
 
 
 def root_mean_square(rows: Tensor, mean_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Over the coordinates of each action, [B, N] to [B, A]; in float64, where squares of small numbers are not 0."""
-    return mean_of(rows.double().square()).sqrt().to(rows.dtype)
+    """Over the coordinates of each action, [B, N] to [B, A].
+
+    In float64, where squares of small numbers are not 0, but on Apple's GPUs, which do not have it.
+    """
+    wide = rows if rows.device.type == "mps" else rows.double()
+    return mean_of(wide.square()).sqrt().to(rows.dtype)
 
 
 def secant_lengths(

@@ -1,6 +1,7 @@
 """The command ``meta-opt study``, from its file to what it leaves."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -200,6 +201,12 @@ def checker():
 def test_fit_takes_the_options_of_shipped_studies(name, checker, monkeypatch):
     monkeypatch.setattr(studying, "Worker", lambda module: checker)
     studying._check(studying._study(name))
+
+
+def test_processors_where_the_system_does_not_say_which_may_be_used(monkeypatch):
+    assert studying._processors() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert studying._processors() == os.cpu_count()
 
 
 def test_time_left():

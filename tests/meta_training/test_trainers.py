@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,12 +23,22 @@ from trainers_for_tests import trainer
 from meta_opt.errors import MetaOptError
 from meta_opt.meta_training import meta_learner
 from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.meta_training.trainers import check_device
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 
 def learner(**options: Any) -> MetaLearner:
     small: dict[str, Any] = {"num_steps": 4, "unroll_length": 2, "episodes_per_epoch": 3, "num_validation_problems": 2}
     return MetaLearner(Regression(), CoordinatewiseLSTM(hidden_size=4), **{**small, **options})
+
+
+def test_apples_gpus_are_neither_chosen_nor_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no float64."""
+    assert "accelerator" not in learner().trainer_settings
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert learner().trainer_settings["accelerator"] == "cpu"
+    with pytest.raises(MetaOptError, match="need float64, .* set trainer.accelerator cpu"):
+        check_device(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps"))))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
