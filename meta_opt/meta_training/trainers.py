@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from meta_opt.errors import MetaOptError
 
@@ -32,6 +33,11 @@ def check_trainer(trainer: Trainer, module: LightningModule, *, cosine: bool) ->
     Raises:
         MetaOptError: If there is such an option or callback.
     """
+    if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        raise MetaOptError(
+            f"{type(trainer.strategy).__name__} divides φ, which is small, and then no episode can step: set "
+            "trainer.strategy ddp"
+        )
     if getattr(module, "_compiler_ctx", None) is not None:
         raise MetaOptError("a compiled MetaLearner cannot be trained: give the trainer the MetaLearner itself")
     if getattr(trainer, "overfit_batches", 0):  # an attribute that Lightning declares nowhere

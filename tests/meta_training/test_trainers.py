@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.tuner import Tuner
 from problems_for_tests import Regression
 from trainers_for_tests import trainer
@@ -23,7 +24,7 @@ from trainers_for_tests import trainer
 from meta_opt.errors import MetaOptError
 from meta_opt.meta_training import meta_learner
 from meta_opt.meta_training.meta_learner import MetaLearner
-from meta_opt.meta_training.trainers import check_device
+from meta_opt.meta_training.trainers import check_device, check_trainer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 
@@ -58,6 +59,15 @@ def test_what_would_do_nothing_is_refused(options: dict[str, Any], message: str)
         trainer(**options).fit(mine)
     assert mine.episode == 0
     assert all(torch.equal(value, before[name]) for name, value in mine.optimizer.state_dict().items())
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_strategies_that_divide_weights_are_refused(strategy: type[Strategy]) -> None:
+    """Which Lightning makes on GPUs only."""
+    quiet = trainer()
+    quiet._accelerator_connector.strategy = strategy()
+    with pytest.raises(MetaOptError, match=rf"{strategy.__name__} divides φ, .* set trainer.strategy ddp"):
+        check_trainer(quiet, learner(), cosine=False)
 
 
 def test_a_tuner_is_refused() -> None:
