@@ -20,7 +20,8 @@ import torch
 
 from collecting import Lines, meta_train
 from meta_opt import registry
-from meta_opt.evaluation.compare import Contestant, Setting, compare
+from meta_opt.evaluation.compare import Contestant, compare
+from meta_opt.evaluation.setting import Setting
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import load_optimizer

@@ -16,8 +16,9 @@ from __future__ import annotations
 import argparse
 
 from meta_opt import registry
-from meta_opt.evaluation.compare import Contestant, Setting, compare
+from meta_opt.evaluation.compare import Contestant, compare
 from meta_opt.evaluation.reports import Report
+from meta_opt.evaluation.setting import Setting
 from meta_opt.optimizees.problems import layout_of, problem_generator
 from meta_opt.optimizers.baseline_names import HandMade, baseline
 from meta_opt.optimizers.contract import InnerOptimizer

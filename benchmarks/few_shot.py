@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from meta_opt.evaluation.compare import tune
+from meta_opt.evaluation.tuning import tune
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.contract import Split
 from meta_opt.optimizees.problems import Problems

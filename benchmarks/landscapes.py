@@ -13,7 +13,8 @@ import argparse
 import math
 from pathlib import Path
 
-from meta_opt.evaluation.compare import Contestant, Setting, compare
+from meta_opt.evaluation.compare import Contestant, compare
+from meta_opt.evaluation.setting import Setting
 from meta_opt.optimizers.baseline_names import BASELINES
 from meta_opt.saved.pretrained import pretrained
 from meta_opt.saved.recipes import load_optimizer

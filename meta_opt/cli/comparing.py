@@ -22,9 +22,10 @@ from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, parsed
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Contestant, Progress, Setting, compare
+from meta_opt.evaluation.compare import Contestant, compare
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.reports import Report, check_place
+from meta_opt.evaluation.setting import Progress, Setting
 from meta_opt.evaluation.standing_in import let_stand_in
 from meta_opt.evaluation.validated import validation_of
 from meta_opt.memory import bounded

@@ -16,10 +16,11 @@ from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, parsed
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Setting, tuned_rates
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.landscapes import Panel, check_two_parameters, landscape_figure, panel_of, save_animation
 from meta_opt.evaluation.reports import check_place, new_folder
+from meta_opt.evaluation.setting import Setting
+from meta_opt.evaluation.tuning import tuned_rates
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer

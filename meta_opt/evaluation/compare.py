@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal, NamedTuple
@@ -17,112 +17,14 @@ import torch
 from torch import Tensor
 
 from meta_opt import memory
-from meta_opt.errors import MetaOptError
-from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes
+from meta_opt.evaluation.setting import MERITS, Merit, Progress, Setting, of_problems
+from meta_opt.evaluation.tuning import FEWEST_RUNS, TuningError, tuned_rates
+from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems
 from meta_opt.optimizees.checking import check_loss
-from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import problem_generator
 from meta_opt.optimizers.baseline_names import HandMade
 from meta_opt.optimizers.contract import InnerOptimizer, OptimizerNetwork
-
-Merit = Literal["sum", "final"]  # figure of merit: Σ_{t=1..num_steps} f_t(θ_t), or the final loss
-MERITS: tuple[Merit, ...] = ("sum", "final")
-_START = 0.03  # learning rate in the middle of the first grid
-_FINE = 4  # points per decade of the grid around the best learning rate
-_COARSE = 2  # on the coarse grid every second rate is tried
-_REACH = 10  # how far the first grid reaches to each side: 2.5 decades
-_LIMIT = 8 * _FINE  # where widening ends
-_FEWEST_RUNS = 2 * (_REACH // _COARSE) + 1 + 2
-
-
-class Progress:
-    """Progress callback that does nothing. Steps are counted over all problems."""
-
-    def expect(self, steps: int) -> None:
-        """So many more steps will be taken."""
-
-    def begin(self, what: str) -> None:
-        """What the next steps are for."""
-
-    def advance(self, steps: int) -> None:
-        """So many steps have been taken."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What optimizers are compared on.
-
-    Attributes:
-        optimizee: Where the problems come from; its data is on the device.
-        horizons: Numbers of steps, each a comparison of its own.
-        num_problems: How many test problems.
-        num_validation_problems: How many problems learning rates are tuned on.
-        seed: All randomness comes from it.
-        device: Where to compute.
-        dtype: Floating-point type of θ.
-        autocast: The type in which ``torch.autocast`` lets losses compute what they may; None for none.
-        held_back: Whether losses are those on batches that the optimizee holds back.
-        regret: Whether the loss after a step is the lowest so far.
-        progress: Is told what is being done.
-    """
-
-    optimizee: Optimizee
-    horizons: Sequence[int]
-    num_problems: int = 100
-    num_validation_problems: int = 32
-    seed: int = 0
-    device: torch.device | str = "cpu"
-    dtype: torch.dtype = torch.float32
-    autocast: torch.dtype | None = None
-    held_back: bool = False
-    regret: bool = False
-    progress: Progress = field(default_factory=Progress)
-
-    def curves(self, optimizer: InnerOptimizer, split: Split, num_steps: int | None = None) -> Curves:
-        """Curves over so many steps, by default those of the longest horizon."""
-        steps = num_steps or max(self.horizons)
-        return self.run(optimizer, split, self.count(split), steps, self.seed, held_back=self.held_back)
-
-    def run(
-        self,
-        optimizer: InnerOptimizer,
-        split: Split,
-        num_problems: int,
-        num_steps: int,
-        seed: int,
-        *,
-        held_back: bool,
-    ) -> Curves:
-        """Curves on so many problems of ``split``, over so many steps."""
-        curves = run_episodes(
-            self.optimizee,
-            optimizer,
-            split,
-            num_problems,
-            num_steps,
-            seed=seed,
-            device=self.device,
-            dtype=self.dtype,
-            autocast=self.autocast,
-            held_back=held_back,
-            progress=self.progress.advance,
-        )
-        return replace(curves, losses=curves.losses.cummin(0).values) if self.regret else curves
-
-    def count(self, split: Split) -> int:
-        """How many problems of ``split`` there are."""
-        return self.num_problems if split == "test" else self.num_validation_problems
-
-    def expect(self, runs: int, split: Split, num_steps: int | None = None) -> None:
-        """Tell how many runs on ``split`` are to come."""
-        self.progress.expect(runs * self.count(split) * (num_steps or max(self.horizons)))
-
-    def spans(self, of: HandMade | InnerOptimizer) -> dict[int, Sequence[int]]:
-        """By how many steps there are runs: the horizons that each serves. What has a schedule runs for each."""
-        if of.horizon if isinstance(of, InnerOptimizer) else not of.schedule.is_constant:
-            return {horizon: [horizon] for horizon in self.horizons}
-        return {max(self.horizons): self.horizons}
 
 
 @dataclass(frozen=True)
@@ -181,18 +83,6 @@ class Entry:
         return self.runs[merit].merits[merit]
 
 
-class TuningError(MetaOptError):
-    """A baseline has no best learning rate.
-
-    Attributes:
-        reason: What it is missing.
-    """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be tuned: {reason}; choose other baselines")
-        self.reason = reason
-
-
 @dataclass(frozen=True)
 class Comparison:
     """All optimizers, learned ones first, over the steps of one horizon."""
@@ -237,7 +127,7 @@ def compare(setting: Setting, learned: Mapping[str, Contestant], baselines: Mapp
             setting.expect(1, "test", span)
     for make in baselines.values():
         for span in setting.spans(make):
-            setting.expect(0 if make.lr else _FEWEST_RUNS, "validation", span)
+            setting.expect(0 if make.lr else FEWEST_RUNS, "validation", span)
     for contestant in learned.values():
         if known := contestant.validation:
             setting.progress.expect(known.num_problems * known.num_steps)
@@ -273,7 +163,7 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
             known.seed,
             held_back=known.held_back,
         )
-        validation = {merit: mean_of_problems(_of_problems(curves, merit)).item() for merit in MERITS}
+        validation = {merit: mean_of_problems(of_problems(curves, merit)).item() for merit in MERITS}
     setting.progress.begin(f"{name}: test problems")
     runs: dict[int, Outcome] = {}
     for span, horizons in setting.spans(contestant.optimizer).items():
@@ -304,78 +194,6 @@ def _baseline(setting: Setting, name: str, make: HandMade) -> dict[int, Entry]:
     return entries
 
 
-def tuned_rates(setting: Setting, name: str, make: HandMade) -> dict[tuple[Merit, int], float]:
-    """The best learning rates on validation problems; one run of each serves all figures, and horizons if it can."""
-    if make.lr is not None:
-        return {(merit, horizon): make.lr for merit in MERITS for horizon in setting.horizons}
-    rates = {}
-    for span, horizons in setting.spans(make).items():
-        scores = _Scores(setting, name, make, span, horizons)
-        for merit in MERITS:
-            for horizon in horizons:
-                what = "sum of losses" if merit == "sum" else "final loss"
-                try:
-                    rates[merit, horizon] = tune(lambda rate, key=(merit, horizon): scores[rate][key], _START)  # type: ignore[misc]  # noqa: B023 called at once
-                except ValueError as error:
-                    raise TuningError(name, f"for its {what} over {horizon} steps {error}") from error
-    return rates
-
-
-class _Scores(dict[float, dict[tuple[Merit, int], float]]):
-    """Means over validation problems by learning rate, for each figure and horizon; run when they are asked for."""
-
-    def __init__(self, setting: Setting, name: str, make: HandMade, span: int, horizons: Sequence[int]) -> None:
-        super().__init__()
-        self._setting = setting
-        self._name = name
-        self._make = make
-        self._span = span
-        self._horizons = horizons
-
-    def __missing__(self, rate: float) -> dict[tuple[Merit, int], float]:
-        setting = self._setting
-        if len(self) >= _FEWEST_RUNS:
-            setting.expect(1, "validation", self._span)
-        setting.progress.begin(f"{self._name}, learning rate {rate:.3g}: validation problems")
-        curves = setting.curves(self._make(rate, self._span), "validation", self._span)
-        self[rate] = {
-            (merit, horizon): _of_problems(curves.until(horizon), merit).mean().item()
-            for merit in MERITS
-            for horizon in self._horizons
-        }
-        return self[rate]
-
-
-def tune(score: Callable[[float], float], start: float) -> float:
-    """The learning rate with the lowest score on a log grid that widens until its best point is not at an edge.
-
-    The grid has two points a decade, four around the best of those. It is wide from the start, since a plateau can hide
-    a better learning rate behind one that is not at the edge of a narrow grid.
-
-    Args:
-        score: Score of a learning rate; not finite where it diverges.
-        start: The learning rate in the middle of the first grid, which reaches two and a half decades to each side.
-
-    Raises:
-        ValueError: If the score falls all the way to 10^-8 or 10^8 times the start.
-    """
-    scores: dict[int, float] = {}
-
-    def at(index: int) -> float:
-        if index not in scores:
-            value = score(start * 10 ** (index / _FINE))
-            scores[index] = value if math.isfinite(value) else math.inf
-        return scores[index]
-
-    low, high = -_REACH, _REACH
-    while (best := min(range(low, high + 1, _COARSE), key=at)) in (low, high):
-        if max(-low, high) >= _LIMIT:
-            raise ValueError(f"there is no best learning rate between {start * 1e-8:g} and {start * 1e8:g}")
-        low, high = (low - _FINE, high) if best == low else (low, high + _FINE)
-    best = min((best - 1, best, best + 1), key=at)
-    return start * 10 ** (best / _FINE)
-
-
 def _tested(setting: Setting, optimizer: InnerOptimizer, steps: int) -> tuple[Curves, float]:
     """Curves on the test problems over so many steps, and seconds per step and problem."""
     replace(setting, progress=Progress()).run(
@@ -395,14 +213,10 @@ def _run(curves: Curves, learning_rate: float | None, seconds_per_step: float) -
         mean,
         _sem(losses),
         torch.stack([final_loss(mean[:end], stochastic=curves.stochastic) for end in ends]),
-        {merit: _mean(_of_problems(curves, merit)) for merit in MERITS},
+        {merit: _mean(of_problems(curves, merit)) for merit in MERITS},
         seconds_per_step,
         {name: _mean(values) for name, values in curves.metrics.items()},
     )
-
-
-def _of_problems(curves: Curves, merit: Merit) -> Tensor:
-    return curves.sum if merit == "sum" else curves.final
 
 
 def _mean(values: Tensor) -> Mean:

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError, shown, whole
-from meta_opt.evaluation.compare import MERITS, Comparison, Contestant, Setting, Validation
+from meta_opt.evaluation.compare import Comparison, Contestant, Validation
 from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.figures import comparison_figure
 from meta_opt.evaluation.reports import Report
+from meta_opt.evaluation.setting import MERITS, Setting
 from meta_opt.evaluation.standing_in import let_stand_in
 from meta_opt.evaluation.validated import same, validation_in, validation_of
 from meta_opt.meta_training.meta_learner import MetaLearner

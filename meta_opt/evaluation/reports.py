@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from meta_opt.errors import MetaOptError, StorageError
-from meta_opt.evaluation.compare import MERITS, Comparison, Entry, Mean, Outcome
+from meta_opt.evaluation.compare import Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
+from meta_opt.evaluation.setting import MERITS
 from meta_opt.locks import BusyError, acquire, locked
 from meta_opt.saved.costs import Cost
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Setting, TuningError, compare
+from meta_opt.evaluation.compare import compare
+from meta_opt.evaluation.setting import Setting
+from meta_opt.evaluation.tuning import TuningError
 from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.messages import clipped
 from meta_opt.meta_training.estimators.contract import Episode

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from meta_opt.cli import main
-from meta_opt.evaluation.compare import Contestant, Setting, compare
+from meta_opt.evaluation.compare import Contestant, compare
+from meta_opt.evaluation.setting import Setting
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.registry import path_in_file, resolve
 from meta_opt.saved.recipes import load_optimizer

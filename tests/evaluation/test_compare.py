@@ -9,9 +9,11 @@ from problems_for_tests import Regression, Square
 from torch import Tensor
 
 from meta_opt.errors import MetaOptError, OptimizeeError
-from meta_opt.evaluation import compare as module
-from meta_opt.evaluation.compare import Comparison, Contestant, Entry, Mean, Outcome, Setting, Validation, compare, tune
+from meta_opt.evaluation import setting as setting_module
+from meta_opt.evaluation.compare import Comparison, Contestant, Entry, Mean, Outcome, Validation, compare
 from meta_opt.evaluation.reports import Report
+from meta_opt.evaluation.setting import MERITS, Setting
+from meta_opt.evaluation.tuning import tune
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
@@ -69,7 +71,7 @@ def test_compare() -> None:
     torch.testing.assert_close(mine.runs["final"].loss_sem, standing.losses.double().std(1) / 4)
     for name in BASELINES:
         assert entries[name].kind == "baseline"
-        for merit in module.MERITS:
+        for merit in MERITS:
             assert comparison.ratio(entries[name], merit) < 0.9 * comparison.ratio(mine, merit)
             # no other learning rate of the grid is better on the validation problems
             rate = entries[name].runs[merit].learning_rate
@@ -99,7 +101,7 @@ def test_a_comparison_over_several_horizons_is_the_same_as_each_alone() -> None:
     for one, (alone,) in zip(compared(25, 8), (compared(25), compared(8)), strict=True):
         assert one.num_steps == alone.num_steps
         for entry, expected in zip(one.entries, alone.entries, strict=True):
-            for merit in module.MERITS:
+            for merit in MERITS:
                 assert entry.merit(merit) == expected.merit(merit)
                 assert entry.runs[merit].learning_rate == expected.runs[merit].learning_rate
                 assert torch.equal(entry.runs[merit].loss_mean, expected.runs[merit].loss_mean)
@@ -114,9 +116,9 @@ def test_every_run_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
             made.append((type(optimizer), rate, split, num_problems, num_steps))
         return run_episodes(optimizee, optimizer, split, num_problems, num_steps, **options)
 
-    monkeypatch.setattr(module, "run_episodes", recorded)
+    monkeypatch.setattr(setting_module, "run_episodes", recorded)
 
-    class Counting(module.Progress):
+    class Counting(setting_module.Progress):
         expected = done = 0
 
         def expect(self, steps: int) -> None:

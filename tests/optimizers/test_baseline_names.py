@@ -11,7 +11,8 @@ from problems_for_tests import Regression
 from torch import Tensor
 
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Setting, compare
+from meta_opt.evaluation.compare import compare
+from meta_opt.evaluation.setting import Setting
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.baseline_names import BASELINES, LONG, UNTUNED, HandMade, baseline, default_baselines

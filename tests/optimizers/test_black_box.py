@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Setting, compare
+from meta_opt.evaluation.compare import compare
+from meta_opt.evaluation.setting import Setting
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.black_box import BOX

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Setting, compare
+from meta_opt.evaluation.compare import compare
+from meta_opt.evaluation.setting import Setting
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems

@@ -10,7 +10,8 @@ from problems_for_tests import HoldsBack
 from meta_opt.cli import main
 from meta_opt.cli.comparing import optimizee_of
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Setting, compare
+from meta_opt.evaluation.compare import compare
+from meta_opt.evaluation.setting import Setting
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.estimators.first_order import first_order
