@@ -472,6 +472,7 @@ def test_a_profile_and_a_summary_are_shown_where_they_are_asked_for(tmp_path, mo
 
 
 def test_a_callback_finds_the_log(meta_opt, plugins):
+    pytest.importorskip("psutil", reason="DeviceStatsMonitor needs it")
     assert meta_opt("fit", *BOWL, "--trainer.max_epochs", "1", "--trainer.callbacks+=DeviceStatsMonitor")[0] == 0
 
 

@@ -239,12 +239,11 @@ def test_a_state_without_what_it_may_lack_is_loaded(path: Path) -> None:
 def test_defaults_of_the_program_change_no_weights() -> None:
     expected = LearnedOptimizer(params(), pretrained="general_mlp")._network.state_dict()
     torch.set_default_dtype(torch.bfloat16)
-    torch.set_default_device("meta")
     try:
-        found = LearnedOptimizer([torch.ones(2, device="cpu")], pretrained="general_mlp")._network.state_dict()
+        with torch.device("meta"):
+            found = LearnedOptimizer([torch.ones(2, device="cpu")], pretrained="general_mlp")._network.state_dict()
     finally:
         torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name])
 
