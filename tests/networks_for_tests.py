@@ -80,3 +80,36 @@ class Coupled(OptimizerNetwork):
         update = -lr * mean / (scale + size) - decay * evaluation.params
         update = update * (1 + slope * evaluation.loss.unsqueeze(1))
         return Step(update, Sizes(squares, mean, count))
+
+
+@dataclass(frozen=True)
+class Averaged:
+    mean: Tensor = axis("coordinate")  # [B, N]
+
+
+class LearnedFirstMean(OptimizerNetwork):
+    """Momentum whose first average is learned: a first state that is made of φ."""
+
+    scope = "coordinate"
+
+    def build(self, layout: Layout, generator: Generator) -> None:
+        self.rate = nn.Parameter(torch.tensor(-3.0))
+        self.first = nn.Parameter(torch.tensor(0.2))
+
+    def init_state(self, layout: Layout, num_problems: int) -> Averaged:
+        return Averaged(self.first.expand(num_problems, layout.num_coordinates))
+
+    def step(self, evaluation: Evaluation, state: Averaged, noise: Generator | None = None) -> Step:
+        mean = 0.8 * state.mean + torch.tanh(evaluation.grad)
+        return Step(-self.rate.exp() * mean, Averaged(mean))
+
+
+class LearnedFirstMeanOfAll(LearnedFirstMean):
+    """The same, and it reads everything."""
+
+    reads = frozenset({"grad", "loss", "params"})
+    scope = "problem"
+
+    def step(self, evaluation: Evaluation, state: Averaged, noise: Generator | None = None) -> Step:
+        update, state, _ = super().step(evaluation, state)
+        return Step(update * evaluation.loss.abs().log1p().unsqueeze(1) - 0.01 * evaluation.params, state)

@@ -319,11 +319,11 @@ class MetaLearner(EvaluatedLearner):
                     self._restore(before)
                     self._skip()
                     return
-                losses.append(estimate.losses)
-                meta_loss = meta_loss + estimate.loss
+                losses.append(estimate.losses.detach())
+                meta_loss = meta_loss + estimate.loss.detach()
         self.episode += 1
         self.skipped_in_a_row = 0
-        final = final_loss(torch.cat(losses).detach(), stochastic=problems.stochastic).mean()
+        final = final_loss(torch.cat(losses), stochastic=problems.stochastic).mean()
         seconds = time.perf_counter() - started
         runs = self.num_problems * self.estimator.num_runs(self.optimizer, self.trainer.world_size)
         self.cost = self.cost.more(num_steps * runs, seconds)
@@ -367,14 +367,15 @@ class MetaLearner(EvaluatedLearner):
         """Average over processes, clip, step; False, with nothing done, if anything is not finite."""
         parameters = [*self.optimizer.trained_parameters(), *self.estimator.parameters()]
         of_phi = sum(grad.numel() for grad in estimate.grads)
-        flat = torch.cat([*(g.flatten() for g in (*estimate.grads, *estimate.own_grads)), estimate.loss.reshape(1)])
+        given = (*estimate.grads, *estimate.own_grads, estimate.loss)
+        flat = torch.cat([each.detach().flatten() for each in given])  # what has a graph would keep it alive
         flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
         if not bool(flat.isfinite().all()):
             return False
         flat = torch.cat([self._clip(flat[:of_phi]), flat[of_phi:-1]])
         grads = flat.split([parameter.numel() for parameter in parameters])
         for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad = grad.view_as(parameter)
+            parameter.grad = grad.view_as(parameter).to(parameter.dtype)
         self._meta_optimizer.step()
         self.average.update_parameters(self.optimizer)
         return True

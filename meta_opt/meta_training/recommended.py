@@ -19,6 +19,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from meta_opt import registry
 from meta_opt.errors import MetaOptError
 from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
+from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.registry import Kind
 
 DEFAULT_OPTIMIZER = "coordinatewise_lstm"
@@ -33,6 +35,7 @@ TRAINER_DEFAULTS = {
 Preset = Literal["recommended", "paper"]
 _OF_THE_PROBLEM = ("num_steps", "num_problems", "num_validation_steps", "num_validation_problems", "reference_lr")
 _USUAL: dict[Kind, str] = {"optimizer": DEFAULT_OPTIMIZER, "estimator": DEFAULT_ESTIMATOR}
+_FRACTION = "model.estimator.replay_fraction"
 P = ParamSpec("P")
 
 
@@ -67,7 +70,7 @@ def recommended(
         kind = kind_of(name)
         if kind is None:
             kept[name] = value
-        elif new:
+        elif new and (name != _FRACTION or name in {**own, **pair} or _replays_columns(optimizer)):
             chosen, argument = classes[kind], name.rpartition(".")[2]
             usually = registry.name_of(chosen) == _USUAL[kind]
             meant = usually and name not in pair if kind == "estimator" else usually or name in {**own, **pair}
@@ -86,6 +89,13 @@ def _of_optimizee(cls: type[Any], optimizer: str) -> tuple[dict[str, Any], dict[
 def kind_of(option: str) -> Kind | None:
     """Which class an option is an argument of: the optimizer's, the estimator's, or None for another."""
     return next((kind for kind in _USUAL if option.startswith(f"{registry.OPTIONS[kind]}.")), None)
+
+
+def _replays_columns(optimizer: type[Any]) -> bool:
+    """Whether a class may replay some coordinates only, as far as the class alone tells."""
+    if optimizer.replays_columns not in (OptimizerNetwork.replays_columns, SharedNetworks.replays_columns):
+        return True
+    return optimizer.scope == "coordinate" and not issubclass(optimizer, SharedNetworks)
 
 
 def recommended_estimator(optimizer: type[Any]) -> str:

@@ -74,6 +74,7 @@ def replay_by_step(
     total = [torch.zeros_like(parameter) for parameter in parameters]
     through_inputs = torch.zeros_like(coefficients[0])  # ∂L/∂θ_t by what later steps read
     of_state: list[Tensor] | None = None  # ∂L/∂h_t; of the last state nothing
+    reached = False
     for evaluation, coefficient in zip(reversed(evaluations), reversed(coefficients), strict=True):
         leaves: list[Tensor] = []
         before = map_state(lambda tensor, leaves=leaves: _leaf(tensor, leaves), states.pop())  # type: ignore[misc]
@@ -84,19 +85,35 @@ def replay_by_step(
         if of_state is not None:
             outputs += [each.tensor for each in named_tensors(after) if each.tensor.is_floating_point()]
             cotangents += of_state
-        pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
-        if not pairs:
-            raise no_graph(network)
-        grads = torch.autograd.grad(
-            [output for output, _ in pairs],
-            [*parameters, *leaves, moved],
-            [cotangent for _, cotangent in pairs],
-            materialize_grads=True,
-        )
-        torch._foreach_add_(total, grads[: len(parameters)])
-        of_state = list(grads[len(parameters) : -1])
-        through_inputs = through_inputs + grads[-1]
+        *of_weights, of_moved = gradients_of(outputs, cotangents, [*parameters, *leaves, moved])
+        reached |= added(total, of_weights[: len(parameters)])
+        pairs = zip(leaves, of_weights[len(parameters) :], strict=True)
+        of_state = [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in pairs]
+        through_inputs = through_inputs if of_moved is None else through_inputs + of_moved
+    first = [each.tensor for each in named_tensors(state) if each.tensor.is_floating_point()]  # may be made of φ
+    reached |= added(total, gradients_of(first, of_state or [], parameters))
+    if not reached:
+        raise no_graph(network)
     return tuple(total)
+
+
+def gradients_of(
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """The gradients by ``inputs``; none where nothing depends on one."""
+    pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+    if not pairs:
+        return (None,) * len(inputs)
+    made, given = zip(*pairs, strict=True)
+    return torch.autograd.grad(made, inputs, given, allow_unused=True)
+
+
+def added(total: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
+    """Add what there is; whether there is anything."""
+    for gathered, gradient in zip(total, grads, strict=True):
+        if gradient is not None:
+            gathered += gradient
+    return any(gradient is not None for gradient in grads)
 
 
 def moving(evaluation: Evaluation, moved: Tensor, reads: frozenset[str]) -> Evaluation:

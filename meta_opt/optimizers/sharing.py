@@ -21,6 +21,12 @@ class SharedNetworks(OptimizerNetwork):
     share: Sharing = "all"
     network_for: Mapping[str, str] = MappingProxyType({})
 
+    @property
+    def replays_columns(self) -> bool:
+        """See :meth:`OptimizerNetwork.replays_columns`: the default replay steps some columns without their names."""
+        own = type(self).replay is not OptimizerNetwork.replay
+        return super().replays_columns and (own or self.share == "all")
+
     def network_names(self, layout: Layout) -> list[str]:
         """The names of the networks for these coordinates, each once."""
         return list(dict.fromkeys(segment.name for segment in layout.segments(self.share)))

@@ -55,7 +55,7 @@ def _by_differences(network: OptimizerNetwork, num_steps: int) -> list[Tensor]:
             for side in (width, -width):
                 flat[index] = middle + side
                 problems = bowls()
-                losses = unroll(problems, network, begin(problems, network), num_steps).losses
+                losses = unroll(problems, network, begin(problems, network, num_steps=num_steps), num_steps).losses
                 values.append(LOSS.value(losses).item())
             flat[index] = middle
             grad.view(-1)[index] = (values[0] - values[1]) / (2 * width)
@@ -67,7 +67,7 @@ def _with_graph(network: OptimizerNetwork, num_steps: int) -> list[Tensor]:
     """∂L/∂φ by the graph of the unroll itself, where the optimizer is given gradients without one."""
     problems = bowls()
     params, losses = problems.initial_params, []
-    state = network.init_state(problems.layout, len(problems))
+    state = network.expect(network.init_state(problems.layout, len(problems)), num_steps)
     for number in range(num_steps + 1):
         leaf = params if params.requires_grad else params.clone().requires_grad_()
         with torch.enable_grad():

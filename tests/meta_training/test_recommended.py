@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from meta_opt import MetaLearner, MetaOptError, registry
+from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.recommended import recommended
 from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
+from meta_opt.optimizers.contract import Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.learned_soap import LearnedSOAP
+from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.optimizers.subspace_lstm import SubspaceLSTM
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 from meta_opt_optimizees.quadratic import Quadratic
@@ -109,3 +115,41 @@ def test_the_preset_of_the_paper(capsys):
     assert config["model"]["reference_lr"] == DigitsMlp.recommended_settings()["model.reference_lr"]
     assert main([*options, "--preset", "papers"]) == 2
     assert "--preset must be recommended or paper, not 'papers'" in capsys.readouterr().err
+
+
+class ForEachKind(SharedNetworks):
+    """Coordinate by coordinate, by networks that it finds by where a coordinate is."""
+
+    scope = "coordinate"
+
+    def __init__(self, share="kind"):
+        super().__init__()
+        self.share = share
+
+    def build(self, layout, generator):
+        self.rate = nn.Parameter(torch.tensor(0.1))
+
+    def init_state(self, layout, num_problems):
+        return ()
+
+    def step(self, evaluation, state, noise=None):
+        return Step(-self.rate * evaluation.grad, state)
+
+
+class Recommends(Quadratic):
+    @classmethod
+    def recommended_settings(cls):
+        return {"model.estimator.replay_fraction": 0.25}
+
+
+def test_part_of_the_coordinates_is_recommended_to_those_who_can_replay_it():
+    """Not to networks whose default replay would not know which coordinates they are given."""
+
+    classes = {"optimizee": Recommends, "estimator": FirstOrder}
+    name = "model.estimator.replay_fraction"
+    assert recommended({**classes, "optimizer": CoordinatewiseLSTM})[name] == 0.25
+    for optimizer in (ForEachKind, LearnedSOAP, SubspaceLSTM):
+        assert recommended({**classes, "optimizer": optimizer}).get(name, 1.0) == 1.0
+    assert ForEachKind("all").replays_columns
+    with pytest.raises(MetaOptError, match="replay_fraction must be 1 with ForEachKind"):
+        FirstOrder(replay_fraction=0.5).check(ForEachKind(), 20)

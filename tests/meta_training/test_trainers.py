@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +26,8 @@ from trainers_for_tests import trainer
 
 from meta_opt.errors import MetaOptError
 from meta_opt.meta_training import meta_learner
+from meta_opt.meta_training.estimators.contract import Episode, MetaGradient
+from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.trainers import check_device, check_trainer
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
@@ -68,6 +73,26 @@ def test_strategies_that_divide_weights_are_refused(strategy: type[Strategy]) ->
     quiet._accelerator_connector.strategy = strategy()
     with pytest.raises(MetaOptError, match=rf"{strategy.__name__} divides φ, .* set trainer.strategy ddp"):
         check_trainer(quiet, learner(), cosine=False)
+
+
+class KeepsGraphs(FirstOrder):
+    """Gives losses that have a graph behind them, and a loss in float64."""
+
+    def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
+        weight = episode.network.trained_parameters()[0]
+        for each in super().estimates(episode):
+            graph = 0.0 * weight.sum()
+            yield replace(each, loss=each.loss.double() + graph, losses=each.losses + graph)
+
+
+def test_what_has_a_graph_is_not_kept() -> None:
+    module, plain = learner(estimator=KeepsGraphs(), clip_relative=1.0), learner(clip_relative=1.0)
+    for each in (module, plain):
+        trainer(max_epochs=1).fit(each)
+    assert not module._clip.norms.requires_grad
+    copy.deepcopy(module)
+    for one, other in zip(module.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_tuner_is_refused() -> None:

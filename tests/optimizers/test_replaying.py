@@ -9,15 +9,22 @@ from functools import partial
 
 import pytest
 import torch
-from networks_for_tests import Coupled, Decay, Fall
+from networks_for_tests import Averaged, Coupled, Decay, Fall, LearnedFirstMean, LearnedFirstMeanOfAll
 from problems_for_tests import Regression
+from torch import Generator
 
+from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.estimators import first_order
+from meta_opt.meta_training.estimators.contract import Episode, Estimator
+from meta_opt.meta_training.estimators.es import ES
+from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_loss import MetaLoss
-from meta_opt.optimizees.problems import Problems, problem_generator
+from meta_opt.optimizees.layout import Layout
+from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers import contract
-from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.hierarchical_rnn import HierarchicalRNN
 from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt.optimizers.lstm_gac import LSTMGAC
@@ -54,6 +61,48 @@ def test_equals_one_graph(name: str, meta_loss: MetaLoss, monkeypatch: pytest.Mo
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
     assert any(grad.any() for grad in found[0])
+
+
+@pytest.mark.parametrize("network", [LearnedFirstMean(), LearnedFirstMeanOfAll()], ids=["gradients", "everything"])
+def test_a_first_state_that_is_learned(network: OptimizerNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one graph, step by step, in pieces of exact meta-gradients and as a control variate."""
+    problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
+    network.build(problems.layout, problem_generator(0, "phi"))
+    network.double()
+
+    def of(estimator: Estimator) -> tuple[torch.Tensor, ...]:
+        generator = partial(problem_generator, 0, "noise")
+        loss = MetaLoss("sum", "constant")
+        (estimate,) = estimator.estimates(Episode(problems.twin(), network, loss, 6, 6, generator))
+        return estimate.grads
+
+    first = of(FirstOrder())
+    assert first[1].abs() > 1e-3  # of the first average
+    for module in (contract, first_order):
+        monkeypatch.setattr(module, "LARGE", 0)
+    torch.testing.assert_close(of(FirstOrder()), first)
+    torch.testing.assert_close(of(ES(2, 1e-3, correction=0.0)), first)
+    torch.testing.assert_close(of(SecondOrder(2)), of(SecondOrder()))
+
+
+def test_an_update_without_a_graph_is_refused_step_by_step_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Detached(LearnedFirstMean):
+        def init_state(self, layout: Layout, num_problems: int) -> Averaged:
+            return Averaged(torch.zeros(num_problems, layout.num_coordinates, dtype=torch.float64))
+
+        def step(self, evaluation: Evaluation, state: Averaged, noise: Generator | None = None) -> Step:
+            update, state, _ = super().step(evaluation, state)
+            return Step(update.detach(), state)
+
+    problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
+    network = Detached()
+    network.build(problems.layout, problem_generator(0, "phi"))
+    network.double()
+    trajectory = unroll(problems, network, begin(problems, network, grads=True), 6, grads=True)
+    for large in (1 << 18, 0):
+        monkeypatch.setattr(contract, "LARGE", large)
+        with pytest.raises(MetaOptError, match=r"Detached\.step must make its update of the weights of build"):
+            first_order.first_order(trajectory, network, MetaLoss("sum", "constant"))
 
 
 def peak(num_steps: int, by_step: bool) -> float:

@@ -129,7 +129,9 @@ class Evolution(Estimator):
         particles = Particles(network, 2 * len(numbers))
         problems = episode.problems.repeated(len(particles))
         alone = episode.problems.twin()  # what φ itself, without a perturbation, optimizes
-        center = begin(alone, network, grads=controlled).detach() if controlled or self.restarts else None
+        center: Position | None = None
+        if controlled or self.restarts:  # with the graph of a first state that is made of φ
+            center = begin(alone, network, num_steps=episode.num_steps, grads=controlled)
         position: Position | None = None
         xi: Tensor | None = None
         lengths, recorded = unroll_lengths(episode.num_steps, episode.unroll_length), []
@@ -137,9 +139,9 @@ class Evolution(Estimator):
             places, xi = self.directions(partial(self._drawn, episode, numbers, number), xi)
             particles.move_to(self.sigma * torch.cat([places, -places]))
             if position is None:
-                position = begin(problems, particles)
+                position = begin(problems, particles, num_steps=episode.num_steps)
             elif self.restarts and center is not None:
-                position = all_at(center, len(particles))
+                position = all_at(center.detach(), len(particles))
             trajectory = unroll(problems, particles, position, length, losses_only=True)
             position = trajectory.end.detach()
             losses = trajectory.losses.unflatten(1, (len(particles), -1))  # [T, P, B]

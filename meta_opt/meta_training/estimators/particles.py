@@ -42,6 +42,7 @@ class Particles(InnerOptimizer):
         ]
         self.reads = network.reads
         self.scope = network.scope
+        self.horizon = network.horizon
         self.vmaps = type(network).rollout is InnerOptimizer.rollout and count > 1
 
     def __len__(self) -> int:
@@ -65,6 +66,11 @@ class Particles(InnerOptimizer):
         """A state of each particle; a network may make it of φ."""
         with torch.no_grad():
             return tuple(twin.init_state(layout, num_problems // len(self)) for twin in self._copies)
+
+    def expect(self, state: tuple[Any, ...], num_steps: int) -> tuple[Any, ...]:
+        """See :meth:`InnerOptimizer.expect`."""
+        with torch.no_grad():
+            return tuple(twin.expect(own, num_steps) for twin, own in zip(self._copies, state, strict=True))
 
     def step(self, evaluation: Evaluation, state: tuple[Any, ...], noise: Generator | None = None) -> Step:
         """One step of every particle."""

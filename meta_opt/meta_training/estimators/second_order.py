@@ -14,7 +14,7 @@ from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaG
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Evaluation, Problems
 from meta_opt.optimizers.contract import OptimizerNetwork
-from meta_opt.optimizers.replaying import by_weights, no_graph
+from meta_opt.optimizers.replaying import added, by_weights, gradients_of, no_graph
 from meta_opt.optimizers.state import map_state, named_tensors
 
 
@@ -77,15 +77,17 @@ def in_pieces(
         losses.append(trajectory.losses)
     all_losses = torch.cat(losses)
     slopes = meta_loss.slopes(all_losses).split(lengths)
-    total = [torch.zeros_like(parameter) for parameter in network.trained_parameters()]
+    parameters = network.trained_parameters()
+    total = [torch.zeros_like(parameter) for parameter in parameters]
     handed_on: list[Tensor | None] = []  # λ
     reached = False
     for (begins, twin), slope in zip(reversed(pieces), reversed(slopes), strict=True):
         grads, handed_on = _of_piece(twin, network, begins, slope, handed_on)
-        for gathered, gradient in zip(total, grads, strict=True):
-            if gradient is not None:
-                gathered += gradient
-                reached = True
+        reached |= added(total, grads)
+    # The first state may be made of φ.
+    pairs = zip(_Handed.of(start).tensors, handed_on, strict=True)
+    firsts = [(tensor, gradient) for tensor, gradient in pairs if gradient is not None]
+    reached |= added(total, gradients_of([first for first, _ in firsts], [of for _, of in firsts], parameters))
     if not reached:
         raise no_graph(network)
     return position, MetaGradient(meta_loss.value(all_losses), tuple(total), all_losses)

@@ -34,7 +34,7 @@ class TwoPoints(Estimator):
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """One meta-gradient after every unroll."""
         problems, network = episode.problems, episode.network
-        position = begin(problems, network)
+        position = begin(problems, network, num_steps=episode.num_steps)
         for number, length in enumerate(unroll_lengths(episode.num_steps, episode.unroll_length)):
             phi, generator = network.trained_parameters(), episode.generator("signs", number)
             center = [weight.detach().clone() for weight in phi]

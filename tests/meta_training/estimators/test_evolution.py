@@ -31,6 +31,7 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt.optimizers.state import axis
 from meta_opt.testing.episodes import bowls, built, episode_of, momentum
 
@@ -315,6 +316,24 @@ def test_a_control_variate_leaves_the_mean_and_takes_variance() -> None:
         assert (mean - exact).norm() < 2 * error
         deviations[controlled] = float(error)
     assert deviations[True] < 0.5 * deviations[False]
+
+
+@pytest.mark.parametrize("estimator", [ES, PES, NRES])
+@pytest.mark.parametrize(
+    "network",
+    [partial(CoordinatewiseLSTM, 1, 3, base_step=0.1, horizon=True), partial(LearnedSOAP, hidden_size=3)],
+    ids=["lstm", "soap"],
+)
+def test_particles_know_the_length_of_the_run(
+    estimator: type[Evolution], network: Callable[[], OptimizerNetwork]
+) -> None:
+    """They are where the network itself is, as near as they are to it."""
+    episode = partial(an_episode, Parabola(), network(), 9, 3)
+    expected = [each.losses for each in FirstOrder().estimates(episode())]
+    for controlled in (False, True):
+        found = estimator(1, 1e-9, control_variate=controlled).estimates(episode())
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.losses, other, rtol=1e-6, atol=1e-9)
 
 
 def test_less_correction_is_nearer_to_first_order() -> None:
