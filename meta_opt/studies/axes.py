@@ -15,11 +15,12 @@ COLORS = ("#b00020", "#2f6fb0", "#2e8b57", "#bf7a00", "#7b1fa2", "#5b6770", "#0f
 
 
 def places(labels: Sequence[str]) -> list[float]:
-    """Where labels are on an axis: at their value if all are numbers, else one after the other."""
+    """Where labels are on an axis: at their value if all are finite numbers, else one after the other."""
     try:
-        return [float(label) for label in labels]
+        values = [float(label) for label in labels]
     except ValueError:
-        return [float(index) for index in range(len(labels))]
+        values = [math.nan]
+    return values if all(map(math.isfinite, values)) else [float(index) for index in range(len(labels))]
 
 
 def cycle(count: int) -> list[str]:
@@ -38,8 +39,9 @@ def or_infinite(value: float | None) -> float:
 
 
 def loss_axis(axes: Axes, label: str, *, log: bool) -> None:
-    """The vertical axis of losses; a logarithmic one needs something that can be drawn on it."""
-    axes.set_yscale("log" if log and axes.dataLim.minposy < math.inf else "linear")
+    """The vertical axis of losses, or of those that share it; a logarithmic one needs something to be drawn on it."""
+    sharing = axes.get_shared_y_axes().get_siblings(axes)
+    axes.set_yscale("log" if log and any(each.dataLim.minposy < math.inf for each in sharing) else "linear")
     axes.set_ylabel(label, fontsize=8)
 
 

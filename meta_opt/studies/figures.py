@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _LIGHT = "#8a8a8a"
 _WIDTH, _HEIGHT = 3.9, 3.1  # of a panel, in inches
 _BINS = 24
+_HIGHEST = 1e6  # on the axis of a histogram, unless everything is higher
 _RANGE = 1e6  # of a histogram; what is lower is in the first bin
 Panel = tuple[str, list[tuple[Point, str]]]  # its title, and points with a test each
 
@@ -81,6 +83,10 @@ def _name(summary: Summary, wanted: Wanted, point: Point, test: str, *, without:
     if len(study.tests) > 1 and "test" not in hidden:
         labels.append(test if test.startswith("on-") else f"on {test}")
     return " ".join(labels)
+
+
+def _failed(point: Point) -> str:
+    return f" ({point.failed} of {len(point.lines)} failed)" if point.failed else ""
 
 
 def _lines(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
@@ -149,8 +155,10 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
         for value in point.reached(test, wanted.of)
     ]
     finite = [value for value in every if math.isfinite(value) and value > 0] or [1.0]
-    limits = [limit for share in summary.study.shares.values() for limit in (share.below, share.above) if limit]
-    high = min(max([*finite, *limits]) * 1.1, 1e6)
+    shares = summary.study.shares.values() if wanted.of == "final" else ()  # which are of final losses
+    limits = [limit for share in shares for limit in (share.below, share.above) if limit]
+    top = max([*finite, *limits]) * 1.1
+    high = top if min(finite) >= _HIGHEST else min(top, _HIGHEST)
     low = max(min([*finite, *limits]) / 1.1, high / _RANGE)
     edges = [low * (high / low) ** (index / _BINS) for index in range(_BINS + 1)]
     rest = edges[-1] * (high / low) ** (2 / _BINS)
@@ -162,7 +170,8 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
     for limit in sorted(set(limits)):
         axes.axvline(limit, color="0.35", linestyle="--", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel(f"{LOSS[wanted.of]} (far right: not finite)", fontsize=8)
+    beyond = "not finite" if top <= high else f"more than {high:g}, or not finite"
+    axes.set_xlabel(f"{LOSS[wanted.of]} (far right: {beyond})", fontsize=8)
     axes.set_ylabel("runs", fontsize=8)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     legend(axes)
@@ -175,12 +184,13 @@ def _curves(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Poin
         if not curves:
             continue
         steps = [step for step, _ in curves[0]]
+        failed = [math.inf] * point.failed
         values = [
-            quartiles([math.inf if curve[index][1] is None else curve[index][1] for curve in curves])
-            for index in range(len(steps))
+            quartiles([*(or_infinite(curve[index][1]) for curve in curves), *failed]) for index in range(len(steps))
         ]
         middle = [drawable(each[1]) if each else math.nan for each in values]
-        axes.plot(steps, middle, color=color, linewidth=1.3, label=_name(summary, wanted, point, test) or None)
+        name = _name(summary, wanted, point, test) + _failed(point)
+        axes.plot(steps, middle, color=color, linewidth=1.3, label=name or None)
     axes.set_xlabel("step", fontsize=8)
     loss_axis(axes, "loss", log=wanted.log)
     legend(axes)
@@ -209,10 +219,9 @@ def _training(part: SubFigure, summary: Summary) -> None:
         if not lines:
             continue
         count = min(len(line["results"]["training"]["updates"]) for line in lines)
-        losses = [
-            quartiles([or_infinite(line["results"]["training"]["final_loss"][index]) for line in lines])
-            for index in range(count)
-        ]
+        reached = [[or_infinite(value) for value in line["results"]["training"]["final_loss"]] for line in lines]
+        failed = [math.inf] * point.failed
+        losses = [quartiles([*(each[index] for each in reached), *failed]) for index in range(count)]
         middle = [drawable(each[1]) if each else math.nan for each in losses]
         left.plot(
             lines[0]["results"]["training"]["updates"][:count],
@@ -220,11 +229,11 @@ def _training(part: SubFigure, summary: Summary) -> None:
             color=color,
             marker="o",
             markersize=2.5,
-            label=point.name,
+            label=point.name + _failed(point),
         )
         timed = [line["seconds"]["training"] for line in lines if len(line["seconds"].get("training", [])) >= count]
         if timed:
-            seconds = [sorted(each[index] for each in timed)[len(timed) // 2] for index in range(count)]
+            seconds = [statistics.median(each[index] for each in timed) for index in range(count)]
             right.plot(seconds, middle, color=color, marker="o", markersize=2.5)
     for axes, label in ((left, "meta-updates"), (right, "seconds of meta-training")):
         axes.set(xscale="log", yscale="log")

@@ -19,7 +19,13 @@ _ENTRIES = {
     *("training_curves", "meta_gradient_norms", "figures", "text", "quick"),
 }
 _OF_QUICK = {"base", "axes", "also", "runs", "tests"}
-_KEPT = ("seed_everything", "ckpt_path", "config", "trainer.default_root_dir", "trainer.logger")  # a study says these
+_KEPT = {  # a study says these
+    *("seed_everything", "ckpt_path", "config", "trainer.default_root_dir", "trainer.logger", "trainer.devices"),
+    *("trainer.num_nodes", "trainer.strategy", "trainer.enable_checkpointing", "trainer.limit_val_batches"),
+    *("trainer.fast_dev_run", "trainer.log_every_n_steps"),
+}
+_GROUPS = {"model", "optimizee", "optimizer", "trainer", "early_stopping"}
+_CLASSES = {"optimizee", "optimizer", "model.estimator"}
 _PLAIN = (bool, int, float, str, type(None), list, dict)
 
 
@@ -121,6 +127,8 @@ def _quick(value: Any, axes: Mapping[str, Mapping[str, Options]], also: Mapping[
     for axis, labels in chosen.items():
         if axis not in axes:
             raise MetaOptError(f"quick.axes.{shown(axis)}: there is no such axis")
+        if not labels:
+            raise MetaOptError(f"quick.axes.{axis} must have a label at least")
         for label in _texts(labels, f"quick.axes.{axis}"):
             if label not in axes[axis]:
                 raise MetaOptError(f"quick.axes.{axis}: there is no label {shown(label)}")
@@ -173,6 +181,10 @@ def _options(value: Any, where: str) -> dict[str, Any]:
             raise MetaOptError(f"{where} must be options by name, and {shown(name)} is none")
         if name in _KEPT:
             raise MetaOptError(f"{where}.{name}: a study says this itself")
+        if name in _GROUPS and isinstance(content, dict):
+            raise MetaOptError(f"{where}.{name}: write its options one by one, as {name}.{next(iter(content), 'NAME')}")
+        if name in _CLASSES and str(content).endswith((".yaml", ".yml", ".json")):
+            raise MetaOptError(f"{where}.{name} must be a name or FILE.py:CLASS, not {shown(content)}")
         if not isinstance(content, _PLAIN):
             raise MetaOptError(f"{where}.{name} must be a plain value, not {shown(content)}")
     return dict(options)

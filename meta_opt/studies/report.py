@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 from meta_opt.storage import write
@@ -69,7 +70,7 @@ def _table(summary: Summary) -> list[str]:
             if study.baselines:
                 best = summary.best_baseline(point, test)
                 row.append(f"{number(best[1])} ({best[0]})" if best else NONE)
-                row.append(number(final[1] / best[1]) if best and final and best[1] > 0 else NONE)
+                row.append(number(final[1] / best[1]) if best and final and 0 < best[1] < math.inf else NONE)
             rows.append(f"| {' | '.join(row)} |")
     return rows
 

@@ -120,7 +120,10 @@ class Summary:
             return str(len(point.lines))
         if statistic == "failed":
             return str(point.failed)
-        test = test or next(name for name, test in self.study.tests.items() if test.of(point.labels))
+        tests = [name for name, test in self.study.tests.items() if test.of(point.labels)]
+        if not tests:
+            return NONE
+        test = test or tests[0]
         best = self.best_baseline(point, test)
         if statistic == "best_baseline":
             return f"{number(best[1])} ({best[0]})" if best else NONE
@@ -134,7 +137,7 @@ class Summary:
             return f"{100 * statistics.mean(map(share.counts, point.reached(test))):.0f} %"
         if statistic == "ratio":
             median = point.quartiles(test)
-            return number(median[1] / best[1]) if best and median and best[1] > 0 else NONE
+            return number(median[1] / best[1]) if best and median and 0 < best[1] < math.inf else NONE
         found = point.quartiles(test, "sum" if statistic == "sum" else "final")
         return number(found[1]) if found else NONE
 

@@ -1,13 +1,16 @@
 """Numbers from results, and the report of them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from meta_opt.errors import MetaOptError
+from meta_opt.studies.axes import places
 from meta_opt.studies.figures import draw
 from meta_opt.studies.reading import read_study
 from meta_opt.studies.report import report, write_report
+from meta_opt.studies.study import Figure
 from meta_opt.studies.summaries import Summary, check_text, number, quartiles
 from meta_opt.studies.tasks import tasks_of
 
@@ -35,6 +38,7 @@ CONTENT = {
     "{best_baseline: 1 a}; {failed: 2 a} of {runs: 2 a} failed; {final: 2 b}; {seconds: 1 a} s.",
 }
 STUDY = read_study("rates", CONTENT)
+NOTHING = {"axes": {}, "also": {}, "baselines": [], "figures": [], "text": ""}
 
 
 def test_errors_of_baselines_are_in_the_report():
@@ -97,6 +101,75 @@ def test_runs_that_failed_count_as_not_finite():
     assert point.quartiles("short") == (1.0, 2.0, math.inf)
 
 
+def test_baselines_that_are_not_finite_are_nothing_to_divide_by():
+    known = lines()
+    for line in known.values():
+        for entry in line.get("results", {}).get("baselines", {}).values():
+            entry["final"] = {**entry["final"], "value": None}
+    summary = Summary(STUDY, known)
+    assert "of not finite (SGD)" in summary.text()
+    assert "— of not finite" in summary.text()
+    assert "| not finite (SGD) | — |" in report(summary, figure=False)
+
+
+def test_a_point_without_a_test_has_no_numbers():
+    tests = {"a": {"only": ["1"]}}
+    study = read_study("rates", {**CONTENT, "tests": tests, "text": "{final: 2 a} {runs: 2 a}", "baselines": []})
+    assert Summary(study, {}).text() == "— 0"
+
+
+def test_curves_count_runs_that_failed():
+    """The median of three of which two failed is nothing that could be drawn."""
+    study = read_study("one", {**CONTENT, **NOTHING, "tests": {"short": {}}})
+    study = replace(study, figures=(Figure("curves"), Figure("training")))
+    test = {"final": 1.0, "sum": 3.0, "not_finite": 0, "curve": [[0, 2.0], [1, 1.0]]}
+    good = {
+        "tests": {"short": test},
+        "training": {"updates": [1, 2], "final_loss": [2.0, 1.0]},
+        "meta_gradient_norms": {},
+    }
+    for failures in (0, 1, 2):
+        made = {}
+        for task in tasks_of(study):
+            found = {"error": "no"} if task.run < failures else {"results": good}
+            made[task.key] = {"key": task.key, "run": task.run, "seconds": {"training": [1.0 + task.run, 8]}, **found}
+        curves, training, seconds = draw(Summary(study, made)).get_axes()
+        for axes in (curves, training):
+            (line,) = axes.get_lines()
+            assert [*line.get_ydata()] == ([2.0, 1.0] if failures < 2 else pytest.approx([math.nan] * 2, nan_ok=True))
+        label = curves.get_legend_handles_labels()[1]
+        assert label == ([] if not failures else [f" ({failures} of 3 failed)"])
+        assert seconds.get_lines()[0].get_xdata()[0] == {0: 2.0, 1: 2.5, 2: 3.0}[failures]
+
+
+def test_labels_that_no_axis_can_show_are_one_after_the_other():
+    assert places(["1", "2.5"]) == [1.0, 2.5]
+    assert places(["0.1", "inf"]) == places(["a", "b"]) == [0.0, 1.0]
+
+
+def test_panels_that_share_an_axis_share_its_scale():
+    """Also if the last of them has nothing to draw."""
+    figures = [{"draw": "lines", "x": "lr", "panels": "on"}]
+    study = read_study("rates", {**CONTENT, "figures": figures})
+    known = {key: line for key, line in lines().items() if line["point"][1:] != ["b"]}
+    assert [axes.get_yscale() for axes in draw(Summary(study, known)).get_axes()] == ["log", "log"]
+
+
+def test_histograms_of_what_is_high():
+    study = read_study(
+        "one",
+        {"title": "One", "base": CONTENT["base"], "runs": 2, "figures": [{"draw": "histograms"}], "text": "{final: }"},
+    )
+    for finals, label in (((2e7, 3e8), "(far right: not finite)"), ((1.0, 3e8), "more than 1e+06, or not finite)")):
+        made = {}
+        for task, final in zip(tasks_of(study), finals, strict=True):
+            test = {"final": final, "sum": 30.0, "not_finite": 0, "curve": [[0, 2.0]]}
+            made[task.key] = {"key": task.key, "run": task.run, "results": {"tests": {"test": test}}, "seconds": {}}
+        (axes,) = draw(Summary(study, made)).get_axes()
+        assert sum(patch.get_height() for patch in axes.patches) == 2
+        assert axes.get_xlabel().endswith(label)
+
+
 def test_the_report_says_what_is_there():
     summary = Summary(STUDY, lines())
     assert (summary.found, summary.wanted, summary.failed) == (14, 17, 1)
@@ -124,7 +197,12 @@ def test_figures_show_the_numbers(tmp_path):
     assert next(line.get_xydata().tolist() for line in right.get_lines()) == [[1.0, 2.0]]
     assert [label.get_text() for label in bars.get_yticklabels()][:3] == ["1 a on short", "1 a on long", "1 b on short"]
     assert sum(patch.get_height() for patch in first.patches) == 15  # five times three runs
-    assert [line.get_xydata().tolist()[-1] for line in short.get_lines()] == [[2, 2], [2, 2], [2, 1.5], [2, 2]]
+    assert [line.get_xydata().tolist()[-1] for line in short.get_lines()] == [
+        [2, 2],
+        [2, 2],
+        [2, 2],
+        [2, 2],
+    ]  # of 2 a one run has failed
     assert len(long.get_lines()) == 2
     assert updates.get_lines()[0].get_xydata().tolist() == [[4.0, 3.0], [8.0, 2.0]]
     assert seconds.get_lines()[0].get_xydata().tolist() == [[1.0, 3.0], [2.0, 2.0]]
