@@ -42,7 +42,13 @@ def run(options: list[str]) -> int:
     study = study.quickly() if asked.quick else study
     folder = Path(asked.out or Path("studies") / (study.name + "_quick" * asked.quick))
     if asked.report:
-        summary = Summary(study, read(folder), asked.runs)
+        known = read(folder)
+        summary = Summary(study, known, asked.runs)
+        if known and not summary.found:
+            raise MetaOptError(
+                f"no run in {folder} is of this study as it is now; files that it names are looked for from the "
+                "current folder"
+            )
     else:
         with opened(folder) as results:
             _do(study, results, asked)

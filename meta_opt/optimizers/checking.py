@@ -29,7 +29,7 @@ def check_class(network: OptimizerNetwork) -> None:
     name = type(network).__name__
     if problem := signature_problem(type(network), OptimizerNetwork):
         raise MetaOptError(problem)
-    if isinstance(network.reads, str) or not set(network.reads) <= set(_READS):
+    if not isinstance(network.reads, frozenset | set) or not network.reads <= set(_READS):
         raise MetaOptError(f"{name}.reads must be a frozenset of {', '.join(_READS)}, found {clipped(network.reads)}")
     if network.scope not in _SCOPES:
         raise MetaOptError(f"{name}.scope must be one of {', '.join(_SCOPES)}, found {clipped(network.scope)}")

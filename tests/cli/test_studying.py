@@ -99,6 +99,16 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_results(study, capsys):
     assert "7 runs, 7 of them are there" in capsys.readouterr().out
 
 
+def test_no_report_of_another_study_replaces_one(study, capsys):
+    (study / "studies" / "rates").mkdir(parents=True)
+    line = {"key": "0" * 16, "point": ["low"], "run": 0, "results": {}, "seconds": {"total": 1.0}}
+    (study / "studies" / "rates" / "results.jsonl").write_text(json.dumps(line) + "\n")
+    (study / "studies" / "rates" / "report.md").write_text("good")
+    assert main(["study", "rates.yaml", "--report"]) == 2
+    assert "no run in studies/rates is of this study as it is now; files that it names" in capsys.readouterr().err
+    assert (study / "studies" / "rates" / "report.md").read_text() == "good"
+
+
 @pytest.mark.slow
 def test_quick_and_its_own_folder(study, capsys):
     assert main(["study", "rates.yaml", "--quick", "--workers", "1"]) == 0

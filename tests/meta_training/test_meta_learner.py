@@ -440,6 +440,8 @@ class Wrong(Estimator):
                 yield replace(estimate, loss=estimate.losses)
             elif self.what == "mean":
                 yield replace(estimate, losses=estimate.losses.mean(1))
+            elif self.what == "no steps":
+                yield replace(estimate, losses=estimate.losses[:0])
 
 
 @pytest.mark.parametrize(
@@ -454,6 +456,7 @@ class Wrong(Estimator):
         ("grads", "Wrong.estimates must yield grads as a tuple of tensors, found NoneType"),
         ("own_grads", "Wrong.estimates must yield own_grads as a tuple of tensors, found NoneType"),
         ("losses", r"Wrong.estimates must yield losses \[steps, 1\], found NoneType"),
+        ("no steps", "Wrong.estimates gave losses of no step"),
         ("mean", r"Wrong.estimates must yield losses \[steps, 1\], found shape \[5\]"),
         ("loss", r"Wrong.estimates must yield a loss that is a tensor of shape \[\], found float"),
         ("vector", r"Wrong.estimates must yield a loss that is a tensor of shape \[\], found shape \[5, 1\]"),

@@ -52,6 +52,7 @@ BROKEN: dict[str, tuple[Callable[[], OptimizerNetwork], str]] = {
         "Mine.init_state must take (layout, num_problems), it takes (layout)",
     ),
     "reads": (descent(reads={"gradient"}), "Mine.reads must be a frozenset of loss, grad, params, found {'gradient'}"),
+    "reads a list": (descent(reads=["grad"]), "Mine.reads must be a frozenset of loss, grad, params, found ['grad']"),
     "reads a text": (descent(reads="grad"), "Mine.reads must be a frozenset of loss, grad, params, found grad"),
     "scope": (descent(scope="all"), "Mine.scope must be one of coordinate, tensor, problem, found all"),
     "no weights": (descent(build=lambda self, layout, generator: None), "Mine.build must make weights to train (nn.Pa"),

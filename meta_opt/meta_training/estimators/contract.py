@@ -110,13 +110,16 @@ def checked_estimates(estimator: Estimator, episode: Episode) -> Iterator[MetaGr
     estimates = estimator.estimates(episode)
     if not isinstance(estimates, Iterable):
         raise MetaOptError(f"{name} must yield MetaGradients, it returns {_kind(estimates)}")
-    none_yet = True
+    none_yet, steps = True, 0
     for estimate in estimates:
         none_yet = False
         _check(name, estimate, parameters, len(episode.problems))
+        steps += len(estimate.losses)
         yield estimate
     if none_yet:
         raise MetaOptError(f"{name} gave nothing in {episode.num_steps} steps")
+    if not steps:
+        raise MetaOptError(f"{name} gave losses of no step: it must give those since its last meta-gradient")
 
 
 def check_weights(estimator: Estimator, weights: Mapping[str, Tensor], prefix: str) -> None:
