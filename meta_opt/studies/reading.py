@@ -181,10 +181,11 @@ def _options(value: Any, where: str) -> dict[str, Any]:
             raise MetaOptError(f"{where} must be options by name, and {shown(name)} is none")
         if name in _KEPT:
             raise MetaOptError(f"{where}.{name}: a study says this itself")
+        described = isinstance(content, dict) and "class_path" in content
+        if name in _CLASSES and (described or str(content).endswith((".yaml", ".yml", ".json"))):
+            raise MetaOptError(f"{where}.{name} must be a name or FILE.py:CLASS, not {shown(content)}")
         if name in _GROUPS and isinstance(content, dict):
             raise MetaOptError(f"{where}.{name}: write its options one by one, as {name}.{next(iter(content), 'NAME')}")
-        if name in _CLASSES and str(content).endswith((".yaml", ".yml", ".json")):
-            raise MetaOptError(f"{where}.{name} must be a name or FILE.py:CLASS, not {shown(content)}")
         if not isinstance(content, _PLAIN):
             raise MetaOptError(f"{where}.{name} must be a plain value, not {shown(content)}")
     return dict(options)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 
 from meta_opt.storage import write
 from meta_opt.studies.figures import draw
-from meta_opt.studies.summaries import NONE, Summary, norms, number
+from meta_opt.studies.summaries import NONE, Summary, norms, number, ratio
 
 REPORT, FIGURE = "report.md", "figure.svg"
 
@@ -70,7 +69,7 @@ def _table(summary: Summary) -> list[str]:
             if study.baselines:
                 best = summary.best_baseline(point, test)
                 row.append(f"{number(best[1])} ({best[0]})" if best else NONE)
-                row.append(number(final[1] / best[1]) if best and final and 0 < best[1] < math.inf else NONE)
+                row.append(ratio(final, best))
             rows.append(f"| {' | '.join(row)} |")
     return rows
 

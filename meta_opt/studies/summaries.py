@@ -136,8 +136,7 @@ class Summary:
             share = self.study.shares[statistic]
             return f"{100 * statistics.mean(map(share.counts, point.reached(test))):.0f} %"
         if statistic == "ratio":
-            median = point.quartiles(test)
-            return number(median[1] / best[1]) if best and median and 0 < best[1] < math.inf else NONE
+            return ratio(point.quartiles(test), best)
         found = point.quartiles(test, "sum" if statistic == "sum" else "final")
         return number(found[1]) if found else NONE
 
@@ -169,6 +168,11 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float] | None:
     last = len(ordered) - 1
     median = statistics.median(ordered) if math.isfinite(ordered[len(ordered) // 2]) else ordered[last // 2]
     return ordered[last // 4], median, ordered[-1 - last // 4]
+
+
+def ratio(reached: tuple[float, float, float] | None, best: tuple[str, float] | None) -> str:
+    """The median of quartiles by what the best baseline reached, to read; none where that is nothing to divide by."""
+    return number(reached[1] / best[1]) if reached and best and 0.0 < best[1] < math.inf else NONE
 
 
 def number(value: float) -> str:

@@ -54,6 +54,7 @@ def test_numbers_may_be_labels():
         ({"base": {**SMALL["base"], "seed_everything": 1}}, "base.seed_everything: a study says this itself"),
         ({"base": {**SMALL["base"], "trainer.devices": 2}}, "base.trainer.devices: a study says this itself"),
         ({"base": {**SMALL["base"], "model": {"lr": 1}}}, "base.model: write its options one by one, as model.lr"),
+        ({"also": {"a": {"optimizer": {"class_path": "x"}}}}, "also.a.optimizer must be a name or FILE.py:CLASS, not"),
         ({"also": {"a": {"optimizer": "my.yaml"}}}, "also.a.optimizer must be a name or FILE.py:CLASS, not 'my.yaml'"),
         ({"axes": AXES, "quick": {"axes": {"lr": []}}}, "quick.axes.lr must have a label at least"),
         ({"base": {**SMALL["base"], "a-b": 1}}, "base must be options by name, and 'a-b' is none"),
