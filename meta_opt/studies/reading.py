@@ -180,7 +180,7 @@ def _options(value: Any, where: str) -> dict[str, Any]:
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.]*", name):
             raise MetaOptError(f"{where} must be options by name, and {shown(name)} is none")
         if name in _KEPT:
-            raise MetaOptError(f"{where}.{name}: a study says this itself")
+            raise MetaOptError(f"{where}.{name}: a study says this itself, leave it out")
         described = isinstance(content, dict) and "class_path" in content
         if name in _CLASSES and (described or str(content).endswith((".yaml", ".yml", ".json"))):
             raise MetaOptError(f"{where}.{name} must be a name or FILE.py:CLASS, not {shown(content)}")
