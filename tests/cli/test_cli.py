@@ -31,14 +31,19 @@ def settings(meta_opt, *arguments):
     return yaml.safe_load(out)
 
 
+def files():
+    """What is in the current folder, but for what Python keeps of modules."""
+    return sorted(path for path in Path().rglob("*") if "__pycache__" not in path.parts)
+
+
 def fails(meta_opt, *arguments):
     """The one line that a command fails with, having made nothing."""
-    before = sorted(Path().rglob("*"))
+    before = files()
     status, out, err = meta_opt(*arguments)
     assert status == 2
     assert out == ""
     assert re.fullmatch(r"meta-opt: error: .*\n", err)
-    assert sorted(Path().rglob("*")) == before
+    assert files() == before
     return err.removeprefix("meta-opt: error: ").strip()
 
 
