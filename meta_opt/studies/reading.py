@@ -117,8 +117,8 @@ def _quick(value: Any, axes: Mapping[str, Mapping[str, Options]], also: Mapping[
         quick["runs"] = _count(quick["runs"], "quick.runs")
     if "tests" in quick:
         tests = _mapping(quick["tests"], "quick.tests")
-        _known(tests, {"num_problems"}, "quick.tests.")
-        quick["tests"] = {key: _count(number, f"quick.tests.{key}") for key, number in tests.items()}
+        _known(tests, {"num_problems", "num_validation_problems"}, "quick.tests.")
+        quick["tests"] = {key: _count(number, f"quick.tests.{key}", 2) for key, number in tests.items()}
     if "also" in quick:
         quick["also"] = _texts(quick["also"], "quick.also")
         if unknown := [label for label in quick["also"] if label not in also]:
@@ -138,11 +138,13 @@ def _quick(value: Any, axes: Mapping[str, Mapping[str, Options]], also: Mapping[
 
 def _test(value: Any, where: str) -> Test:
     test = _mapping(value if value is not None else {}, where)
-    _known(test, {"num_steps", "num_problems", "optimizee", "options", "only"}, f"{where}.")
+    _known(test, {"num_steps", "num_problems", "num_validation_problems", "optimizee", "options", "only"}, f"{where}.")
     optimizee = test.get("optimizee")
+    tuned_on = test.get("num_validation_problems")
     return Test(
         None if test.get("num_steps") is None else _count(test["num_steps"], f"{where}.num_steps"),
         _count(test.get("num_problems", 16), f"{where}.num_problems", 2),
+        None if tuned_on is None else _count(tuned_on, f"{where}.num_validation_problems", 2),
         None if optimizee is None else _text(optimizee, f"{where}.optimizee"),
         _options(test.get("options", {}), f"{where}.options"),
         tuple(map(str, _texts(test.get("only", []), f"{where}.only"))),

@@ -185,7 +185,7 @@ def _baselines(work: Mapping[str, Any], maker: Maker) -> dict[str, Any]:
         _optimizee(test, maker),
         [test["num_steps"]],
         test["num_problems"],
-        num_validation_problems=test["num_problems"],
+        num_validation_problems=test["num_validation_problems"],
         seed=TEST_SEED,
         held_back=test.get("held_back", False),
     )

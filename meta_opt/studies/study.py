@@ -14,6 +14,7 @@ Draw = Literal["lines", "bars", "histograms", "curves", "training", "norms"]
 Of = Literal["final", "sum"]
 
 STATISTICS = ("final", "sum", "runs", "failed", "best_baseline", "ratio", "seconds")  # that a text may hold
+FEWEST_VALIDATION_PROBLEMS = 32  # of baselines, where a test says nothing; on few a rate may be best that is far off
 _KINDS = ("optimizee", "optimizer", "model.estimator")
 
 
@@ -24,6 +25,8 @@ class Test:
     Attributes:
         num_steps: Steps; None for those of meta-training.
         num_problems: Test problems, the same for all runs.
+        num_validation_problems: Problems that learning rates of baselines are tuned on; None for as many as test
+            problems, but 32 at least.
         optimizee: Name of the optimizee; None for that of meta-training, with its options.
         options: Its options, above those of meta-training where it is the same.
         only: Labels whose points are run on it; none for all.
@@ -31,9 +34,15 @@ class Test:
 
     num_steps: int | None = None
     num_problems: int = 16
+    num_validation_problems: int | None = None
     optimizee: str | None = None
     options: Options = field(default_factory=dict)
     only: tuple[str, ...] = ()
+
+    @property
+    def tuned_on(self) -> int:
+        """How many problems learning rates of baselines are tuned on."""
+        return self.num_validation_problems or max(FEWEST_VALIDATION_PROBLEMS, self.num_problems)
 
     def of(self, labels: tuple[str, ...]) -> bool:
         """Whether the optimizers of a point are run on it."""

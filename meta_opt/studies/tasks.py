@@ -83,6 +83,7 @@ def _baselines(study: Study, tests: Mapping[str, Any]) -> Iterator[Task]:
     for name, test in tests.items():
         if test["num_steps"] is None:
             raise MetaOptError(f"study {study.name}: baselines need model.num_steps, or num_steps of test {name}")
+        test = {**test, "num_validation_problems": study.tests[name].tuned_on}
         yield Task((BASELINES, name), 0, {"baselines": list(study.baselines), "test": test, **_files(test)})
 
 

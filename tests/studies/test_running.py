@@ -108,9 +108,9 @@ def test_another_seed_is_another_run(made):
 
 
 def test_hand_made_optimizers_are_those_of_compare():
-    test = {**QUADRATIC, "num_steps": 6}
+    test = {**QUADRATIC, "num_steps": 6, "num_validation_problems": 5}
     made = perform({"baselines": ["Adam"], "test": test}, 0, main, optimizee_of)["results"]["baselines"]["Adam"]
-    (comparison,) = compare(Setting(Quadratic(3), [6], 3, 3), {}, {"Adam": baseline("Adam")})
+    (comparison,) = compare(Setting(Quadratic(3), [6], 3, 5), {}, {"Adam": baseline("Adam")})
     (entry,) = comparison.entries
     assert made["final"] == {
         "value": entry.merit("final").value,
@@ -198,9 +198,9 @@ def test_losses_are_of_held_back_batches_where_meta_training_was(trained):
     assert ordinary["final"] == run_episodes(HoldsBack(), optimizer, "test", 2, 3, seed=0).final.mean().item()
     expected = run_episodes(HoldsBack(), optimizer, "test", 2, 3, seed=0, held_back=True).final.mean().item()
     assert held_back["final"] == expected != ordinary["final"]
-    found = perform({"baselines": ["SGD"], "test": {**test, "held_back": True}}, 0, main, optimizee_of)["results"][
-        "baselines"
-    ]["SGD"]
-    setting = Setting(HoldsBack(), [3], 2, num_validation_problems=2, seed=0, held_back=True)
+    tuned = {**test, "held_back": True, "num_validation_problems": 4}
+    made = perform({"baselines": ["SGD"], "test": tuned}, 0, main, optimizee_of)
+    found = made["results"]["baselines"]["SGD"]
+    setting = Setting(HoldsBack(), [3], 2, num_validation_problems=4, seed=0, held_back=True)
     (comparison,) = compare(setting, {}, {"SGD": baseline("SGD")})
     assert found["final"]["value"] == comparison.entries[0].merit("final").value

@@ -32,11 +32,13 @@ def test_another_class_begins_without_the_options_of_the_first():
 
 
 def test_quickly_takes_what_the_file_says():
-    quick = {"runs": 1, "axes": {"lr": [0.1]}, "base": {"model.num_steps": 5}, "tests": {"num_problems": 3}, "also": []}
+    tests = {"num_problems": 3, "num_validation_problems": 4}
+    quick = {"runs": 1, "axes": {"lr": [0.1]}, "base": {"model.num_steps": 5}, "tests": tests, "also": []}
     content = {**SMALL, "axes": AXES, "also": {"ours": {}}, "runs": 9, "quick": quick}
     study = read_study("small", content).quickly()
     assert [labels for labels, _ in study.points()] == [("0.1", "same"), ("0.1", "digits")]
     assert (study.runs, study.base["model.num_steps"], study.tests["test"].num_problems) == (1, 5, 3)
+    assert study.tests["test"].tuned_on == 4
     with pytest.raises(MetaOptError, match="study small has no entry quick"):
         read_study("small", SMALL).quickly()
 
@@ -69,6 +71,7 @@ def test_numbers_may_be_labels():
         ({"tests": {}}, "tests must have an entry at least"),
         ({"tests": {"a": {"steps": 3}}}, "tests.a.steps: there is no such entry, but num_problems"),
         ({"tests": {"a": {"num_problems": 1}}}, "tests.a.num_problems must be a whole number, at least 2, not 1"),
+        ({"tests": {"a": {"num_validation_problems": 1}}}, "tests.a.num_validation_problems must be a whole number"),
         ({"tests": {"a": {"only": ["x"]}}}, "tests.a.only: there is no label x"),
         ({"shares": {"a": {"below": 1, "above": 2}}}, "shares.a must have one entry, below or above"),
         ({"shares": {"a": {"below": "x"}}}, "shares.a must be a number, not 'x'"),

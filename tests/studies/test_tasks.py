@@ -41,6 +41,15 @@ def test_a_test_is_of_what_was_trained_on_or_of_another_optimizee():
     assert high["digits"] == {"optimizee": "digits_mlp", "options": {}, "num_steps": 9, "num_problems": 16}
 
 
+def test_baselines_are_tuned_on_as_many_problems_as_tell_a_good_rate():
+    tests = {"few": {"num_problems": 2}, "many": {"num_problems": 40}, "said": {"num_validation_problems": 8}}
+    tasks = tasks_of(read_study("small", {**CONTENT, "tests": tests}), 1)
+    tuned_on = {task.point[1]: task.work["test"]["num_validation_problems"] for task in tasks[2:]}
+    assert tuned_on == {"few": 32, "many": 40, "said": 8}
+    assert len({task.key for task in tasks}) == 5
+    assert "num_validation_problems" not in tasks[0].work["tests"]["said"]  # what was trained does not depend on it
+
+
 def test_held_back_batches_are_tested_on_where_meta_training_was_for_them():
     content = {**CONTENT, "base": {**BASE, "model.held_back": True}}
     _, high = (task.work["tests"] for task in tasks_of(read_study("small", content), 1)[:2])
