@@ -331,6 +331,8 @@ class MetaLearner(EvaluatedLearner):
         self._log("train/final_loss", final, prog_bar=True, sync_dist=True)
         self._log("train/steps_per_s", num_steps / seconds, prog_bar=True)
         self._log("train/grad_norm", self._clip.norms[0])
+        self._log("train/meta_updates", float(self.trainer.global_step))
+        self._log("train/seconds", self.cost.seconds)
         self._log("train/skipped", float(self.skipped))
 
     def _draw_num_steps(self) -> int:

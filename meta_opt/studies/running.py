@@ -29,7 +29,7 @@ from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems, problem_generator
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
-from meta_opt.saved.recipes import Recipe, load_optimizer, read_recipe
+from meta_opt.saved.recipes import load_optimizer, read_recipe
 
 Command = Callable[[list[str]], int]
 Maker = Callable[[list[str]], Optimizee]
@@ -108,7 +108,7 @@ def _trained(work: Mapping[str, Any], run: int, main: Command, maker: Maker, sec
         }
         if work["training_curves"]:
             (log,) = root.glob("lightning_logs/*/metrics.csv")
-            results["training"], seconds["training"] = _training(log, read_recipe(path))
+            results["training"], seconds["training"] = _training(log)
         if work["meta_gradient_norms"]:
             results["meta_gradient_norms"] = _norms(path, options)
         return results
@@ -203,27 +203,20 @@ def _baselines(work: Mapping[str, Any], maker: Maker) -> dict[str, Any]:
     }
 
 
-def _training(log: Path, recipe: Recipe) -> tuple[dict[str, list[float]], list[float]]:
-    """Validation losses after so many meta-updates, and after how many seconds of meta-training they were.
-
-    Seconds come from the speed that is logged, and so only where all episodes have the same length.
-    """
-    model = recipe.model
-    every = recipe.estimator.init_args.get("update_every") or model["unroll_length"]
-    updates = math.ceil(model["num_steps"] / every)  # in an episode
+def _training(log: Path) -> tuple[dict[str, list[float]], list[float]]:
+    """Validation losses after so many meta-updates, and after how many seconds of meta-training they were."""
     kept: dict[str, list[float]] = {"updates": [], "final_loss": [], "loss_sum": []}
-    seconds, spent, episodes = [], 0.0, 0
+    seconds, spent, updates = [], 0.0, 0
     with log.open(newline="") as file:
         for row in csv.DictReader(file):
-            if row.get("train/steps_per_s"):
-                spent += model["num_steps"] / float(row["train/steps_per_s"])
-                episodes += 1
+            if row.get("train/meta_updates"):
+                spent, updates = float(row["train/seconds"]), int(float(row["train/meta_updates"]))
             if row.get("val/final_loss"):
-                kept["updates"].append(updates * episodes)
+                kept["updates"].append(updates)
                 kept["final_loss"].append(float(row["val/final_loss"]))
                 kept["loss_sum"].append(float(row["val/loss_sum"]))
                 seconds.append(spent)
-    return kept, [] if model.get("max_num_steps") else seconds
+    return kept, seconds
 
 
 def _norms(path: Path, options: Mapping[str, Any]) -> dict[str, float]:

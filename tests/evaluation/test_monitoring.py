@@ -55,8 +55,9 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scalars_of_every_episode_and_validation(log_dir: Path) -> None:
     scalars = events(log_dir)
-    for tag in ("train/meta_loss", "train/final_loss", "train/grad_norm", "train/steps_per_s", "train/skipped"):
-        assert len(scalars.Scalars(tag)) == 6, tag
+    of_training = ("meta_loss", "final_loss", "grad_norm", "meta_updates", "seconds", "steps_per_s", "skipped")
+    for name in of_training:
+        assert len(scalars.Scalars(f"train/{name}")) == 6, name
     for tag in ("val/final_loss", "val/loss_sum", "val/root", "val/hp_final_loss"):
         assert len(scalars.Scalars(tag)) == 2, tag
     assert [event.value for event in scalars.Scalars("val/hp_final_loss")] == pytest.approx(

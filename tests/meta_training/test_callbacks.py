@@ -29,7 +29,7 @@ def outcome(folder):
     """What must not depend on interruptions: the weights, last and best, and the log."""
     events = EventAccumulator(str(folder / "logs/bowl/run_0"), size_guidance={"scalars": 0})
     events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.endswith("steps_per_s")]
+    tags = [tag for tag in events.Tags()["scalars"] if tag not in ("train/steps_per_s", "train/seconds")]
     scalars = {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
     weights = {name: torch.load(folder / RUN / name, weights_only=True) for name in ("best.ckpt", "last.ckpt")}
     return {name: content["state_dict"] for name, content in weights.items()}, scalars

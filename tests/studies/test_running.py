@@ -81,6 +81,17 @@ def test_validation_losses_come_with_meta_updates_and_seconds(made):
     assert 0.0 < seconds[0] < seconds[1] < made["seconds"]["fit"] < made["seconds"]["total"]
 
 
+def test_meta_updates_are_counted_where_an_unroll_has_several_or_lengths_are_drawn():
+    options = {**OPTIONS, "optimizer": "alpha_opt", "model.estimator": "policy_gradient", "model.estimator.passes": 3}
+    options = {name: value for name, value in options.items() if not name.startswith("optimizer.")}
+    made = perform({**WORK, "options": options, "tests": {}, "meta_gradient_norms": False}, 5, main, optimizee_of)
+    assert made["results"]["training"]["updates"] == [12, 24]
+    drawn = {**OPTIONS, "model.max_num_steps": 40}
+    made = perform({**WORK, "options": drawn, "tests": {}, "meta_gradient_norms": False}, 5, main, optimizee_of)
+    assert made["results"]["training"]["updates"][0] > 4
+    assert len(made["seconds"]["training"]) == 2
+
+
 def test_norms_are_of_the_meta_gradients_of_an_episode(trained, made):
     learner = load_learner(trained)
     problems = Problems(Quadratic(3), "train", range(2), seed=5)
