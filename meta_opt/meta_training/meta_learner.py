@@ -53,6 +53,7 @@ from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.costs import Cost, read_cost
 from meta_opt.saved.recipes import warm_start as start_warm
 from meta_opt.saved.upgrades import COUNTERS, FORMAT
+from meta_opt.saved.weights import check_kept, copied
 from meta_opt.signatures import choice_problem
 
 Monitor = Literal["objective", "final_loss", "loss_sum"]
@@ -184,8 +185,10 @@ class MetaLearner(EvaluatedLearner):
             check_held_back(optimizee, problem_generator(seed, "check"))
         self._layout = layout_of(optimizee)
         check_class(optimizer)
+        unbuilt = copied(optimizer)
         optimizer.build(self._layout, problem_generator(seed, "phi"))
         check_step(optimizer, self._layout, problem_generator(seed, "check"))
+        check_kept(optimizer, unbuilt, self._layout, problem_generator(seed, "check"))
         check_memory(arguments, optimizee, optimizer)
         self.average = AveragedModel(optimizer, multi_avg_fn=partial(_follow, 1.0 - average_decay)).requires_grad_(
             False

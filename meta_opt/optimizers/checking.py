@@ -60,9 +60,7 @@ def check_step(network: OptimizerNetwork, layout: Layout, generator: Generator) 
     name = type(network).__name__
     if not network.trained_parameters():
         raise MetaOptError(f"{name}.build must make weights to train (nn.Parameter), found none")
-    like = network.trained_parameters()[0]
-    grad, params = (torch.randn(1, layout.num_coordinates, generator=generator).to(like) for _ in range(2))
-    evaluation = Evaluation(params.square().sum(1), grad, params)
+    evaluation = _evaluation(network, layout, generator)
     copies = {key: value.clone() for key, value in vars(evaluation).items()}
     with torch.no_grad():
         with _failures(f"{name}.init_state", network):
@@ -70,7 +68,7 @@ def check_step(network: OptimizerNetwork, layout: Layout, generator: Generator) 
         before = [(each.name, each.tensor, each.tensor.clone()) for each in named_tensors(state)]
         with _failures(f"{name}.step", network):
             update = Rollout(network, state).step(evaluation.only(network.reads))
-    check_update(network, update, params)
+    check_update(network, update, evaluation.params)
     for key, now, then in before:
         if now.shape != then.shape or not torch.equal(now, then):
             where = f" ({key})" if key else ""
@@ -80,6 +78,19 @@ def check_step(network: OptimizerNetwork, layout: Layout, generator: Generator) 
     for key, value in vars(evaluation).items():
         if not torch.equal(value, copies[key]):
             raise MetaOptError(f"{name}.step changes {key} of its evaluation in place: it must leave it as it is")
+
+
+def first_update(network: OptimizerNetwork, layout: Layout, generator: Generator) -> Tensor:
+    """The first update, [1, N], of a built network whose gradient a generator draws."""
+    evaluation = _evaluation(network, layout, generator)
+    with torch.no_grad():
+        return Rollout(network, network.init_state(layout, 1)).step(evaluation.only(network.reads))
+
+
+def _evaluation(network: OptimizerNetwork, layout: Layout, generator: Generator) -> Evaluation:
+    like = network.trained_parameters()[0]
+    grad, params = (torch.randn(1, layout.num_coordinates, generator=generator).to(like) for _ in range(2))
+    return Evaluation(params.square().sum(1), grad, params)
 
 
 def check_update(optimizer: InnerOptimizer, update: object, params: Tensor) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from meta_opt.errors import shown
+from meta_opt.errors import MetaOptError, shown
 from meta_opt.memory import ShortageError
+from meta_opt.messages import described
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.streams import drawn_in_float32
+from meta_opt.optimizers.checking import first_update
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.plain_values import plain
 
@@ -56,6 +60,51 @@ def build(make: Callable[[], OptimizerNetwork], layout: Layout, state: Any) -> O
         _compare(expected, trained, LEARNED)
     optimizer.load_state_dict(average)
     return optimizer
+
+
+def copied(network: OptimizerNetwork) -> OptimizerNetwork:
+    """A copy of a network.
+
+    Raises:
+        MetaOptError: If it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # what is in a class is not known
+        name, said = type(network).__name__, described(error, [])
+        raise MetaOptError(
+            f"{name} cannot be copied: {said}; what __init__ and build leave in it must be plain values, modules, "
+            "parameters or buffers"
+        ) from error
+
+
+def check_kept(network: OptimizerNetwork, unbuilt: OptimizerNetwork, layout: Layout, generator: Generator) -> None:
+    """See that a checkpoint would give a network back, before any time is spent on training it.
+
+    Args:
+        network: The network, built for ``layout``.
+        unbuilt: A copy of it from before.
+        layout: N coordinates.
+        generator: Draws the gradient of a step.
+
+    Raises:
+        MetaOptError: If it cannot be copied, its weights cannot be kept, or they are not all that its steps depend on.
+    """
+    name, seed = type(network).__name__, int(torch.randint(2**31, (), generator=generator))
+    if lazy := next((key for key, value in network.state_dict(keep_vars=True).items() if is_lazy(value)), None):
+        raise MetaOptError(f"{name}.build must give every weight a shape, and {lazy} has none (it is lazy)")
+    state = {AVERAGE + key: value for key, value in copied(network).state_dict().items()}
+    try:
+        again = build(lambda: unbuilt, layout, state)
+    except Exception as error:  # what a class raises is not specified
+        said = error if isinstance(error, ValueError) else described(error, [type(network).__module__])
+        raise MetaOptError(f"{name} cannot be kept in a checkpoint: {said}") from error
+    first, second = (first_update(each, layout, Generator().manual_seed(seed)) for each in (network, again))
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
+        raise MetaOptError(
+            f"{name} makes other updates after it was kept in a checkpoint and read again: what build draws or "
+            "computes must be parameters or buffers, and a step must draw from its generator (noise) alone"
+        )
 
 
 def _weights(state: Any) -> dict[str, Tensor]:

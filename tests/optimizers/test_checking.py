@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Generator, nn
 
 from meta_opt.errors import MetaOptError
+from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.checking import check_class, check_step
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
@@ -91,6 +93,61 @@ BROKEN: dict[str, tuple[Callable[[], OptimizerNetwork], str]] = {
 }
 
 
+def building(build: Callable[..., Any], **attributes: Any) -> Callable[[], OptimizerNetwork]:
+    def build_all(self: Any, layout: Any, generator: Generator) -> None:
+        Descent.build(self, layout, generator)
+        build(self, generator)
+
+    return descent(build=build_all, **attributes)
+
+
+def scaled(self: Any, evaluation: Any, state: Any, noise: Any = None) -> Step:
+    return Step(-self.rate * self.factor * evaluation.grad, state)
+
+
+NOT_KEPT: dict[str, tuple[Callable[[], OptimizerNetwork], str]] = {
+    "float64": (
+        building(lambda self, generator: self.register_buffer("ones", torch.ones(2, dtype=torch.float64))),
+        "Mine cannot be kept in a checkpoint: its weights are of torch.float32 and torch.float64",
+    ),
+    "lazy": (
+        building(lambda self, generator: self.add_module("hidden", nn.LazyLinear(3))),
+        "Mine.build must give every weight a shape, and hidden.weight has none",
+    ),
+    "extra state": (
+        descent(get_extra_state=lambda self: {"steps": 1}, set_extra_state=lambda self, state: None),
+        "Mine cannot be kept in a checkpoint: its weight 'average.module._extra_state' is a dict of 1",
+    ),
+    "infinite": (
+        building(lambda self, generator: self.register_buffer("most", torch.full((1,), torch.inf))),
+        "Mine cannot be kept in a checkpoint: average.module.most is not finite",
+    ),
+    "drawn": (
+        building(lambda self, generator: setattr(self, "factor", torch.randn(1, generator=generator)), step=scaled),
+        "Mine makes other updates after it was kept in a checkpoint and read again",
+    ),
+    "no weight of its own": (
+        building(
+            lambda self, generator: self.register_buffer("factor", torch.randn(1, generator=generator), False),
+            step=scaled,
+        ),
+        "Mine makes other updates after it was kept in a checkpoint and read again",
+    ),
+    "chance": (
+        descent(step=lambda self, evaluation, state, noise=None: Step(-torch.rand(()) * evaluation.grad, state)),
+        "Mine makes other updates after it was kept in a checkpoint and read again",
+    ),
+    "a lock": (
+        building(lambda self, generator: setattr(self, "lock", threading.Lock())),
+        "Mine cannot be copied: TypeError",
+    ),
+    "computed": (
+        building(lambda self, generator: setattr(self, "factor", 2 * self.rate), step=scaled),
+        "Mine cannot be copied: RuntimeError",
+    ),
+}
+
+
 def check(make: Callable[[], OptimizerNetwork]) -> None:
     network = make()
     check_class(network)
@@ -104,6 +161,23 @@ def test_what_is_wrong_is_said(case: str) -> None:
     with pytest.raises(MetaOptError) as caught:
         check(make)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("case", NOT_KEPT)
+def test_meta_training_does_not_begin_with_what_a_checkpoint_cannot_keep(case: str) -> None:
+    make, message = NOT_KEPT[case]
+    with pytest.raises(MetaOptError) as caught:
+        MetaLearner("quadratic", make())
+    assert message in str(caught.value)
+
+
+def test_buffers_that_a_checkpoint_keeps_pass() -> None:
+    MetaLearner(
+        "quadratic",
+        building(
+            lambda self, generator: self.register_buffer("factor", torch.randn(1, generator=generator)), step=scaled
+        )(),
+    )
 
 
 def test_what_is_right_passes() -> None:
