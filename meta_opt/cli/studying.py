@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from meta_opt.cli import configs
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.messages import clipped
 from meta_opt.studies import library
 from meta_opt.studies.reading import read_study
@@ -74,6 +74,11 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
             if file := changed(task):  # the process may have read either
                 raise MetaOptError(
                     f"{file} was changed while the study ran: start it again, with the file as it is now"
+                )
+            if "no_room" in made:
+                raise StorageError(
+                    f"no room for a run in the temporary folder, which TMPDIR names ({made['no_room']}): start the "
+                    "study again when there is"
                 )
             results.add({"key": task.key, "point": list(task.point), "run": task.run, **made})
             left = (time.monotonic() - started) / count * (len(missing) - count)

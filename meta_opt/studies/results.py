@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,15 +50,17 @@ def opened(folder: Path) -> Iterator[Results]:
         MetaOptError: If another process works on them, or the file holds something else.
         StorageError: If the folder cannot be made or written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder), (folder / FILE).open("a+b") as file:
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder))
+            file = held.enter_context((folder / FILE).open("a+b"))
             _drop_torn_line(file)
-            yield Results(folder / FILE, file, read(folder))
-    except BusyError:
-        raise MetaOptError(f"another study is running in {folder}; wait for it, or choose another --out") from None
-    except OSError as error:
-        raise StorageError.of(error, folder) from error
+        except BusyError:
+            raise MetaOptError(f"another study is running in {folder}; wait for it, or choose another --out") from None
+        except OSError as error:
+            raise StorageError.of(error, folder) from error
+        yield Results(folder / FILE, file, read(folder))
 
 
 def read(folder: Path) -> dict[str, Line]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -59,7 +61,8 @@ def perform(work: Mapping[str, Any], run: int, main: Command, maker: Maker) -> d
         maker: Makes an optimizee of options, as the command line does.
 
     Returns:
-        ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line; and ``seconds``, which do not.
+        ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line, or ``no_room``, a line: it could
+        not be done, for there is no room on the disk for it; and ``seconds``, which do not.
 
     Raises:
         StoppedError: If a signal ended it.
@@ -77,10 +80,15 @@ def perform(work: Mapping[str, Any], run: int, main: Command, maker: Maker) -> d
     except (StoppedError, KeyboardInterrupt):
         raise
     except MetaOptError as error:
-        made = {"error": clipped(error, 400)}
+        made = {_kind(error): clipped(error, 400)}
     except Exception as error:  # whatever a plugin raises; the study goes on
-        made = {"error": clipped(f"{type(error).__name__}: {error}", 400)}
+        made = {_kind(error): clipped(f"{type(error).__name__}: {error}", 400)}
     return {**made, "seconds": {"total": time.perf_counter() - started, **seconds}}
+
+
+def _kind(error: Exception) -> str:
+    full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+    return "no_room" if full else "error"
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from meta_opt.studies.study import STATISTICS, Of, Study
 from meta_opt.studies.tasks import baselines_for, tasks_of
 
 _PLACE = re.compile(r"\{(\w+):([^{}@]*)(?:@([^{}]*))?\}")
+_WITHOUT_COLON = re.compile(r"\{(\w+)\s[^{}]*\}")
 NONE = "—"
 
 
@@ -148,6 +149,9 @@ def check_text(study: Study) -> None:
         MetaOptError: If there is not.
     """
     points = [list(labels) for labels, _ in study.points()]
+    for match in _WITHOUT_COLON.finditer(_PLACE.sub("", study.text)):
+        if match[1] in (*STATISTICS, *study.shares):
+            raise MetaOptError(f"text: {match[0]}: after {match[1]} there must be a colon")
     for match in _PLACE.finditer(study.text):
         statistic, labels, test = _place(match)
         known = (*STATISTICS, *study.shares)

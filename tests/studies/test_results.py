@@ -62,5 +62,10 @@ def test_what_cannot_be_written_is_said(tmp_path):
         assert results.lines == {}
 
 
+def test_errors_of_a_study_are_not_blamed_on_the_folder(tmp_path):
+    with pytest.raises(ConnectionError, match="^of mine$"), opened(tmp_path):
+        raise ConnectionError("of mine")
+
+
 def test_plain():
     assert plain({"a": (1, 2.0000001, True, None)}) == {"a": [1, 2.0, True, None]}

@@ -1,6 +1,8 @@
 """One run of a study."""
 
+import errno
 import math
+import os
 import sys
 
 import pytest
@@ -144,6 +146,22 @@ def test_any_exception_is_an_error():
 
     assert perform(WORK, 0, fails, optimizee_of)["error"] == "ZeroDivisionError: by nothing"
     assert perform(WORK, 0, lambda options: 1, optimizee_of)["error"] == "nothing was learned: no episode was finite"
+
+
+def test_a_full_disk_is_no_error_of_the_run():
+    """An error is kept for good."""
+
+    def full(options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "best.ckpt")
+
+    def says_so(options):
+        print("meta-opt: error: cannot write best.ckpt: No space left on device", file=sys.stderr)
+        return 1
+
+    for main_of_it in (full, says_so):
+        made = perform(WORK, 0, main_of_it, optimizee_of)
+        assert set(made) == {"no_room", "seconds"}
+        assert "best.ckpt" in made["no_room"]
 
 
 @pytest.mark.parametrize("status", [130, 143])

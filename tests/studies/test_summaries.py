@@ -251,6 +251,7 @@ def test_a_report_of_nothing_has_no_figure(tmp_path):
     [
         ("{finale: 1 a}", "there is no finale, but final, sum"),
         ("{final: 1}", "there is no point '1'"),
+        ("{final 2 a}", "after final there must be a colon"),
         ("{final: 2 a @long}", "there is no test 'long' of it"),
     ],
 )
