@@ -250,7 +250,10 @@ class MetaLearner(EvaluatedLearner):
             check_trainer(self.trainer, self, cosine=self.lr_schedule == "cosine")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The meta-optimizer, of φ and of what the estimator trains for itself."""
+        """The meta-optimizer, of φ and of what the estimator trains for itself.
+
+        A class derived from this one may return another; ``lr_schedule`` is a factor of its rates.
+        """
         return torch.optim.Adam([*self.optimizer.trained_parameters(), *self.estimator.parameters()], lr=self.lr)
 
     @property
@@ -279,6 +282,7 @@ class MetaLearner(EvaluatedLearner):
         if isinstance(plugin, MixedPrecision):
             plugin.scaler = None  # meta-gradients come from no scaled loss
         self.optimizee.to(self.device)
+        self._rates = [float(group["lr"]) for group in self._meta_optimizer.param_groups]  # before a checkpoint's
         new = self.trainer.ckpt_path is None and self.episode == 0
         if self._warm_start is not None and new:
             start_warm(self._warm_start, [self.optimizer, self.trained])
@@ -297,10 +301,15 @@ class MetaLearner(EvaluatedLearner):
         )
         self.trained.load_state_dict(self.optimizer.state_dict())
 
+    def on_train_start(self) -> None:
+        """Take the learning rates of today, also where a checkpoint has others."""
+        self._set_learning_rates(1.0)
+
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One episode. If anything in it is not finite, it changes nothing but the counters."""
         started = time.perf_counter()
-        self._set_learning_rate(batch_idx)
+        if self.lr_schedule == "cosine":
+            self._set_learning_rates(self._cosine(batch_idx))
         before = self._snapshot()
         problems, num_steps = self._problems(), self._draw_num_steps()
         episode = Episode(
@@ -385,18 +394,18 @@ class MetaLearner(EvaluatedLearner):
         self.average.update_parameters(self.optimizer)
         return True
 
-    def _set_learning_rate(self, batch_idx: int) -> None:
+    def _cosine(self, batch_idx: int) -> float:
         """Along this fit: a learner that is fitted again begins anew, one that goes on goes on."""
-        lr = self.lr
-        if self.lr_schedule == "cosine":
-            trainer = self.trainer
-            done: float = trainer.current_epoch * trainer.num_training_batches + batch_idx
-            total: float = (trainer.max_epochs or -1) * trainer.num_training_batches
-            if total < 0:  # epochs have no end, steps have
-                done, total = trainer.global_step, trainer.max_steps
-            lr *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, done / total)))
-        for group in self._meta_optimizer.param_groups:
-            group["lr"] = lr
+        trainer = self.trainer
+        done: float = trainer.current_epoch * trainer.num_training_batches + batch_idx
+        total: float = (trainer.max_epochs or -1) * trainer.num_training_batches
+        if total < 0:  # epochs have no end, steps have
+            done, total = trainer.global_step, trainer.max_steps
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done / total)))
+
+    def _set_learning_rates(self, factor: float) -> None:
+        for group, rate in zip(self._meta_optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
 
     def _snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
         return copy.deepcopy(self.state_dict()), copy.deepcopy(self._meta_optimizer.optimizer.state_dict())

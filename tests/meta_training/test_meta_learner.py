@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -250,6 +250,38 @@ def test_cosine_learning_rate() -> None:
     module._meta_step = watching  # type: ignore[method-assign]
     fit.fit(module)
     assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+
+
+class OfOneself(MetaLearner):
+    """Another meta-optimizer, with a rate of its own for what is last."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        *first, last = self.optimizer.trained_parameters()
+        return torch.optim.SGD([{"params": first}, {"params": [last], "lr": 0.3}], lr=0.1)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_rates_of_ones_own_meta_optimizer_are_kept(schedule: Literal["constant", "cosine"]) -> None:
+    module = OfOneself(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, lr=7.0, lr_schedule=schedule)
+    module.episodes_per_epoch = 4
+    fit = trainer(max_epochs=1, limit_val_batches=0)
+    fit.fit(module)
+    factor = 0.5 * (1 + math.cos(math.pi * 3 / 4)) if schedule == "cosine" else 1.0
+    assert [group["lr"] for group in fit.optimizers[0].param_groups] == pytest.approx([0.1 * factor, 0.3 * factor])
+
+
+def test_a_rate_that_a_callback_changes_stays(tmp_path: Path) -> None:
+    class Halves(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            trainer.optimizers[0].param_groups[0]["lr"] /= 2
+
+    fit = trainer(max_epochs=1, limit_val_batches=0, limit_train_batches=3, callbacks=[Halves()])
+    fit.fit(learner(lr=0.1))
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0125)
+    fit.save_checkpoint(tmp_path / "halved.ckpt")
+    resumed = trainer(max_epochs=2, limit_val_batches=0, limit_train_batches=1)
+    resumed.fit(learner(lr=0.4), ckpt_path=tmp_path / "halved.ckpt", weights_only=True)
+    assert resumed.optimizers[0].param_groups[0]["lr"] == 0.4
 
 
 def test_a_learner_that_is_fitted_again_has_its_whole_schedule_again() -> None:
