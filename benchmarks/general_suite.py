@@ -144,7 +144,7 @@ def train(
     """Train a network; what came of it.
 
     Mini-batch losses at last and on average, the loss on a thousand of the examples before and after, and the accuracy
-    on test examples if there are classes.
+    on test examples if there are any, and classes.
     """
     (inputs, targets), test = task.data()
     torch.manual_seed(seed)
@@ -174,7 +174,7 @@ def train(
         "mean": sum(losses) / num_steps,
         "before": before,
     }
-    if not targets.is_floating_point():
+    if test is not None and not targets.is_floating_point():
         module.eval()
         with torch.no_grad():
             found["accuracy"] = (module(test[0][:2000]).argmax(1) == test[1][:2000]).float().mean().item()

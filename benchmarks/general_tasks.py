@@ -30,14 +30,14 @@ class Task(NamedTuple):
 
     Attributes:
         kind: What kind of network it is.
-        data: Gives the examples of training and of test.
+        data: Gives the examples of training, and those of test where there are any that training does not see.
         module: Makes the network, from the global generator.
         criterion: Loss of its outputs and the targets.
         batch_size: Examples in a mini-batch.
     """
 
     kind: str
-    data: Callable[[], tuple[Examples, Examples]]
+    data: Callable[[], tuple[Examples, Examples | None]]
     module: Callable[[], nn.Module]
     criterion: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
     batch_size: int = 64

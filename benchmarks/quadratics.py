@@ -102,7 +102,8 @@ def lbfgs(split: Split, num_problems: int, lr: float, num_steps: int) -> Tensor:
     )
     starts = problems.initial_params
     params = [torch.nn.Parameter(start.clone()) for start in starts]
-    optimizers = [torch.optim.LBFGS([param], lr, max_iter=1, max_eval=1, tolerance_grad=0.0) for param in params]
+    options = {"max_iter": 1, "max_eval": 1, "tolerance_grad": 0.0, "tolerance_change": 0.0}
+    optimizers = [torch.optim.LBFGS([param], lr, **options) for param in params]
     losses = []
     for _ in range(num_steps + 1):
         evaluation = problems.evaluate(torch.stack([param.detach() for param in params]))

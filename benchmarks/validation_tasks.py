@@ -15,10 +15,10 @@ from general_tasks import NUM_CHARACTERS, Examples, Recurrent, Residual, Task, T
 from meta_opt_optimizees import drawn_data
 from meta_opt_optimizees.digits_mlp import read_digits
 
-Parts = tuple[Examples, Examples]
+Parts = tuple[Examples, Examples | None]
 
 
-def _cut(inputs: Tensor, targets: Tensor) -> Parts:
+def _cut(inputs: Tensor, targets: Tensor) -> tuple[Examples, Examples]:
     """Nine tenths for training, the rest for test."""
     first = len(inputs) * 9 // 10
     return (inputs[:first], targets[:first]), (inputs[first:], targets[first:])
@@ -26,7 +26,10 @@ def _cut(inputs: Tensor, targets: Tensor) -> Parts:
 
 @cache
 def digits(size: int, count: int, noise: float = 0.0) -> Parts:
-    """Handwritten digits, [n, 1, size, size], drawn from those that ship, each moved by up to two pixels."""
+    """Handwritten digits, [n, 1, size, size], drawn from those that ship, each moved by up to two pixels.
+
+    Nine tenths, for training; none for test, as the same digits are among the others.
+    """
     generator = Generator().manual_seed(size)
     images, labels = read_digits()
     chosen = torch.randint(len(images), (count,), generator=generator)
@@ -34,7 +37,7 @@ def digits(size: int, count: int, noise: float = 0.0) -> Parts:
     moves = torch.randint(-2, 3, (count, 2), generator=generator).tolist()
     moved = torch.stack([image.roll(tuple(move), (1, 2)) for image, move in zip(large, moves, strict=True)])
     moved = moved + noise * moved.std() * torch.randn(moved.shape, generator=generator)
-    return _cut((moved - moved.mean()) / moved.std(), labels[chosen])
+    return _cut((moved - moved.mean()) / moved.std(), labels[chosen])[0], None
 
 
 @cache
@@ -82,7 +85,7 @@ def shapes() -> Parts:
 
 @cache
 def drawn(kind: str) -> Parts:
-    """What ``networks_at_large`` draws, once."""
+    """What ``networks_at_large`` draws, once; of text none for test, as windows of it overlap."""
     generator = Generator().manual_seed(5)
     data = {
         "clusters": lambda: drawn_data.clusters(64, 10, generator),
@@ -90,7 +93,8 @@ def drawn(kind: str) -> Parts:
         "text": lambda: drawn_data.text(32, generator),
         "ratings": lambda: drawn_data.ratings(200, 100, generator),
     }[kind]()
-    return _cut(data.inputs, data.targets)
+    training, test = _cut(data.inputs, data.targets)
+    return training, None if kind == "text" else test
 
 
 def _noisier(data: drawn_data.Data, generator: Generator) -> drawn_data.Data:

@@ -206,13 +206,12 @@ def _tested(setting: Setting, optimizer: InnerOptimizer, steps: int) -> tuple[Cu
 
 def _run(curves: Curves, learning_rate: float | None, seconds_per_step: float) -> Outcome:
     losses = curves.losses.double()
-    mean = losses.mean(1)
-    ends = range(1, len(mean) + 1)
+    ends = range(1, len(losses) + 1)
     return Outcome(
         learning_rate,
-        mean,
+        losses.mean(1),
         _sem(losses),
-        torch.stack([final_loss(mean[:end], stochastic=curves.stochastic) for end in ends]),
+        torch.stack([final_loss(losses[:end], stochastic=curves.stochastic).mean() for end in ends]),
         {merit: _mean(of_problems(curves, merit)) for merit in MERITS},
         seconds_per_step,
         {name: _mean(values) for name, values in curves.metrics.items()},

@@ -90,7 +90,7 @@ def panel_of(
     paths, losses = {}, {}
     for name, optimizer in optimizers.items():
         problems = Problems(optimizee, split, [index], seed=seed, device=device, dtype=dtype)
-        position = begin(problems, optimizer)
+        position = begin(problems, optimizer, num_steps=num_steps)
         path, along = [position.evaluation.params[0]], [position.evaluation.loss[0]]
         for _ in range(num_steps):
             position = unroll(problems, optimizer, position, 1).end.detach()

@@ -53,7 +53,7 @@ def portrait_of(optimizer: OptimizerNetwork, layout: Layout, num_steps: int) -> 
     Args:
         optimizer: The network, built for ``layout``.
         layout: Whose largest tensor is looked at.
-        num_steps: T, steps of the schedule.
+        num_steps: T, steps of the schedule, which optimizers that can are told beforehand.
     """
     axis = torch.linspace(-_EXTENT, _EXTENT, _SIDE)
     before, now = (each.flatten() for each in torch.meshgrid(axis, axis, indexing="ij"))
@@ -92,7 +92,7 @@ def _updates(optimizer: OptimizerNetwork, layout: Layout, gradients: Tensor) -> 
 
 
 def _schedule(optimizer: OptimizerNetwork, layout: Layout, num_steps: int) -> Tensor:
-    state = optimizer.init_state(layout, 1)
+    state = optimizer.expect(optimizer.init_state(layout, 1), num_steps)
     generator = Generator().manual_seed(1)
     sizes = []
     with torch.no_grad():

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from meta_opt.inner_loop.episodes import Curves
+from meta_opt.meta_training.callbacks import Judging
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.checking import TIMES
 
@@ -18,7 +19,7 @@ _FACTOR = 10**0.5  # between learning rates that are tried
 _MOST_MOVES = 8  # in one direction
 
 
-class Reference(Callback):
+class Reference(Judging):
     """Tunes Adam's learning rate on the validation problems when training starts, and logs ``val/times_adam``.
 
     That is the sum of losses divided by Adam's; with a logarithm in the meta-loss, the geometric mean over problems of
@@ -44,8 +45,9 @@ class Reference(Callback):
         return {"lr": self.lr, "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it over."""
-        self.lr, self.best = state_dict["lr"], state_dict["best"]
+        """Take it over, where validation is on what it was on."""
+        if not self.anew:
+            self.lr, self.best = state_dict["lr"], state_dict["best"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tune, unless there is no validation."""

@@ -24,7 +24,7 @@ class Curves:
 
     losses: Tensor  # [num_steps + 1, V], f_t(θ_t) for t = 0..num_steps
     metrics: TensorDict  # the optimizee's metrics at the last θ, each [V]
-    stochastic: bool  # whether losses carry the noise of mini-batches
+    stochastic: Tensor  # whether the losses of each problem carry the noise of mini-batches, [V]
 
     @property
     def final(self) -> Tensor:
@@ -49,19 +49,19 @@ class Curves:
 
     def cpu(self) -> Curves:
         """The same on the CPU."""
-        return replace(
-            self, losses=self.losses.cpu(), metrics={name: value.cpu() for name, value in self.metrics.items()}
-        )
+        metrics = {name: value.cpu() for name, value in self.metrics.items()}
+        return Curves(self.losses.cpu(), metrics, self.stochastic.cpu())
 
 
-def final_loss(losses: Tensor, *, stochastic: bool) -> Tensor:
+def final_loss(losses: Tensor, *, stochastic: Tensor | bool) -> Tensor:
     """The last loss of each problem, or where mini-batches make it noisy the mean of the last tenth, at most ten.
 
     Args:
         losses: [steps, B].
-        stochastic: Whether to average.
+        stochastic: Whether to average, [B] or for all.
     """
-    return losses[-min(10, -(-len(losses) // 10)) :].mean(0) if stochastic else losses[-1]
+    mean = losses[-min(10, -(-len(losses) // 10)) :].mean(0)
+    return torch.where(torch.as_tensor(stochastic, device=losses.device), mean, losses[-1])
 
 
 def mean_of_problems(values: Tensor) -> Tensor:
@@ -122,10 +122,11 @@ def run_episodes(
             position = trajectory.end
             if progress is not None:
                 progress(steps * len(indices))
-        parts.append(Curves(torch.cat(losses), problems.metrics(position.evaluation.params), problems.stochastic))
+        noisy = torch.full((len(indices),), problems.stochastic, device=problems.initial_params.device)
+        parts.append(Curves(torch.cat(losses), problems.metrics(position.evaluation.params), noisy))
     shared = set.intersection(*(set(part.metrics) for part in parts))  # variants may differ
     return Curves(
         torch.cat([part.losses for part in parts], dim=1),
         {name: torch.cat([part.metrics[name] for part in parts]) for name in sorted(shared)},
-        parts[0].stochastic,
+        torch.cat([part.stochastic for part in parts]),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -73,7 +73,6 @@ class Problems:
     Attributes:
         layout: The layout of the N coordinates.
         initial_params: θ_0, [B, N].
-        stochastic: Whether the loss differs from step to step at the same θ.
         held_back: Whether optimizers are judged on held-back batches.
         trace: Whether evaluations are traced where that is safe, see :class:`Traces`.
     """
@@ -120,7 +119,6 @@ class Problems:
         self.layout = Layout.of({name: tensor[0] for name, tensor in params.items()}, optimizee.groups())
         self.initial_params = self.layout.flatten(params)
         self._batch: TensorDict = {}
-        self.stochastic = False
         self.trace = optimizee.vmappable or len(self) == 1  # else a graph of B losses, one behind the other
         self._traces = vars(optimizee).setdefault("_traces", Traces())
         self._draws_batches = getattr(optimizee.sample_batch, "__func__", None) is not Optimizee.sample_batch
@@ -133,6 +131,22 @@ class Problems:
     @property
     def _name(self) -> str:
         return type(self._optimizee).__name__
+
+    @cached_property
+    def stochastic(self) -> bool:
+        """Whether losses carry the noise of mini-batches, or where optimizers are judged on them of held-back batches.
+
+        For this a batch is drawn, of which those that follow do not depend.
+        """
+        with drawn_in_float32():
+            if self._draws_batches and self._optimizee.sample_batch(self._split, self._generators[0].clone_state()):
+                return True
+            judges = [judge.clone_state() for judge in self._judges[:1]]
+            before = [judge.get_state() for judge in judges]
+            for judge in judges:
+                self._optimizee.sample_held_back(self._split, judge)
+            after = (judge.get_state() for judge in judges)
+            return any(not torch.equal(*states) for states in zip(before, after, strict=True))
 
     def twin(self) -> Problems:
         """The same problems, which draw the same mini-batches from streams of their own, from here on."""
@@ -246,7 +260,6 @@ class Problems:
         if [*self._batch] != [*batch]:
             self._key = repr((self.layout, list(self._problem), list(batch)))
         self._batch = batch
-        self.stochastic = bool(self._batch)
         return self._batch
 
     def _loss_and_gradient(

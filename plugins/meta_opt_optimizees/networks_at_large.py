@@ -38,6 +38,9 @@ class NetworksAtLarge(OptimizeeFamily):
     number from 0.01 to 100, and in one half of the problems, whose initialization is drawn too, inputs by one from 1/3
     to 3 and θ_0 of matrices and filters by one from 1/2 to 2, all log-uniform (after the augmentations of Metz et al.
     2022, arXiv:2211.09760). The other half begins as PyTorch's modules do. No download is needed.
+
+    Test problems are other draws, of the same digits and the same text: what is compared on them is not how anything
+    does on data that meta-training has not met.
     """
 
     def __init__(self, kinds: Sequence[Kind] | None = None) -> None:

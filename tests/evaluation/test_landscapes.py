@@ -10,6 +10,8 @@ from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.landscapes import check_two_parameters, landscape_figure, panel_of, save_animation
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizers.baseline_names import adam, baseline
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 from meta_opt_optimizees.landscape import Landscape
 from meta_opt_optimizees.quadratic import Quadratic
 
@@ -19,6 +21,13 @@ def test_paths_are_those_of_the_comparisons() -> None:
     curves = run_episodes(Landscape("convex_bowl"), adam(0.1), "test", 1, 12, seed=0)
     torch.testing.assert_close(panel.losses["Adam"], curves.losses[:, 0])
     assert panel.paths["Adam"].shape == (13, 2)
+
+
+def test_optimizers_are_told_how_long_the_run_is_as_in_comparisons() -> None:
+    optimizer = load_optimizer(pretrained_path("general"))
+    panel = panel_of("bowl", Landscape("convex_bowl"), {"general": optimizer}, 30)
+    curves = run_episodes(Landscape("convex_bowl"), optimizer, "test", 1, 30, seed=0)
+    torch.testing.assert_close(panel.losses["general"], curves.losses[:, 0])
 
 
 def test_the_grid_is_of_the_same_problem() -> None:

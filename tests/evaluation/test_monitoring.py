@@ -103,7 +103,9 @@ def test_hyperparameters(log_dir: Path) -> None:
 def test_the_figure_shows_validations_and_the_reference() -> None:
     losses = torch.logspace(0, -2, 11).unsqueeze(1) * torch.tensor([1.0, 2.0, 3.0])
     means = {episode: losses.mean(1) / episode for episode in range(1, 31)}
-    figure = loss_figure(means, Curves(2 * losses, {}, False), "Title", "Adam, lr 0.1", shown=10)
+    figure = loss_figure(
+        means, Curves(2 * losses, {}, torch.zeros(3, dtype=torch.bool)), "Title", "Adam, lr 0.1", shown=10
+    )
     (axes,) = figure.axes
     assert axes.get_yscale() == "log"
     assert axes.get_xlabel() == "optimizee step"

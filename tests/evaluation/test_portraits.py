@@ -9,6 +9,8 @@ from meta_opt.evaluation.portraits import portrait_figure, portrait_of
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
+from meta_opt.saved.pretrained import pretrained_path
+from meta_opt.saved.recipes import load_optimizer
 
 LAYOUT = Layout.of({"small": torch.zeros(4), "large": torch.zeros(30, 2)})
 
@@ -46,6 +48,11 @@ def test_the_panels_of_a_known_rule() -> None:
     assert len(portrait.schedule) == 7
     torch.testing.assert_close(portrait.schedule[0].item(), 0.1, rtol=0.3, atol=0.0)
     torch.testing.assert_close(portrait.schedule[1:].mean().item(), 0.1 * 2**0.5, rtol=0.2, atol=0.0)
+
+
+def test_the_schedule_of_an_optimizer_that_knows_the_length_falls_to_zero() -> None:
+    schedule = portrait_of(load_optimizer(pretrained_path("general")), LAYOUT, 50).schedule
+    assert float(schedule[-1]) < 0.05 * float(schedule[0])
 
 
 def test_the_figure_has_three_panels() -> None:

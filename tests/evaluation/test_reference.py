@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +80,22 @@ def test_what_was_found_is_not_sought_again(capsys: pytest.CaptureFixture[str]) 
     assert torch.equal(reference.curves.losses, expected.losses)
     assert "best with a learning rate" not in capsys.readouterr().err
     assert reference.state_dict() == {"lr": 0.5, "best": min(0.25, reference.ratio or math.inf)}
+
+
+@pytest.mark.parametrize("steps", [8, 5])
+def test_what_was_found_counts_only_where_validation_is_the_same(steps: int, tmp_path: Path) -> None:
+    first, second = Reference(), Reference()
+    fit = trainer(callbacks=[first], max_epochs=1)
+    fit.fit(learner())
+    fit.save_checkpoint(tmp_path / "one.ckpt")
+    first.lr = 12.0
+    fit.save_checkpoint(tmp_path / "one.ckpt")
+    trainer(callbacks=[second], max_epochs=2).fit(
+        learner(num_validation_steps=steps), ckpt_path=tmp_path / "one.ckpt", weights_only=True
+    )
+    assert (second.lr == 12.0) is (steps == 8)
+    assert second.best is not None
+    assert (second.best == second.ratio) or steps == 8
 
 
 def test_without_validation_there_is_none() -> None:

@@ -8,6 +8,7 @@ from meta_opt.inner_loop import episodes
 from meta_opt.inner_loop.episodes import final_loss, mean_of_problems, run_episodes, unroll_lengths
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.baseline_names import BASELINES, adam, sgd
+from meta_opt_optimizees.mixture import Mixture
 
 
 def test_unroll_lengths() -> None:
@@ -31,7 +32,7 @@ def test_gradient_descent_on_a_square() -> None:
     torch.testing.assert_close(curves.losses, expected.unsqueeze(1).expand(26, 3), rtol=1e-12, atol=0)
     assert curves.final.tolist() == pytest.approx([0.8**50] * 3)
     assert curves.sum[0].item() == pytest.approx(float(expected[1:].sum()))
-    assert not curves.stochastic
+    assert curves.stochastic.tolist() == [False] * 3
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -57,6 +58,19 @@ def test_baselines_are_torch_optim(name: str) -> None:
         assert curves.losses[:, index].tolist() == pytest.approx(losses, rel=1e-10)
 
 
+def test_final_losses_of_each_problem_of_a_family_are_taken_as_it_needs() -> None:
+    """Those of mini-batches as a mean, others as they are, whichever is first."""
+    finals = {}
+    for seed in range(8):
+        curves = run_episodes(Mixture([Regression(), Square()]), adam(0.05), "test", 4, 30, seed=seed)
+        for index, noisy in enumerate(curves.stochastic.tolist()):
+            expected = curves.losses[-4:, index].mean() if noisy else curves.losses[-1, index]
+            assert curves.final[index].item() == pytest.approx(expected.item())
+        finals[seed] = curves.stochastic.tolist()
+    assert {first for first, *_ in finals.values()} == {True, False}
+    assert any(len(set(noisy)) == 2 for noisy in finals.values())
+
+
 def test_problems_run_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_episodes(Regression(), adam(0.05), "test", 5, 8, seed=0, dtype=torch.float64)
     monkeypatch.setattr(episodes, "_COORDINATES_AT_ONCE", 50)  # two problems of 21 coordinates
@@ -64,7 +78,7 @@ def test_problems_run_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(whole.losses, parts.losses, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(whole.metrics["root"], parts.metrics["root"], rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(whole.metrics["root"], whole.losses[-1].sqrt(), rtol=1e-10, atol=0)
-    assert whole.stochastic
+    assert whole.stochastic.tolist() == [True] * 5
 
 
 def test_means_of_problems_keep_precision_and_nan() -> None:

@@ -200,9 +200,30 @@ def test_evaluating_works_without_grad_mode() -> None:
 @pytest.mark.parametrize(("optimizee", "stochastic"), [(NoisyQuadratic(), True), (Still(), False)])
 def test_stochastic_losses_differ_from_step_to_step(optimizee: Optimizee, stochastic: bool) -> None:
     problems = draw([0, 1], optimizee)
+    assert problems.repeated(2).stochastic is stochastic
     first, second = (problems.evaluate(problems.initial_params).loss for _ in range(2))
     assert problems.stochastic is stochastic
     assert (first != second).tolist() == [stochastic] * 2
+
+
+def test_losses_on_held_back_batches_that_are_drawn_are_stochastic() -> None:
+    class HoldsBack(Still):
+        def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+            return {"x": torch.randn(2, generator=generator)}
+
+    class HoldsTheSameBack(Still):
+        def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+            return {"x": torch.ones(2)}
+
+    def drawn(optimizee: Optimizee) -> Problems:
+        return Problems(optimizee, "train", [0], seed=1, held_back=True)
+
+    assert drawn(HoldsBack()).stochastic
+    assert not drawn(HoldsTheSameBack()).stochastic
+    first, second = drawn(HoldsBack()), drawn(HoldsBack())
+    assert first.stochastic
+    ahead = [each.judge(each.initial_params).loss for each in (first, second)]  # what was drawn for this is not missed
+    assert torch.equal(*ahead)
 
 
 @pytest.mark.parametrize("num_problems", [1, 3])

@@ -31,7 +31,7 @@ class Critic(nn.Module):
         return nn.functional.linear(hidden, self.output_weight, self.output_bias).squeeze(-1)
 
 
-def inputs_of(losses: Tensor, first: Tensor, start: int, num_steps: int) -> Tensor:
+def inputs_of(losses: Tensor, first: Tensor, previous: Tensor, start: int, num_steps: int) -> Tensor:
     """What the critic reads at steps ``start`` ... ``start`` + T of an episode.
 
     The logarithm of the size of the loss; its change, between -1 and 1, since the episode's beginning and since the
@@ -40,6 +40,7 @@ def inputs_of(losses: Tensor, first: Tensor, start: int, num_steps: int) -> Tens
     Args:
         losses: f, [T + 1, B].
         first: f_0 of the episode, [B].
+        previous: That of the step before they begin, [B]; f_0 itself where there is none.
         start: Where in the episode they begin.
         num_steps: Length of the episode.
 
@@ -47,7 +48,7 @@ def inputs_of(losses: Tensor, first: Tensor, start: int, num_steps: int) -> Tens
         [T + 1, B, 5].
     """
     times = torch.arange(start, start + len(losses), dtype=losses.dtype, device=losses.device)
-    before = torch.cat([losses[:1], losses[:-1]])
+    before = torch.cat([previous.unsqueeze(0), losses[:-1]])
     columns = [
         losses.abs().clamp_min(_LEAST).log() / 10.0,
         (losses - first) / (losses.abs() + first.abs() + _LEAST),

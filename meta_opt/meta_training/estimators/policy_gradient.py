@@ -102,20 +102,22 @@ class PolicyGradient(Estimator):
     def estimates(self, episode: Episode) -> Iterator[MetaGradient]:
         """See :meth:`Estimator.estimates`."""
         position = begin(episode.problems, episode.network, num_steps=episode.num_steps)
-        first, start = position.judged.loss, 0
+        first = previous = position.judged.loss
+        start = 0
         for number, length in enumerate(unroll_lengths(episode.num_steps, episode.unroll_length)):
             noise = episode.generator("actions", number)
             trajectory = unroll(episode.problems, episode.network, position, length, noise=noise)
             position = trajectory.end.detach()
-            yield from self._passes(episode, trajectory, first, start)
-            start += length
+            losses = torch.stack([evaluation.loss for evaluation in trajectory.judged])  # [T + 1, B]
+            inputs = inputs_of(losses, first, previous, start, episode.num_steps)
+            start, previous = start + length, losses[-2]
+            yield from self._passes(episode, trajectory, losses, inputs, first, ends=start == episode.num_steps)
 
-    def _passes(self, episode: Episode, trajectory: Trajectory, first: Tensor, start: int) -> Iterator[MetaGradient]:
-        """Meta-gradients of one unroll that begins at step ``start`` of an episode whose first loss was ``first``."""
+    def _passes(
+        self, episode: Episode, trajectory: Trajectory, losses: Tensor, inputs: Tensor, first: Tensor, *, ends: bool
+    ) -> Iterator[MetaGradient]:
+        """Meta-gradients of one unroll with losses [T + 1, B] and what the critic reads of them, [T + 1, B, 5]."""
         policy = cast(Policy, episode.network)
-        losses = torch.stack([evaluation.loss for evaluation in trajectory.judged])  # [T + 1, B]
-        inputs = inputs_of(losses, first, start, episode.num_steps)
-        ends = start + len(losses) - 1 == episode.num_steps
         advantages, targets = self._advantages(losses, first, inputs, ends=ends)
         observations = torch.stack([record.observation for record in trajectory.records])
         actions = torch.stack([record.action for record in trajectory.records])

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from meta_opt.errors import MetaOptError
 from meta_opt.meta_training.estimators.contract import Episode, MetaGradient
+from meta_opt.meta_training.estimators.critic import Critic, inputs_of
 from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.contract import Optimizee, TensorDict
@@ -153,6 +154,26 @@ def test_the_critic_learns_the_returns() -> None:
         optimizer.step()
         errors.append(float(sum(grad.abs().sum() for grad in estimate.own_grads)))
     assert sum(errors[-5:]) < 0.2 * sum(errors[:5])
+
+
+def test_the_critic_reads_a_state_alike_at_the_end_of_an_unroll_and_at_the_beginning_of_the_next() -> None:
+    losses = torch.rand(9, 2, generator=torch.Generator().manual_seed(0))
+    whole = inputs_of(losses, losses[0], losses[0], 0, 8)
+    torch.testing.assert_close(inputs_of(losses[3:], losses[0], losses[2], 3, 8), whole[3:])
+
+
+def test_the_last_state_of_an_unroll_is_the_first_of_the_next_to_the_critic(monkeypatch: Any) -> None:
+    seen: list[Tensor] = []
+    forward = Critic.forward
+
+    def watching(self: Critic, inputs: Tensor) -> Tensor:
+        seen.append(inputs)
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Critic, "forward", watching)
+    list(estimates_of(PolicyGradient("reinforce", critic_size=4), episode_of(AlphaOpt(), unroll_length=3)))
+    first, second = (inputs for inputs in seen if len(inputs) == 4)  # others are without the last
+    torch.testing.assert_close(first[-1], second[0])
 
 
 def test_learns_the_rate_of_a_bowl() -> None:
