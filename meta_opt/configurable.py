@@ -49,7 +49,7 @@ class Configurable:
                 del arguments[parameter.name]  # as of a class without a constructor of its own
         if problem := choice_problem(cls.__init__, arguments):
             raise MetaOptError(f"{cls._option}.{problem}")
-        object.__setattr__(self, "init_args", arguments)
+        object.__setattr__(self, "init_args", {name: _held(value) for name, value in arguments.items()})
         return self
 
     def plain_init_args(self, name_of: Callable[[type], str]) -> dict[str, Any] | None:
@@ -70,6 +70,13 @@ class Configurable:
             except TypeError as error:
                 return f"{name} ({error})"
         return None
+
+
+def _held(value: Any) -> Any:
+    """The value, with lists, tuples and dicts of its own: a constructor may change those that it is given."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_held, value))
+    return {key: _held(item) for key, item in value.items()} if type(value) is dict else value
 
 
 def _plain(value: Any, name_of: Callable[[type], str]) -> Any:

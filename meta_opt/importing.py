@@ -29,7 +29,7 @@ def imported(title: str, module: str, attribute: str) -> Any:
         RegistryError: If the import fails, or ends the process.
         KeyboardInterrupt: If the user interrupts it.
     """
-    with _said_when_slow(title), _kept_running(), interrupts() as signals:
+    with _said_when_slow(title), _kept_running(), _defaults_of_torch(), interrupts() as signals:
         try:
             found: Any = importlib.import_module(module)
             for part in attribute.split("."):
@@ -72,6 +72,23 @@ def _kept_running() -> Iterator[None]:
         yield
     finally:
         os._exit = end
+
+
+@contextmanager
+def _defaults_of_torch() -> Iterator[None]:
+    """Type and device of new tensors, and whether there are gradients, are afterwards what they were."""
+    torch: Any = sys.modules.get("torch")
+    dtype, enabled, device = None, True, None
+    if torch is not None:
+        dtype, enabled, device = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_default_device()
+    try:
+        yield
+    finally:
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_default_dtype(dtype or torch.float32)
+            torch.set_grad_enabled(enabled)
+            if torch.get_default_device() != (device or torch.device("cpu")):
+                torch.set_default_device(device)
 
 
 @contextmanager

@@ -34,3 +34,10 @@ def write(path: Path, content: bytes | memoryview) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def expanded(text: str) -> Path:
+    """The path, with ~ for a home directory; as it is where nobody knows which that is."""
+    with contextlib.suppress(RuntimeError):
+        return Path(text).expanduser()
+    return Path(text)

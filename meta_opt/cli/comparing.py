@@ -34,6 +34,7 @@ from meta_opt.optimizers.baseline_names import KNOWN, baseline, default_baseline
 from meta_opt.saved.pretrained import pretrained, pretrained_path
 from meta_opt.saved.recipes import Recipe, check_class, load_optimizer, read_recipe
 from meta_opt.saved.runs import relative, short_name
+from meta_opt.storage import expanded
 
 
 def run(options: list[str]) -> int:
@@ -52,7 +53,7 @@ def run(options: list[str]) -> int:
         return int(end.code or 0)
     name = registry.name_of(type(optimizee)).rpartition(".")[2]
     baselines = {each: baseline(each) for each in config.baselines}
-    out = None if config.out is None else Path(config.out)
+    out = None if config.out is None else expanded(config.out)
     default = Path("comparisons") / name
     check_place(out, default)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,7 @@ from meta_opt import __version__, registry
 from meta_opt.configurable import API_VERSION
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.messages import clipped
+from meta_opt.storage import expanded
 
 USAGE = """\
 usage: meta-opt new NAME [--out FOLDER]
@@ -41,9 +43,9 @@ def create(options: list[str]) -> int:
         print(USAGE, end="")
         return 0
     name, folder = _read(options)
-    if folder.exists():
-        raise StorageError(f"{folder} exists already; --out names another folder")
     _check_name(name)
+    if os.path.lexists(folder):
+        raise StorageError(f"{folder} exists already; --out names another folder")
     cls = "".join(part.capitalize() for part in name.split("_"))
     values = {
         "name": name,
@@ -84,7 +86,7 @@ def _read(options: list[str]) -> tuple[str, Path]:
             rest.append(option + equals + value)
     if len(rest) != 1:
         raise MetaOptError(f"say what to call it, with one name, as in meta-opt new spirals, not {len(rest)}")
-    return rest[0], Path(out or rest[0])
+    return rest[0], expanded(out or rest[0])
 
 
 def _check_name(name: str) -> None:

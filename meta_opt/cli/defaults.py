@@ -29,6 +29,7 @@ from meta_opt.meta_training.recommended import (
 from meta_opt.registry import Kind
 from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_recipe
 from meta_opt.saved.runs import Run, relative
+from meta_opt.storage import expanded
 
 # Of compare: the type of θ, and that of autocast.
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
@@ -82,7 +83,7 @@ def find_defaults(command: str, arguments: list[str]) -> Defaults:
         CheckpointError: If the checkpoint is missing, damaged or foreign, or does not suit the command.
     """
     said = read_first(arguments)
-    defaults = Defaults(Path(said.get("trainer.default_root_dir") or "."))
+    defaults = Defaults(expanded(said.get("trainer.default_root_dir") or "."))
     asked: dict[Kind, type[Any]] = {
         kind: registry.resolve(kind, text)
         for kind in registry.KINDS

@@ -26,6 +26,7 @@ from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.saved.recipes import load_optimizer, read_recipe
 from meta_opt.saved.runs import relative
+from meta_opt.storage import expanded
 
 _DEFAULT_OPTIMIZEE = "landscape"
 
@@ -49,7 +50,8 @@ def run(options: list[str]) -> int:
     if not paths and not config.baselines:
         raise MetaOptError("there is nothing to draw: name --ckpt_path, --pretrained or --baselines")
     check_two_parameters(optimizee)
-    out, name = None if config.out is None else Path(config.out), registry.name_of(type(optimizee)).rpartition(".")[2]
+    out = None if config.out is None else expanded(config.out)
+    name = registry.name_of(type(optimizee)).rpartition(".")[2]
     default = Path("landscapes") / name
     check_place(out, default)
 

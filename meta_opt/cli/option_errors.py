@@ -75,7 +75,7 @@ def check_seed(seed: int) -> None:
         raise MetaOptError(f"--seed_everything must be from 0 to {(1 << 32) - 1}, not {shown(seed)}")
 
 
-def check_trainer(config: dict[str, Any]) -> None:
+def check_trainer(config: dict[str, Any], command: str) -> None:
     """Refuse what cannot be, or what has another name here.
 
     Raises:
@@ -92,6 +92,9 @@ def check_trainer(config: dict[str, Any]) -> None:
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if config.get(name) == 0:
             raise MetaOptError(f"trainer.{name} must not be 0: there would be nothing to train")
+    for evaluation, name in (("validate", "limit_val_batches"), ("test", "limit_test_batches")):
+        if command == evaluation and config.get(name) == 0:
+            raise MetaOptError(f"trainer.{name} must not be 0: there would be nothing to {command}")
     if config.get("gradient_clip_val"):
         raise MetaOptError("trainer.gradient_clip_val clips no meta-gradient: set model.clip_norm")
     if (config.get("accumulate_grad_batches") or 1) > 1:

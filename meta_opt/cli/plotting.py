@@ -13,6 +13,7 @@ from meta_opt.evaluation.portraits import MOST_STEPS, portrait_figure, portrait_
 from meta_opt.evaluation.reports import check_place, new_folder
 from meta_opt.saved.recipes import load_optimizer, read_recipe
 from meta_opt.saved.runs import relative
+from meta_opt.storage import expanded
 
 _DEFAULT = Path("portraits")
 
@@ -30,7 +31,7 @@ def run(options: list[str]) -> int:
         raise MetaOptError("say what to draw, with --ckpt_path or --pretrained (meta-opt plot --help tells more)")
     if config.num_steps is not None and not 1 <= config.num_steps <= MOST_STEPS:
         raise MetaOptError(f"--num_steps must be from 1 to {MOST_STEPS}, not {config.num_steps}")
-    out = None if config.out is None else Path(config.out)
+    out = None if config.out is None else expanded(config.out)
     check_place(out, _DEFAULT)
     recipes = {path: read_recipe(path) for path in paths.values()}
     asked = asked_optimizer(options, recipes.values())

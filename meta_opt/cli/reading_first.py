@@ -5,6 +5,7 @@ This module imports no torch, so that a misspelt name is answered at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from meta_opt.saved.pretrained import pretrained_path
 
 OPTIONS = (*registry.OPTIONS.values(), "ckpt_path", "preset", "trainer.default_root_dir", "model.num_steps")
 _CLASSES = tuple(registry.OPTIONS.values())
+_GROUPS = tuple({name.partition(".")[0] for name in OPTIONS if "." in name})
 
 
 def read_first(arguments: list[str]) -> dict[str, str | None]:
@@ -102,17 +104,48 @@ def _said(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
             continue
         name = option.removeprefix("--")
         if option in ("--config", "-c"):
-            config = _parse_yaml(value) if "\n" in value else configs.read(value)[1]
-            for name in OPTIONS:
-                entry = config
-                for key in name.split("."):
-                    entry = entry.get(key) if isinstance(entry, dict) else None
-                if entry is not None:
-                    yield name, _text(name, entry)
+            is_text = "\n" in value and not os.path.isfile(value)  # which no text fails at
+            yield from _entries(_parse_yaml(value) if is_text else configs.read(value)[1])
+        elif name in _GROUPS:
+            yield from _entries({name: _group(name, value)})
         elif name in OPTIONS:
             yield name, None if value == "null" else _text(name, value)
         elif name.removesuffix(".class_path") in _CLASSES:
             yield name.removesuffix(".class_path"), value
+
+
+def _entries(config: Any) -> Iterator[tuple[str, str | None]]:
+    """Of what a config file says, nested or by names with dots, the options that are read first."""
+    nested = _nested(config) if isinstance(config, dict) else {}
+    for name in OPTIONS:
+        entry: Any = nested
+        for key in name.split("."):
+            entry = entry.get(key) if isinstance(entry, dict) else None
+        if entry is not None:
+            yield name, _text(name, entry)
+
+
+def _nested(config: dict[Any, Any]) -> dict[str, Any]:
+    """The same with ``{"a": {"b": 1}}`` for ``{"a.b": 1}``."""
+    nested: dict[str, Any] = {}
+    for name, value in config.items():
+        *groups, last = str(name).split(".")
+        inner = nested
+        for group in groups:
+            if not isinstance(inner.get(group), dict):  # optimizee: NAME, and then optimizee.OPTION
+                inner[group] = {"class_path": inner[group]} if group in inner else {}
+            inner = inner[group]
+        if isinstance(value, dict):
+            value = _nested(value)
+            if isinstance(inner.get(last), dict):
+                value = {**inner[last], **value}
+        inner[last] = value
+    return nested
+
+
+def _group(name: str, value: str) -> Any:
+    """What is said of all options of a group: as YAML, or in a file."""
+    return configs.read(value, f"--{name} ")[1] if value.endswith((".yaml", ".yml", ".json")) else _parse_yaml(value)
 
 
 def _text(name: str, value: Any) -> str | None:

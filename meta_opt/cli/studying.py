@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from meta_opt.cli import configs
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.messages import clipped
+from meta_opt.storage import expanded
 from meta_opt.studies import library
 from meta_opt.studies.reading import read_study
 from meta_opt.studies.report import FIGURE, REPORT, write_report
@@ -40,7 +41,7 @@ def run(options: list[str]) -> int:
         return 0
     study = _study(asked.study)
     study = study.quickly() if asked.quick else study
-    folder = Path(asked.out or Path("studies") / (study.name + "_quick" * asked.quick))
+    folder = expanded(asked.out or f"studies/{study.name}{'_quick' * asked.quick}")
     if asked.report:
         known = read(folder)
         summary = Summary(study, known, asked.runs)

@@ -217,7 +217,7 @@ class MetaOptCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(Progress())
         config["callbacks"] = callbacks
-        check_trainer(config)
+        check_trainer(config, self._command)
         launched.join(config)
         try:
             trainer = self.trainer_class(**{**config, **kwargs})

@@ -298,7 +298,7 @@ class Problems:
         """Loss of each problem, [B]."""
         loss = partial(self._loss_of_one, what)
         if self._autocast is None:
-            return self._stacked(loss, named, problem, batch)
+            return self._stacked(loss, named, problem, batch).to(self._dtype)
         with torch.autocast(self._device.type, self._autocast):
             return self._stacked(loss, named, problem, batch).to(self._dtype)
 

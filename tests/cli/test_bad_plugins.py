@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from meta_opt import importing
 
@@ -41,6 +42,27 @@ class A(Estimator):
     """A."""
     def estimates(self, episode): yield
 '''
+
+
+WHILE_LOADING = {
+    "type": "torch.set_default_dtype(torch.float64)",
+    "gradients": "torch.set_grad_enabled(False)",
+    "device": "torch.set_default_device('meta')",
+}
+
+
+@pytest.mark.parametrize("what", WHILE_LOADING)
+def test_what_a_plugin_makes_of_torch_while_it_is_loaded_does_not_stay(
+    meta_opt: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "bad", raising=False)
+    Path("bad.py").write_text(OPTIMIZEE.replace("from meta_opt.api", f"{WHILE_LOADING[what]}\nfrom meta_opt.api", 1))
+    status, _, err = meta_opt("fit", "--optimizee", "bad.py:A", "--model.num_steps", "3", *FEW)
+    assert status == 0, err
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    assert torch.get_default_device() == torch.device("cpu")
 
 
 @pytest.fixture

@@ -487,6 +487,12 @@ def test_a_run_trains_something(meta_opt, plugins, option):
     assert message == f"trainer.{option} must not be 0: there would be nothing to train"
 
 
+@pytest.mark.parametrize(("command", "option"), [("test", "limit_test_batches"), ("validate", "limit_val_batches")])
+def test_an_evaluation_evaluates_something(meta_opt, command, option):
+    message = fails(meta_opt, command, "--pretrained", "quadratic", f"--trainer.{option}", "0")
+    assert message == f"trainer.{option} must not be 0: there would be nothing to {command}"
+
+
 def test_a_run_that_had_finished_says_what_goes_on_with_it(trained, meta_opt):
     status, out, _ = meta_opt("fit", "--ckpt_path", "last", "--trainer.max_epochs", "1", *QUIET)
     assert status == 0

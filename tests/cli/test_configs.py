@@ -91,6 +91,52 @@ def test_a_run_s_own_config_is_for_all_commands(meta_opt: Any) -> None:
     assert "early_stopping" in err
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--optimizee", "quadratic", "--trainer", '{"default_root_dir": "out"}'),
+        ("--optimizee", "quadratic", "--trainer", "trainer.yaml"),
+        ("--config", "dots.yaml"),
+        ("--config", "more.yaml"),
+        ("--config", "my\nown.yaml"),
+        ("--optimizee", "quadratic", "--trainer.default_root_dir=~/out"),
+    ],
+    ids=["json", "file", "dots", "more dots", "line end", "home"],
+)
+def test_options_that_are_read_first_are_read_however_they_are_said(
+    meta_opt: Any, options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("trainer.yaml").write_text("default_root_dir: out\n")
+    Path("dots.yaml").write_text("optimizee: quadratic\ntrainer.default_root_dir: out\n")
+    Path("more.yaml").write_text("optimizee.class_path: quadratic\ntrainer: {default_root_dir: out}\n")
+    Path("my\nown.yaml").write_text("optimizee: quadratic\ntrainer:\n  default_root_dir: out\n")
+    status, _, err = meta_opt("fit", *options, "--model.num_steps", "3", *FEW)
+    assert status == 0, err
+    assert sorted(path.name for path in Path("out").iterdir()) == ["checkpoints", "logs"]
+    assert not Path("checkpoints").exists()
+
+
+def test_a_class_that_is_said_among_the_options_of_its_group_is_that_of_the_config_that_is_written(
+    meta_opt: Any,
+) -> None:
+    status, _, err = meta_opt(
+        "fit",
+        "--optimizee",
+        "quadratic",
+        "--model",
+        '{"estimator": "es", "num_steps": 3}',
+        "--model.unroll_length",
+        "3",
+        *FEW,
+    )
+    assert status == 0, err
+    written = Path("checkpoints/quadratic/run_0/config.yaml")
+    assert yaml.safe_load(written.read_text())["model"]["estimator"]["class_path"] == "es"
+    status, _, err = meta_opt("fit", "--config", written)
+    assert status == 0, err
+
+
 def test_a_run_s_own_config_names_its_classes_in_files_to_compare() -> None:
     text = "# meta-opt 0.1.0: meta-opt fit --config THIS_FILE\noptimizer: {class_path: a/b.py:C}\nmodel: {lr: 1}\n"
     config = yaml.safe_load(text)

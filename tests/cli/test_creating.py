@@ -109,6 +109,7 @@ WRONG = {
     "new moons --folder x": "new takes no --folder",
     "new moons --out": "--out must be followed by a folder",
     "new moons --out there": "there exists already",
+    f"new moons --out {'a' * 300}": "File name too long",
 }
 
 

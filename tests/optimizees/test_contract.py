@@ -64,6 +64,17 @@ def test_init_args_are_the_arguments_with_defaults() -> None:
     assert Base(size=5, name="x").init_args == {"size": 5, "name": "x", "sizes": (1, 2)}
 
 
+def test_init_args_are_as_handed_in_whatever_the_constructor_does_with_them() -> None:
+    class Greedy(Base):
+        def __init__(self, widths: list[int], options: dict[str, list[int]]) -> None:
+            widths.insert(0, 2)
+            options["more"] = [1]
+            options["some"].append(3)
+
+    sizes = Greedy([4], {"some": [1]}).init_args
+    assert sizes == {"widths": [4], "options": {"some": [1]}}
+
+
 def test_init_args_are_those_of_the_class_that_was_made() -> None:
     derived = Derived(width=7)
     assert derived.init_args == {"width": 7, "extra": None}

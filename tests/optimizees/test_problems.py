@@ -206,6 +206,23 @@ def test_stochastic_losses_differ_from_step_to_step(optimizee: Optimizee, stocha
     assert (first != second).tolist() == [stochastic] * 2
 
 
+@pytest.mark.parametrize("vmappable", [True, False])
+@pytest.mark.parametrize("graph", ["none", "second"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_losses_are_of_the_type_of_the_parameters(vmappable: bool, graph: Any, count: int) -> None:
+    class Precise(NoisyQuadratic):
+        def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+            return super().loss(params, problem, batch).double() + torch.zeros((), dtype=torch.float64)
+
+    problems = Problems(Precise(vmappable), "train", range(count), seed=1)
+    for evaluation in (
+        problems.evaluate(problems.initial_params, graph=graph),
+        problems.evaluate(problems.initial_params, grad=False, graph=graph),
+    ):
+        assert evaluation.loss.dtype == torch.float32
+    assert problems.evaluate(problems.initial_params, graph=graph).grad.dtype == torch.float32
+
+
 def test_losses_on_held_back_batches_that_are_drawn_are_stochastic() -> None:
     class HoldsBack(Still):
         def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
