@@ -46,12 +46,13 @@ class Place(NamedTuple):
     dtype: torch.dtype  # what the network computes in
     depth: float  # place in the model, see Layout
     num_matrices: int  # of the model, see Layout
+    shape: torch.Size  # of what this process has of it
 
     @classmethod
     def of(cls, param: Tensor, network: str, depth: float = 0.0, num_matrices: int = 0) -> Place:
         """float64 for parameters in float64, or else float32, whatever they are in."""
         dtype = torch.float64 if param.dtype == torch.float64 else torch.float32
-        return cls(network, param.device, dtype, depth, num_matrices)
+        return cls(network, param.device, dtype, depth, num_matrices, local(param).shape)
 
 
 @dataclass
@@ -121,6 +122,7 @@ class ParameterStates:
         self.taken = 0
         self._copies: dict[tuple[torch.device, torch.dtype], OptimizerNetwork] = {}
         self._one_by_one: defaultdict[Tensor, NamedState] = defaultdict(dict)
+        self._shapes: dict[Tensor, torch.Size] = {}  # that parameters had when they were stepped
         self._buckets: list[Bucket] = []
         self._signature: list[tuple[int, Place]] = []
 
@@ -131,9 +133,11 @@ class ParameterStates:
         """The state of each parameter that has one. Whatever is changed in it holds."""
         for bucket in self._buckets:
             self._one_by_one.update({param: {} for param in bucket.params})
+            everyone = list(zip(bucket.params, bucket.places, strict=True))
             for named in map(_checked, named_tensors(bucket.state)):
-                owners = bucket.params if named.item is None else [bucket.params[named.item]]
-                for param, part in zip(owners, _cut(named, owners), strict=True):
+                owners = everyone if named.item is None else [everyone[named.item]]
+                parts = _cut(named, [place for _, place in owners])
+                for (param, _), part in zip(owners, parts, strict=True):
                     part = part.clone(memory_format=torch.contiguous_format)
                     self._one_by_one[param][named.name_alone] = part
         self._buckets.clear()
@@ -144,6 +148,7 @@ class ParameterStates:
         """Put others in place of all states."""
         self._buckets.clear()
         self._signature.clear()
+        self._shapes.clear()
         self._one_by_one.clear()
         self._one_by_one.update(states)
 
@@ -154,14 +159,25 @@ class ParameterStates:
         )
 
     def buckets(self, places: Mapping[Tensor, Place]) -> list[Bucket]:
-        """The buckets of exactly these parameters; parameters without a state get one."""
+        """The buckets of exactly these parameters; parameters without a state get one.
+
+        Raises:
+            MetaOptError: If a parameter has a state and another shape than when it was stepped last.
+        """
         signature = [(id(param), place) for param, place in places.items()]
         if signature != self._signature:
             states = self.one_by_one()
+            for param, place in places.items():
+                if states.get(param) and (before := self._shapes.get(param, place.shape)) != place.shape:
+                    raise MetaOptError(
+                        f"a parameter of {tuple(before)} has become one of {tuple(place.shape)}, which its state does "
+                        "not fit: optimizer.state.pop(parameter) lets it begin anew"
+                    )
+            self._shapes |= {param: place.shape for param, place in places.items()}
             alike: dict[Any, list[Tensor]] = {}
             for param, place in places.items():
                 if self._optimizer.scope != "problem":  # where a newcomer takes over what the others share
-                    states[param] = states.get(param) or self.initial(param, place)
+                    states[param] = states.get(param) or self.initial(place)
                 alike.setdefault(self._bucket_of(param, place), []).append(param)
             for params in alike.values():
                 self._buckets.append(self._join(params, [places[param] for param in params]))
@@ -170,28 +186,27 @@ class ParameterStates:
             self._signature.extend(signature)
         return self._buckets
 
-    def initial(self, param: Tensor, place: Place) -> NamedState:
+    def initial(self, place: Place) -> NamedState:
         """The state of a parameter before its first step."""
-        return {named.name: named.tensor for named in map(_checked, named_tensors(self._first([param], [place])))}
+        return {named.name: named.tensor for named in map(_checked, named_tensors(self._first([place])))}
 
-    def saved_like(self, param: Tensor, place: Place, num_coordinates: int) -> NamedState:
+    def saved_like(self, place: Place, num_coordinates: int) -> NamedState:
         """What a saved state of a parameter must be like: in names, shapes and the type to compute in.
 
         Args:
-            param: The parameter.
             place: Its place.
             num_coordinates: Of all parameters with a saved state.
         """
         return {
             name: tensor.new_empty(*tensor.shape[:-1], num_coordinates) if axis == "pair" else tensor
-            for name, tensor, axis, *_ in map(_checked, named_tensors(self._first([param], [place])))
+            for name, tensor, axis, *_ in map(_checked, named_tensors(self._first([place])))
         }
 
     def _bucket_of(self, param: Tensor, place: Place) -> Any:
         """What parameters of one bucket have in common."""
         if self._optimizer.scope == "problem":
             return None
-        axes = named_tensors(self._first([param], [place]))
+        axes = named_tensors(self._first([place]))
         shared = (self._one_by_one[param][named.name] for named in axes if named.axis == "problem")
         bits = tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
         is_empty = not local(param).numel()  # which not every network can step
@@ -199,7 +214,7 @@ class ParameterStates:
 
     def _join(self, params: list[Tensor], places: list[Place]) -> Bucket:
         device, dtype = _common(places)
-        optimizer, state = self._copy(device, dtype), self._first(params, places)
+        optimizer, state = self._copy(device, dtype), self._first(places)
         known = [self._one_by_one.get(param) for param in params]
         tensors = []
         for named in map(_checked, named_tensors(state)):
@@ -216,18 +231,18 @@ class ParameterStates:
             elif named.axis == "pair":
                 tensors.append(_with_rows(like, params, [each[name] if each else None for each in known]))
             else:
-                parts = zip(known, _cut(named, params), strict=True)
+                parts = zip(known, _cut(named, places), strict=True)
                 tensors.append(torch.cat([each[name].to(like) if each else initial for each, initial in parts], dim=-1))
         in_order = iter(tensors)
         state = map_state(lambda _: next(in_order), state)
         return Bucket(params, places, device, dtype, optimizer, optimizer.rollout(state))
 
-    def _first(self, params: list[Tensor], places: list[Place]) -> Any:
+    def _first(self, places: list[Place]) -> Any:
         """The state of parameters, as one vector, before their first step."""
         device, dtype = _common(places)
         with no_autocast(device):
             optimizer = self._copy(device, dtype)
-            state = optimizer.init_state(_layout(params, places), 1)
+            state = optimizer.init_state(_layout(places), 1)
             if self._num_steps is None:
                 return state
             return optimizer.expect(state, max(self._num_steps - self.taken, 1))
@@ -244,10 +259,10 @@ def _common(places: Sequence[Place]) -> tuple[torch.device, torch.dtype]:
     return places[0].device, max((place.dtype for place in places), key=lambda dtype: dtype.itemsize)
 
 
-def _layout(params: Sequence[Tensor], places: Sequence[Place]) -> Layout:
+def _layout(places: Sequence[Place]) -> Layout:
     """Parameters as tensors of a model, each named and grouped so that its network is found."""
     networks = tuple(place.network for place in places)
-    shapes, depths = tuple(local(param).shape for param in params), tuple(place.depth for place in places)
+    shapes, depths = tuple(place.shape for place in places), tuple(place.depth for place in places)
     return Layout(networks, shapes, networks, depths, places[0].num_matrices)
 
 
@@ -263,12 +278,12 @@ def is_dtensor(cls: type) -> bool:
     return any(base.__name__ == "DTensor" for base in cls.__mro__)
 
 
-def _cut(named: NamedTensor, params: Sequence[Tensor]) -> Sequence[Tensor]:
+def _cut(named: NamedTensor, places: Sequence[Place]) -> Sequence[Tensor]:
     """What each parameter has of a tensor of the state; all of it where it is one parameter's alone."""
     tensor, axis = named.tensor, named.axis
     if axis in ("coordinate", "pair"):
-        return tensor.split([local(param).numel() for param in params], dim=-1 if axis == "coordinate" else -2)
-    return tensor.split(1, dim=-1) if axis == "tensor" else (tensor,) * len(params)
+        return tensor.split([place.shape.numel() for place in places], dim=-1 if axis == "coordinate" else -2)
+    return tensor.split(1, dim=-1) if axis == "tensor" else (tensor,) * len(places)
 
 
 def _with_rows(like: Tensor, params: Sequence[Tensor], rows: Sequence[Tensor | None]) -> Tensor:

@@ -25,6 +25,8 @@ from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import check_class, load_optimizer, read_recipe
 from meta_opt.saved.weights import hash_of
 
+_MOST_STEPS = 1 << 53  # of a training: what a float counts
+
 
 @runtime_checkable
 class Trained(Protocol):
@@ -133,6 +135,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 raise MetaOptError(f"engine {engine}: {type(learned).__name__} has no engine to choose")
             learned.engine = engine
         num_steps = None if num_steps is None else whole("num_steps", num_steps, 1)
+        if num_steps is not None and num_steps > _MOST_STEPS:
+            raise MetaOptError(f"num_steps must be at most {_MOST_STEPS}, not {shown(num_steps)}")
         if num_steps is not None and not learned.horizon:
             raise MetaOptError(
                 f"num_steps {num_steps}: {title} makes nothing of it; leave it out, or choose another checkpoint"
@@ -141,12 +145,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"
         self._network = learned
         self._order = None if order is None else dict(_depths(list(order)))
+        self._others: set[Tensor] = set()  # parameters of the model that have been trained by other optimizers
         self._states = ParameterStates(learned, num_steps)
         self._begun = False
         super().__init__(params, {"lr": lr, "network": None, "depths": None, "taken": 0, "weights": hash_of(learned)})
         everything = _depths([param for group in self.param_groups for param in group["params"]])
         for group in self.param_groups:
             group["depths"] = [self._depth(param, next(everything)[1]) for param in group["params"]]
+        self._num_matrices()
         self._begun = True
 
     @property
@@ -164,14 +170,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
         Raises:
             MetaOptError: As when the optimizer is made.
         """
-        super().add_param_group(param_group)
+        super().add_param_group({**param_group} if isinstance(param_group, dict) else param_group)
+        group = self.param_groups[-1]
         try:
-            self._check_group(self.param_groups[-1])
-        except MetaOptError:
+            self._check_group(group)
+        except BaseException:
             self.param_groups.pop()
             raise
+        group |= {"weights": self.defaults["weights"], "taken": 0}  # of another optimizer's group, its own are not ours
         if self._begun:
-            group = self.param_groups[-1]
             group["depths"] = [self._depth(param, 1.0) for param in group["params"]]
             group["taken"] = self.param_groups[0]["taken"]
 
@@ -195,6 +202,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if loss is not None and "loss" in self._network.reads:
+            _check_loss(loss)
         reads_grad = "grad" in self._network.reads
         num_matrices = self._num_matrices()
         self._states.taken = self.param_groups[0]["taken"]
@@ -210,6 +219,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     raise MetaOptError(
                         f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is "
                         f"{param.grad.layout}: for embeddings set sparse=False"
+                    )
+                if param.grad is not None and param.grad.shape != param.shape:
+                    raise MetaOptError(
+                        f"the gradient of a parameter of {tuple(param.shape)} is of {tuple(param.grad.shape)}: "
+                        "where parameters change their shape, clear their gradients"
                     )
                 moves = param.grad is not None if reads_grad else param.requires_grad
                 if moves:
@@ -263,7 +277,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 hook.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_networks", "_by_kind", "_network", "_order", "_states", "_begun")
+        own = ("_networks", "_by_kind", "_network", "_order", "_others", "_states", "_begun")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -272,8 +286,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.state = defaultdict(dict, state["state"])  # a property, which super() would hide
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        number = isinstance(group["lr"], Real | Tensor) and not isinstance(group["lr"], bool)
-        if not number or not 0.0 <= float(group["lr"]) < math.inf:
+        if not 0.0 <= _number(group["lr"]) < math.inf:
             raise MetaOptError(f"lr must be a number of at least 0, not {shown(group['lr'])}")
         _check_terms(group)
         for param in group["params"]:
@@ -306,9 +319,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return Place.of(param, network or kind_of(param.shape), depth, num_matrices)
 
     def _num_matrices(self) -> int:
-        """How many matrices and filters of the model are trained, by this optimizer or another."""
-        model = self._order or {param: 0.0 for group in self.param_groups for param in group["params"]}
-        return sum(param.dim() > 1 and (param.requires_grad or param.grad is not None) for param in model)
+        """How many matrices and filters of the model are trained, by this optimizer or another.
+
+        Those of others are also frozen in turn, while it is this one's: what has been trained once counts.
+        """
+        own = [param for group in self.param_groups for param in group["params"]]
+        if self._order is not None:
+            self._others |= set(filter(_is_trained, self._order)).difference(own)
+        return sum(param.dim() > 1 for param in (*filter(_is_trained, own), *self._others))
 
     def _depth(self, param: Tensor, otherwise: float) -> float:
         """The place of a parameter in the model."""
@@ -344,7 +362,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     place = self._place(param, network, depth, self._num_matrices())
                     if self._network.scope == "problem" and widest:  # where all are stepped together
                         place = place._replace(dtype=widest)
-                    expected = self._states.saved_like(param, place, num_coordinates)
+                    expected = self._states.saved_like(place, num_coordinates)
                     shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
                     if next(shapes) != next(shapes):
                         raise MetaOptError(
@@ -353,6 +371,28 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         )
                     states[param] = {name: state[name].to(like) for name, like in expected.items()}
         return states
+
+
+def _is_trained(param: Tensor) -> bool:
+    return param.requires_grad or param.grad is not None
+
+
+def _number(value: object) -> float:
+    """The value as a number; nan where it is none."""
+    if isinstance(value, bool) or not isinstance(value, Real | Tensor):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, RuntimeError, OverflowError):  # several, complex, too large
+        return math.nan
+
+
+def _check_loss(loss: object) -> None:
+    """See that what a closure returned is a loss."""
+    is_one = loss.numel() == 1 and not loss.is_complex() if isinstance(loss, Tensor) else isinstance(loss, Real)
+    if not is_one:
+        found = f"a tensor of {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise MetaOptError(f"the closure must return the loss, one real number; it returned {found}")
 
 
 def _check_terms(group: Mapping[str, Any]) -> None:

@@ -110,9 +110,10 @@ def observe(
         features += list(mean_of(grad * now.gradients) / size)
         now = replace(now, gradients=torch.cat([grad.unsqueeze(0), now.gradients[:-1]]))
     if "losses" in parts:
-        loss = evaluation.loss
+        limit = torch.finfo(evaluation.loss.dtype).max / 4  # sums of two are finite
+        loss = evaluation.loss.clamp(-limit, limit)
         past = torch.where(now.losses.isfinite(), now.losses, loss)  # [H, B]
-        change = (loss - past) / (loss.abs() + past.abs() + _LEAST)
+        change = ((loss - past) / (loss.abs() + past.abs() + _LEAST)).nan_to_num(0.0)
         features += [each.unsqueeze(1).expand_as(size) for each in change]
         now = replace(now, losses=torch.cat([loss.unsqueeze(0), now.losses[:-1]]))
     if "sizes" in parts:

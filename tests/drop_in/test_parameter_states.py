@@ -156,4 +156,5 @@ def test_a_state_that_is_another_for_several_tensors_is_refused() -> None:
 
 @pytest.mark.parametrize(("dtype", "computed"), [(torch.float16, torch.float32), (torch.float64, torch.float64)])
 def test_networks_compute_in_float32_or_more(dtype: torch.dtype, computed: torch.dtype) -> None:
-    assert Place.of(torch.zeros(1, dtype=dtype), "all") == ("all", torch.device("cpu"), computed, 0.0, 0)
+    place = Place.of(torch.zeros(1, dtype=dtype), "all")
+    assert place == ("all", torch.device("cpu"), computed, 0.0, 0, torch.Size([1]))

@@ -264,6 +264,116 @@ def test_order_names_the_model_of_several_optimizers() -> None:
     assert shares == [{1.0}, {1.0}, {0.5}, {0.5}]
 
 
+def test_what_others_freeze_in_turn_counts_among_the_matrices_of_the_model() -> None:
+    """As with Lightning's toggle_optimizer: each is at rest, and without gradients, while the other is trained."""
+    models = [nn.Sequential(*[nn.Linear(2, 2) for _ in range(8)]) for _ in range(2)]
+    order = [param for model in models for param in model.parameters()]
+    optimizers = [LearnedOptimizer(model.parameters(), "general", num_steps=5, order=order) for model in models]
+    for mine, optimizer in zip(models, optimizers, strict=True):
+        for model in models:
+            model.requires_grad_(model is mine)
+        optimizer.zero_grad()
+        mine(torch.ones(3, 2)).square().sum().backward()
+        for model in models:
+            if model is not mine:
+                model.zero_grad()
+        optimizer.step()
+    shares = {float(state["shares"]) for optimizer in optimizers for state in optimizer.state.values()}
+    assert shares == {0.25}
+
+
+SHRINKS = ("general", "general_mlp", "alpha_opt", "quadratic", "hierarchical_rnn", "lstm_gac")
+
+
+@pytest.mark.parametrize("name", SHRINKS)
+@pytest.mark.parametrize("shape", [(2, 3), (3, 4), (0,)], ids=["pruned", "transposed", "away"])
+def test_a_parameter_that_changes_its_shape_is_refused_until_its_state_is_cleared(name: str, shape: Any) -> None:
+    first, second = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(4, 2))
+    optimizer = LearnedOptimizer([first, second], name)
+
+    def go() -> None:
+        for param in (first, second):
+            param.grad = torch.ones_like(param)
+        optimizer.step(lambda: 1.0)
+
+    go()
+    first.grad, first.data = None, torch.ones(shape)
+    assert len(optimizer.state_dict()["state"]) == 2
+    go_on = pytest.raises(MetaOptError, match=r"a parameter of \(4, 3\) has become one of \(.*\), which its state")
+    before = second.detach().clone()
+    with go_on:
+        go()
+    assert torch.equal(second, before)
+    optimizer.state.pop(first)
+    if optimizer._network.scope == "problem":
+        optimizer.state.clear()  # one state of all
+    go()
+    assert second.isfinite().all()
+    assert not torch.equal(second, before)
+
+
+def test_a_gradient_of_another_shape_is_refused() -> None:
+    param = nn.Parameter(torch.ones(4, 3))
+    optimizer = LearnedOptimizer([param], "general")
+    param.grad = torch.ones(4, 3)
+    param.data = torch.ones(2, 3)
+    with pytest.raises(MetaOptError, match=r"the gradient of a parameter of \(2, 3\) is of \(4, 3\)"):
+        optimizer.step()
+
+
+def test_groups_of_another_optimizer_begin_anew(path: Path) -> None:
+    param = nn.Parameter(torch.zeros(4, 3))
+    old = LearnedOptimizer([param], "general", num_steps=100)
+    for number in range(90):
+        step(old, number)
+    other = LearnedOptimizer(old.param_groups, checkpoint=path)
+    assert other.param_groups[0]["taken"] == 0
+    assert old.param_groups[0]["taken"] == 90
+    step(other, 0)
+    LearnedOptimizer([param], checkpoint=path).load_state_dict(other.state_dict())  # its weights are its own
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (torch.ones(3), r"a tensor of \(3,\), torch.float32"),
+        ((torch.ones(()), 2), "tuple"),
+        ({"loss": 1.0}, "dict"),
+        ("1.0", "str"),
+        (torch.ones((), dtype=torch.complex64), "a tensor of .*complex64"),
+    ],
+)
+def test_a_closure_returns_one_number(loss: Any, found: str) -> None:
+    (param,) = parameters = [nn.Parameter(torch.ones(3))]
+    optimizer = LearnedOptimizer(parameters, "alpha_opt")
+    param.grad = torch.ones(3)
+    with pytest.raises(MetaOptError, match=f"the closure must return the loss, one real number; it returned {found}"):
+        optimizer.step(lambda: loss)
+    assert torch.equal(param, torch.ones(3))
+    assert optimizer.step(lambda: torch.ones(1)).item() == 1.0
+
+
+@pytest.mark.parametrize("loss", [math.inf, -math.inf, math.nan, 1e39, 3e38, -3e38])
+def test_one_loss_that_is_not_finite_spoils_nothing(loss: float) -> None:
+    (param,) = parameters = [nn.Parameter(torch.ones(4))]
+    optimizer = LearnedOptimizer(parameters, "alpha_opt")
+    for each in (1.0, 1.0, loss, -loss, 1.0, 1.0):
+        param.grad = torch.ones(4)
+        optimizer.step(partial(float, each))
+    assert param.isfinite().all()
+
+
+@pytest.mark.parametrize("lr", [torch.ones(2), torch.tensor(1j), 10**400, math.nan, True, "1"])
+def test_a_group_with_a_wrong_rate_is_not_added(path: Path, lr: Any) -> None:
+    param, other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer([param], checkpoint=path)
+    with pytest.raises(MetaOptError, match="lr must be a number of at least 0"):
+        optimizer.add_param_group({"params": [other], "lr": lr})
+    step(optimizer, 0)
+    with pytest.raises(MetaOptError, match="lr must be a number of at least 0"):
+        LearnedOptimizer([other], checkpoint=path, lr=lr)
+
+
 def test_the_number_of_steps_is_saved(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, base_step=0.03, horizon=True)
     first = LearnedOptimizer(params(), checkpoint=path, num_steps=5)
