@@ -76,6 +76,7 @@ def mean_of_problems(values: Tensor) -> Tensor:
     return mean
 
 
+@torch.inference_mode(False)
 def run_episodes(
     optimizee: Optimizee,
     optimizer: InnerOptimizer,

@@ -12,12 +12,17 @@ from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.saved.recipes import load, make, read_recipe
 
 
-def load_learner(path: Path, asked: Mapping[registry.Kind, type[Any] | None] | None = None) -> MetaLearner:
+def load_learner(
+    path: Path,
+    asked: Mapping[registry.Kind, type[Any] | None] | None = None,
+    cls: type[MetaLearner] = MetaLearner,
+) -> MetaLearner:
     """The module of a checkpoint, made again from installed plugins, with its weights.
 
     Args:
         path: The checkpoint.
         asked: Classes, by kind, that are no installed plugins.
+        cls: What to make.
 
     Raises:
         CheckpointError: If the checkpoint is missing, damaged, not one of ours, or not made from installed plugins.
@@ -27,7 +32,7 @@ def load_learner(path: Path, asked: Mapping[registry.Kind, type[Any] | None] | N
     optimizee, optimizer, estimator = (
         make(kind, getattr(recipe, kind), path, (asked or {}).get(kind)) for kind in registry.KINDS
     )
-    module = MetaLearner(optimizee, optimizer, estimator=estimator, **recipe.model)
+    module = cls(optimizee, optimizer, estimator=estimator, **recipe.model)
     try:
         module.load_state_dict(load(path)["state_dict"])
     except RuntimeError as error:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from meta_opt import registry
@@ -48,6 +49,7 @@ from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
+from meta_opt.optimizees.streams import drawn_in_float32
 from meta_opt.optimizers.checking import check_class, check_step
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.costs import Cost, read_cost
@@ -57,6 +59,7 @@ from meta_opt.saved.weights import check_kept, copied
 from meta_opt.signatures import choice_problem
 
 Monitor = Literal["objective", "final_loss", "loss_sum"]
+_IN_USE: WeakSet[nn.Module] = WeakSet()  # optimizers and estimators with weights, of any meta-learner
 
 
 class MetaLearner(EvaluatedLearner):
@@ -142,8 +145,19 @@ class MetaLearner(EvaluatedLearner):
             OptimizeeError: If the optimizee's loss is not a finite, differentiable scalar at θ_0.
         """
         super().__init__()
-        assert isinstance(optimizee, Optimizee)
-        assert isinstance(optimizer, OptimizerNetwork)
+        estimator = FirstOrder() if estimator is None else estimator
+        if not isinstance(optimizee, Optimizee):
+            raise MetaOptError(f"optimizee must be an Optimizee, or the name of one, not {type(optimizee).__name__}")
+        if not isinstance(optimizer, OptimizerNetwork):
+            raise MetaOptError(f"optimizer must be an OptimizerNetwork, or a name, not {type(optimizer).__name__}")
+        if not isinstance(estimator, Estimator):
+            raise MetaOptError(f"estimator must be an Estimator, or the name of one, not {type(estimator).__name__}")
+        for kind, part in (("optimizer", optimizer), ("estimator", estimator)):
+            if part in _IN_USE:
+                raise MetaOptError(
+                    f"this {type(part).__name__} is that of another MetaLearner: give each an {kind} of its own "
+                    "(model.warm_start begins with trained weights)"
+                )
         self.automatic_optimization = False
         arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
         if problem := choice_problem(MetaLearner.__init__, arguments):
@@ -153,7 +167,6 @@ class MetaLearner(EvaluatedLearner):
             raise MetaOptError(
                 f"model.max_num_steps must be at least model.num_steps, {num_steps}, not {max_num_steps}"
             )
-        estimator = estimator or FirstOrder()
         estimator.check(optimizer, unroll_length)
         self.save_hyperparameters(arguments)
         self.optimizee = optimizee
@@ -186,13 +199,16 @@ class MetaLearner(EvaluatedLearner):
         self._layout = layout_of(optimizee)
         check_class(optimizer)
         unbuilt = copied(optimizer)
-        optimizer.build(self._layout, problem_generator(seed, "phi"))
+        with drawn_in_float32():
+            optimizer.build(self._layout, problem_generator(seed, "phi"))
         check_step(optimizer, self._layout, problem_generator(seed, "check"))
         check_kept(optimizer, unbuilt, self._layout, problem_generator(seed, "check"))
         check_memory(arguments, optimizee, optimizer)
         self.average = AveragedModel(optimizer, multi_avg_fn=partial(_follow, 1.0 - average_decay)).requires_grad_(
             False
         )
+        of_this = (optimizer, estimator, self.trained)
+        _IN_USE.update(part for part in of_this if next(part.parameters(), None) is not None)
         # Numbers, not buffers, which callbacks that average weights would average too.
         self.episode = 0  # index of the next training episode
         self.skipped = 0  # how many episodes were not finite and changed nothing
@@ -235,7 +251,7 @@ class MetaLearner(EvaluatedLearner):
         for kind, given in asked.items():
             if given is not None and not isinstance(given, type):
                 raise MetaOptError(f"{kind} must be a class, not {shown(given)}: its arguments are the checkpoint's")
-        return load_learner(Path(checkpoint_path), asked)
+        return load_learner(Path(checkpoint_path), asked, cls)
 
     # ------------------------------------------------------------------------------------------------ meta-training
 

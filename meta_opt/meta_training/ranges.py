@@ -27,6 +27,7 @@ class Range(NamedTuple):
     limit: float = math.inf
 
 
+_MAY_BE_NULL = ("max_num_steps", "num_validation_steps")
 _MANY = 1e12  # what is counted, nobody lives to see so many of
 RANGES: dict[str, Range] = {
     "num_steps": Range(1, _MANY),
@@ -55,7 +56,7 @@ def check_ranges(options: Mapping[str, Any]) -> None:
     for name, (least, limit) in RANGES.items():
         value = options[name]
         kind, word = (Integral, "whole number") if limit == _MANY else (Real, "number")
-        is_one: bool = value is None or isinstance(value, kind)
+        is_one: bool = isinstance(value, kind) or (value is None and name in _MAY_BE_NULL)
         if not is_one:
             raise MetaOptError(f"model.{name} must be a {word}, not {shown(value)}")
         if value is None or least <= value < limit:

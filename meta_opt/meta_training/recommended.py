@@ -93,9 +93,14 @@ def kind_of(option: str) -> Kind | None:
 
 def _replays_columns(optimizer: type[Any]) -> bool:
     """Whether a class may replay some coordinates only, as far as the class alone tells."""
-    if optimizer.replays_columns not in (OptimizerNetwork.replays_columns, SharedNetworks.replays_columns):
+    says, steps = _definer(optimizer, "replays_columns"), _definer(optimizer, "step")
+    if says not in (OptimizerNetwork, SharedNetworks) and issubclass(says, steps):  # it knows of that step
         return True
     return optimizer.scope == "coordinate" and not issubclass(optimizer, SharedNetworks)
+
+
+def _definer(cls: type[Any], name: str) -> type[Any]:
+    return next(each for each in cls.__mro__ if name in vars(each))
 
 
 def recommended_estimator(optimizer: type[Any]) -> str:
@@ -129,6 +134,7 @@ def parts_by_name(init: Callable[P, None]) -> Callable[P, None]:
     signature = inspect.signature(init)
 
     @wraps(init)
+    @torch.inference_mode(False)  # whatever the caller is in
     def with_parts(*args: P.args, **kwargs: P.kwargs) -> None:
         given = signature.bind_partial(*args, **kwargs).arguments
         made = all(_is_made(given.get(kind)) for kind in ("optimizee", "optimizer"))
@@ -166,7 +172,11 @@ def _class(kind: Kind, part: Any) -> type[Any]:
     """The class of an object, or the one that a name stands for."""
     if isinstance(part, str):
         return registry.resolve(kind, registry.path_in_file(part) if ".py:" in part else part)
-    return part if isinstance(part, type) else type(part)
+    cls = part if isinstance(part, type) else type(part)
+    if not issubclass(cls, registry.contract(kind)):
+        base = registry.contract(kind).__name__
+        raise MetaOptError(f"{kind} must be an {base}, or the name of one, not {cls.__name__}")
+    return cls
 
 
 def _made(kind: Kind, cls: type[Any], arguments: dict[str, Any]) -> Any:

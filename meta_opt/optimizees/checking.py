@@ -39,6 +39,11 @@ def check_loss(optimizee: Optimizee, generator: Generator) -> None:
             takes randomness from elsewhere than its generator; or if the loss is not a scalar, finite and
             differentiable, or cannot be evaluated under ``torch.vmap``.
     """
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+        _check(optimizee, generator)
+
+
+def _check(optimizee: Optimizee, generator: Generator) -> None:
     seeds = torch.randint(2**62, (_NUM_DRAWS,), generator=generator).tolist()
     _check_class(optimizee)
     variants = variants_of(optimizee, generator)
@@ -179,7 +184,7 @@ def _check_vmap(watched: Watched, first: _Arguments, second: _Arguments, loss: T
     )
     advice = "no .item(), no bool(), no branch on a tensor's value; or set vmappable = False in the class"
     several = f"works for one problem, but not for several at once under torch.vmap ({advice}):"
-    with watched.watching("loss", several):
+    with torch.enable_grad(), watched.watching("loss", several):
         for value in params.values():
             value.requires_grad_()
         both = torch.vmap(watched.optimizee.loss)(params, problem, batch)

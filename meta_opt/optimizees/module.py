@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from meta_opt import memory
 from meta_opt.errors import OptimizeeError
+from meta_opt.messages import clipped
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
 
 Examples = tuple[Tensor, Tensor]
@@ -137,13 +138,15 @@ class ModuleOptimizee(Optimizee):
         return self._criterion(self._forward(params, batch), batch["targets"])
 
     def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
-        """The accuracy on the mini-batch, if the targets are classes."""
+        """The accuracy on the mini-batch, if targets are classes, [n, ...], and outputs are [n, classes, ...]."""
         targets = batch["targets"]
-        if targets.is_floating_point():
+        if targets.is_floating_point() or targets.dtype is torch.bool:
+            return {}
+        scores = self._forward(params, batch)
+        if not _are_scores(scores, targets.shape):
             return {}
         from torchmetrics.functional.classification import multiclass_accuracy  # a second, and not always wanted
 
-        scores = self._forward(params, batch)
         return {"accuracy": multiclass_accuracy(scores, targets, scores.shape[1], average="micro", validate_args=False)}
 
     def _forward(self, params: TensorDict, batch: TensorDict) -> Tensor:
@@ -157,6 +160,14 @@ class ModuleOptimizee(Optimizee):
             module = self._module()
             generator.set_state(torch.default_generator.get_state())
         return module
+
+
+def _are_scores(outputs: object, shape: torch.Size) -> bool:
+    """Whether outputs can only be scores of classes, along their second axis, for targets of this shape."""
+    if not isinstance(outputs, Tensor) or outputs.dim() != len(shape) + 1 or outputs.shape[1] < 2:
+        return False
+    last_too = len(shape) > 1 and outputs.shape[:-1] == shape  # or along their last
+    return outputs.shape[:1] + outputs.shape[2:] == shape and not last_too
 
 
 @contextmanager
@@ -199,6 +210,11 @@ def _part_of(indices: range, length: int, generator: Generator) -> range:
 
 
 def _check_pure(module: nn.Module) -> None:
+    if frozen := [name for name, parameter in module.named_parameters() if not parameter.requires_grad]:
+        raise OptimizeeError(
+            f"the module has frozen parameters ({clipped(', '.join(frozen))}), and all parameters of an optimizee are "
+            "optimized: compute what does not change beforehand, as its inputs"
+        )
     if buffers := [name for name, _ in module.named_buffers()]:
         raise OptimizeeError(
             f"the module has buffers ({', '.join(buffers)}), which its loss could not be a pure function of: "

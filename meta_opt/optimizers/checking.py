@@ -59,6 +59,10 @@ def check_step(network: OptimizerNetwork, layout: Layout, generator: Generator) 
     """
     name = type(network).__name__
     if not network.trained_parameters():
+        if next(network.parameters(), None) is not None:
+            raise MetaOptError(
+                f"the weights of this {name} are frozen: give a new one, and name trained ones with model.warm_start"
+            )
         raise MetaOptError(f"{name}.build must make weights to train (nn.Parameter), found none")
     evaluation = _evaluation(network, layout, generator)
     copies = {key: value.clone() for key, value in vars(evaluation).items()}

@@ -158,8 +158,11 @@ class CoordinatewiseLSTM(SharedNetworks):
 
     @property
     def replays_columns(self) -> bool:
-        """Given recorded gradients, coordinates are independent: what is read of a tensor is known."""
-        return True
+        """Given recorded gradients, coordinates are independent: what is read of a tensor is known.
+
+        Of a derived class with a step of its own, as of any other network.
+        """
+        return not self._steps_otherwise or (self.scope == "coordinate" and self.share == "all")
 
     def start_from(self, other: OptimizerNetwork) -> None:
         """See :meth:`OptimizerNetwork.start_from`.
@@ -237,7 +240,7 @@ class CoordinatewiseLSTM(SharedNetworks):
 
     def rollout(self, state: LSTMState, noise: Generator | None = None) -> Rollout:
         """See :meth:`OptimizerNetwork.rollout`; native code and CUDA graphs work on a copy of the state."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self._steps_otherwise:
             return super().rollout(state, noise)
         if kernel := self._kernel(next(self.parameters())):
             return self._native_rollout(kernel, state)
@@ -253,6 +256,8 @@ class CoordinatewiseLSTM(SharedNetworks):
         columns: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """See :meth:`OptimizerNetwork.replay`; given recorded gradients, coordinates are independent."""
+        if self._steps_otherwise:
+            return super().replay(evaluations, state, coefficients, columns)
         grads: Sequence[Tensor] = [evaluation.grad for evaluation in evaluations]
         # ⟨c, ∂(a u)⟩ = ⟨a c, ∂u⟩
         coefficients = [
@@ -275,6 +280,11 @@ class CoordinatewiseLSTM(SharedNetworks):
         else:
             of_segments = replay_by_graph(self._settings, networks, recorded)
         return self._in_order(state, of_segments)
+
+    @property
+    def _steps_otherwise(self) -> bool:
+        """Whether a class derived from this one has a step of its own, which what is fast does not know."""
+        return type(self).step is not CoordinatewiseLSTM.step
 
     def _fuses(self, tensor: Tensor) -> bool:
         """Whether replays are fused: on GPUs, where launches take longer than the work."""

@@ -155,6 +155,8 @@ class LearnedSOAP(OptimizerNetwork):
 
     def rollout(self, state: SOAPState, noise: Generator | None = None) -> Rollout:
         """See :meth:`OptimizerNetwork.rollout`; this one counts steps itself instead of asking the device."""
+        if self._steps_otherwise:
+            return super().rollout(state, noise)
         captures = state.mean.is_cuda and not torch.is_grad_enabled()
         return CapturedRollout(self, state, _function_after, _NUM_WORTHWHILE if captures else 0, int(state.steps))
 
@@ -166,7 +168,8 @@ class LearnedSOAP(OptimizerNetwork):
         columns: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """See :meth:`OptimizerNetwork.replay`: neither directions nor features depend on φ."""
-        if columns is not None or any(evaluation.grad.requires_grad for evaluation in evaluations):
+        known = columns is None and not self._steps_otherwise
+        if not known or any(evaluation.grad.requires_grad for evaluation in evaluations):
             return super().replay(evaluations, state, coefficients, columns)
         gains, features = [], []
         with torch.no_grad():
@@ -190,6 +193,11 @@ class LearnedSOAP(OptimizerNetwork):
             "optimizer.hidden_size": _HIDDEN_SIZE,
             "optimizer.initial_output": 0.0,
         }
+
+    @property
+    def _steps_otherwise(self) -> bool:
+        """Whether a class derived from this one has a step of its own."""
+        return type(self).step is not LearnedSOAP.step
 
     def _step(self, evaluation: Evaluation, state: SOAPState, *, turn: bool) -> Step:
         direction, length, features, state = self._direction(evaluation, state, turn=turn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -18,18 +19,21 @@ from trainers_for_tests import trainer
 
 from meta_opt.errors import CheckpointError, DivergedError, MetaOptError, OptimizeeError
 from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.estimators import subset
 from meta_opt.meta_training.estimators.contract import Estimator, MetaGradient
-from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.estimators.first_order import FirstOrder, first_order
 from meta_opt.meta_training.estimators.pes import PES
 from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
-from meta_opt.optimizees.checking import LOGGED
+from meta_opt.optimizees.checking import LOGGED, check_loss
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.alpha_opt import AlphaOpt
+from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
+from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt.optimizers.lstm import native
 
 
@@ -252,6 +256,24 @@ def test_cosine_learning_rate() -> None:
     assert seen == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
 
 
+@pytest.mark.parametrize("make", [CoordinatewiseLSTM, LearnedSOAP])
+def test_an_optimizer_is_one_meta_learner_s(make: Callable[[], OptimizerNetwork]) -> None:
+    first = MetaLearner(Regression(), make(), num_steps=5)
+    before = phi(first).clone()
+    for taken in (first.optimizer, first.trained):
+        with pytest.raises(MetaOptError, match="is that of another MetaLearner: give each an optimizer of its own"):
+            MetaLearner(Regression(), taken, num_steps=5, seed=1)
+    assert torch.equal(phi(first), before)
+    estimator = PolicyGradient()
+    MetaLearner(Regression(), AlphaOpt(), num_steps=5, estimator=estimator)
+    with pytest.raises(MetaOptError, match="give each an estimator of its own"):
+        MetaLearner(Regression(), AlphaOpt(), num_steps=5, estimator=estimator)
+    plain = FirstOrder()
+    for _ in range(2):
+        MetaLearner(Regression(), make(), num_steps=5, estimator=plain)  # which keeps nothing
+    MetaLearner(Regression(), copy.deepcopy(first.optimizer), num_steps=5)
+
+
 class OfOneself(MetaLearner):
     """Another meta-optimizer, with a rate of its own for what is last."""
 
@@ -268,6 +290,17 @@ def test_rates_of_ones_own_meta_optimizer_are_kept(schedule: Literal["constant",
     fit.fit(module)
     factor = 0.5 * (1 + math.cos(math.pi * 3 / 4)) if schedule == "cosine" else 1.0
     assert [group["lr"] for group in fit.optimizers[0].param_groups] == pytest.approx([0.1 * factor, 0.3 * factor])
+
+
+def test_a_derived_class_is_loaded_as_what_it_is(tmp_path: Path) -> None:
+    module = OfOneself("quadratic", num_steps=5, unroll_length=5, episodes_per_epoch=1, num_validation_problems=2)
+    fit = trainer(max_epochs=1)
+    fit.fit(module)
+    fit.save_checkpoint(tmp_path / "own.ckpt")
+    loaded = OfOneself.load_from_checkpoint(tmp_path / "own.ckpt")
+    assert type(loaded) is OfOneself
+    trainer(max_epochs=2).fit(loaded, ckpt_path=tmp_path / "own.ckpt", weights_only=True)
+    assert loaded.episode == 2
 
 
 def test_a_rate_that_a_callback_changes_stays(tmp_path: Path) -> None:
@@ -309,6 +342,15 @@ def test_another_estimator_with_other_weights_cannot_go_on(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: MetaLearner(CoordinatewiseLSTM(), Square()),  # type: ignore[arg-type]
+            "optimizee must be an Optimizee, or the name of one, not CoordinatewiseLSTM",
+        ),
+        (lambda: MetaLearner(Square(), Square()), "optimizer must be an OptimizerNetwork, or a name, not Square"),  # type: ignore[arg-type]
+        (lambda: MetaLearner(None), "optimizee must be an Optimizee, or the name of one, not NoneType"),  # type: ignore[arg-type]
+        (lambda: MetaLearner(torch.nn.Linear), "optimizee must be an Optimizee, or the name of one, not Linear"),  # type: ignore[arg-type]
+        (lambda: learner(estimator=3), "estimator must be an Estimator, or the name of one, not int"),
+        (lambda: learner(lr=None), "model.lr must be a number, not None"),
         (lambda: learner(lr_schedule="Cosine"), "model.lr_schedule must be constant or cosine, not 'Cosine'"),
         (lambda: learner(meta_loss="logsum"), "model.meta_loss must be sum, log_sum, log_mean or best, not 'logsum'"),
         (lambda: learner(normalize_gradient="false"), "model.normalize_gradient must be True or False, not 'false'"),
@@ -322,6 +364,52 @@ def test_arguments_that_are_none_of_their_choices(make: Callable[[], object], me
     with pytest.raises(MetaOptError) as raised:
         make()
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("within", [torch.no_grad, torch.inference_mode])
+def test_whatever_the_caller_is_in_makes_no_difference(within: Any) -> None:
+    plain = learner()
+    with within():
+        module = learner()
+        losses = run_episodes(Regression(), module.trained, "test", 2, 6, seed=0).losses
+        check_loss(Regression(), torch.Generator().manual_seed(0))
+    assert torch.equal(phi(module), phi(plain))
+    assert not phi(module).is_inference()
+    assert torch.equal(losses, run_episodes(Regression(), plain.trained, "test", 2, 6, seed=0).losses)
+    trainer(max_epochs=1).fit(module)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_type_makes_no_difference(dtype: torch.dtype, tmp_path: Path) -> None:
+    plain = learner()
+    torch.set_default_dtype(dtype)
+    try:
+        module = learner()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(phi(module), phi(plain))
+
+
+@pytest.mark.parametrize("base", [CoordinatewiseLSTM, LearnedSOAP])
+def test_a_step_of_a_derived_class_is_the_one_that_is_taken(base: type[OptimizerNetwork]) -> None:
+    class Halves(base):  # type: ignore[valid-type, misc]
+        def step(self, evaluation: Any, state: Any, noise: Any = None) -> Any:
+            step = super().step(evaluation, state, noise)
+            return step._replace(update=0.5 * step.update)
+
+    found = []
+    for make in (base, Halves):
+        module = MetaLearner(Regression(), make(), num_steps=6, unroll_length=6, num_validation_problems=2)
+        curves = run_episodes(Regression(), module.optimizer, "test", 2, 6, seed=0)
+        problems = Problems(Regression(), "train", range(2), seed=0)
+        start = begin(problems, module.optimizer, num_steps=6, grads=True)
+        trajectory = unroll(problems, module.optimizer, start, 6)
+        grads = first_order(trajectory, module.optimizer, module._meta_loss).grads
+        found.append((curves.losses, torch.cat([grad.flatten() for grad in grads])))
+    (plain, grad), (halved, other) = found
+    assert not torch.equal(plain[1:], halved[1:])
+    assert not torch.allclose(grad, other)
+    assert torch.equal(plain[0], halved[0])
 
 
 def test_cosine_without_an_end_is_an_error() -> None:

@@ -206,6 +206,37 @@ def test_accuracy_of_classes() -> None:
     assert optimizee.metrics(params, {}, batch)["accuracy"].item() == 0.75
 
 
+@pytest.mark.parametrize(
+    ("outputs", "targets", "accuracy"),
+    [
+        (torch.eye(4)[:, :3], torch.tensor([0, 1, 2, 1]), 0.75),
+        (torch.eye(3).expand(2, 3, 3)[:, :, :2], torch.tensor([[0, 1], [0, 0]]), 0.75),
+        (torch.eye(3).expand(2, 3, 3), torch.tensor([[0, 1, 2], [0, 1, 2]]), None),  # which axis is that of classes?
+        (torch.eye(5).expand(2, 5, 5)[:, :3], torch.tensor([[0, 1, 2], [0, 1, 2]]), None),
+        (torch.ones(4, 1), torch.tensor([0, 1, 1, 1]), None),
+        (torch.ones(4), torch.tensor([0, 1, 1, 1]), None),
+        (torch.ones(4, 2), torch.tensor([True, False, True, True]), None),
+    ],
+)
+def test_accuracy_only_where_outputs_can_only_be_scores(
+    outputs: Tensor, targets: Tensor, accuracy: float | None
+) -> None:
+    class Says(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.said = nn.Parameter(outputs.clone())
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.said
+
+    data = {split: (torch.zeros(len(targets), 1), targets) for split in SPLITS}
+    optimizee = make(Says, **data)
+    metrics = optimizee.metrics({"said": outputs}, {}, {"inputs": torch.zeros(len(targets), 1), "targets": targets})
+    assert {name: value.item() for name, value in metrics.items()} == (
+        {} if accuracy is None else {"accuracy": accuracy}
+    )
+
+
 def test_regression_with_another_criterion() -> None:
     data = {split: (torch.ones(5, 2), torch.full((5, 1), 3.0)) for split in SPLITS}
     optimizee = make(lambda: nn.Linear(2, 1), **data, criterion=mse_loss)
@@ -240,6 +271,11 @@ def flat(*layers: nn.Module) -> Callable[[], nn.Module]:
             {"module": flat(nn.Linear(36, 3), nn.BatchNorm1d(3))},
             "the module has buffers (2.running_mean, 2.running_var, 2.num_batches_tracked), which its loss could not "
             "be a pure function of: do without, for batch normalization with track_running_stats=False",
+        ),
+        (
+            {"module": flat(nn.Linear(36, 3).requires_grad_(False), nn.Linear(3, 3))},
+            "the module has frozen parameters (1.weight, 1.bias), and all parameters of an optimizee are optimized: "
+            "compute what does not change beforehand, as its inputs",
         ),
         (
             {"module": flat(nn.Linear(36, 3), nn.Dropout(0.1))},
