@@ -7,6 +7,7 @@ Writes plugins/meta_opt_optimizees/digits_tuning.npz: for each split losses [pro
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def row(images: Tensor, labels: Tensor, generator: Generator) -> Tensor:
 
 def main() -> None:
     """Train all networks."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     images, labels = read_digits()
     tables = {}

@@ -155,7 +155,7 @@ def _learned(setting: Setting, name: str, contestant: Contestant) -> dict[int, E
     validation = None
     if known := contestant.validation:
         setting.progress.begin(f"{name}: validation problems")
-        curves = setting.run(
+        curves = replace(setting, regret=False).run(  # as meta-training has logged them
             contestant.optimizer,
             "validation",
             known.num_problems,

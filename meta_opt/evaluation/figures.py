@@ -100,7 +100,9 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_problems: int, command: str) -> Figure:
-    """Mean loss over optimizee steps with a band of 1.96 standard errors, on a logarithmic scale; a panel per horizon.
+    """Mean loss over optimizee steps with a band of 1.96 standard errors; a panel per horizon.
+
+    The scale is logarithmic, unless a loss is negative or the first is zero.
 
     Baselines are shown with the learning rate that was tuned for their final loss. The command stands underneath.
     """
@@ -109,12 +111,13 @@ def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_prob
     count = len(comparisons)
     figure = Figure(figsize=(8.0 if count == 1 else 7.0 * count, 4.6), dpi=200, layout="constrained")
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    log = _have_logs(comparisons)
     for axes, comparison in zip(panels, comparisons, strict=True):
-        _draw(axes, comparison, rates=count == 1)
+        _draw(axes, comparison, rates=count == 1, log=log)
         axes.set_title(f"{title}, {comparison.num_steps} steps", loc="left", fontweight="bold")
-    low, high = _limits(comparisons)
-    panels[0].set_ylim(low, high)
-    _plain_ticks(panels[0])
+    panels[0].set_ylim(*_limits(comparisons, log=log))
+    if log:
+        _plain_ticks(panels[0])
     panels[0].set_ylabel("mean loss on test problems")
     _legend(panels[-1], comparisons[-1])
     caption = f"Bands: ±1.96 standard errors of the mean over {num_problems} problems."
@@ -126,7 +129,7 @@ def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_prob
     return figure
 
 
-def _draw(axes: Axes, comparison: Comparison, *, rates: bool) -> None:
+def _draw(axes: Axes, comparison: Comparison, *, rates: bool, log: bool) -> None:
     counts = {"learned": 0, "baseline": 0}
     for entry in comparison.entries:
         number = counts[entry.kind]
@@ -143,10 +146,12 @@ def _draw(axes: Axes, comparison: Comparison, *, rates: bool) -> None:
         styles = len(_LEARNED_COLORS) if entry.kind == "learned" else len(_BASELINE_STYLES)
         marker = _MARKERS[number // styles % len(_MARKERS)]
         steps = range(len(mean))
-        lower = (mean - half).clip(min=1e-3 * abs(mean))  # what is not positive has no place on the axis
+        lower = mean - half
+        if log:
+            lower = lower.clip(min=1e-3 * abs(mean))  # what is not positive has no place on the axis
         axes.fill_between(steps, lower, mean + half, color=color, alpha=0.16, linewidth=0, zorder=order - 2)
         axes.plot(steps, mean, color=color, linestyle=dashes, linewidth=width, label=label, zorder=order, **marker)
-    axes.set_yscale("log")
+    axes.set_yscale("log" if log else "linear")
     axes.set_xlim(0, comparison.num_steps)
     axes.set_xlabel("optimizee step")
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
@@ -163,14 +168,34 @@ def _legend(axes: Axes, comparison: Comparison) -> None:
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.2)
 
 
-def _limits(comparisons: Sequence[Comparison]) -> tuple[float, float]:
-    """From the lowest mean loss to the highest; what diverges beyond ten times the first loss leaves the figure."""
-    curves = [entry.runs["final"].loss_mean for comparison in comparisons for entry in comparison.entries]
-    losses = torch.cat(curves)
-    losses = losses[losses.isfinite() & (losses > 0)]
+def _means(comparisons: Sequence[Comparison]) -> list[Tensor]:
+    return [entry.runs["final"].loss_mean for comparison in comparisons for entry in comparison.entries]
+
+
+def _have_logs(comparisons: Sequence[Comparison]) -> bool:
+    """Whether mean losses can be drawn by their logarithms; a loss of zero at the end is below the axis then."""
+    means = _means(comparisons)
+    return float(means[0][0]) > 0.0 and not any(bool((mean < 0.0).any()) for mean in means)
+
+
+def _limits(comparisons: Sequence[Comparison], *, log: bool) -> tuple[float, float]:
+    """From the lowest mean loss to the highest; what diverges leaves the figure.
+
+    On a logarithmic scale that is what is beyond ten times the first loss, else what is further above it than twice the
+    way from it to the lowest.
+    """
+    means = _means(comparisons)
+    losses = torch.cat(means)
+    losses = losses[losses.isfinite() & (losses > 0)] if log else losses[losses.isfinite()]
     if not len(losses):
         return 0.1, 1.0
-    top = min(float(losses.max()), 10.0 * float(curves[0][0]))
-    bottom = float(losses.min())
-    margin = max(math.log(top / bottom), 0.1) * 0.04
-    return bottom * math.exp(-margin), top * math.exp(margin)
+    first, bottom, top = float(means[0][0]), float(losses.min()), float(losses.max())
+    if log:
+        top = max(min(top, 10.0 * first), bottom)
+        margin = max(math.log(top / bottom), 0.1) * 0.04
+        return bottom * math.exp(-margin), top * math.exp(margin)
+    way = max(first - bottom, 0.1 * abs(first))
+    if math.isfinite(way) and way > 0.0:
+        top = min(top, first + 2.0 * way)
+    margin = 0.04 * max(top - bottom, 0.1 * abs(top), 1e-12)
+    return bottom - margin, top + margin

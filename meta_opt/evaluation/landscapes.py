@@ -27,6 +27,8 @@ _LEVELS = 18
 _LEAST_HALF = 1.1  # of the side of a picture, in θ
 _FARTHEST = 3.0  # what is farther from the start, in lengths of θ_0 or 1, leaves the picture
 _COLORS = ("#b00020", "#7b1fa2", "#e07b00", "#1f6fb5", "#2a8f4f", "#555555", "#0f9aa0", "#8a6d1d")
+_DASHES = ("-", (0, (3, 1.5)), (0, (1, 1)))  # of the second eight, and the third
+_SWATCH, _LETTER = 0.6, 0.065  # inches of a legend
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,11 @@ def landscape_figure(panels: Sequence[Panel], *, steps: int | None = None, capti
 
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.9 * columns + 0.2, 3.9 * rows + 0.7), dpi=110, layout="constrained")
+    width = 3.9 * columns + 0.2
+    names = list(panels[0].paths)
+    in_a_row = max(1, min(len(names), 5, int(width / (_SWATCH + _LETTER * max(map(len, names))))))
+    below = 0.45 + 0.25 * -(-len(names) // in_a_row)
+    figure = Figure(figsize=(width, 3.9 * rows + below), dpi=110, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, panel in zip(grid, panels, strict=False):
         _draw_contours(axes, panel)
@@ -133,7 +139,7 @@ def landscape_figure(panels: Sequence[Panel], *, steps: int | None = None, capti
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=in_a_row, frameon=False, fontsize=9)
     if caption:
         lines = textwrap.wrap(caption, int(13 * figure.get_figwidth()))  # letters
         figure.suptitle("\n".join(lines), fontsize=9, color="0.35", x=0.01, ha="left")
@@ -173,14 +179,16 @@ def save_animation(panels: Sequence[Panel], path: Path, *, caption: str = "", nu
 
 def _draw_contours(axes: Axes, panel: Panel) -> None:
     values = panel.values.double()
-    least, largest = float(values.min()), float(values[values.isfinite()].max())
-    # Levels at equal distances of a root, closer at the bottom, where paths end.
-    shifted = ((values - least) / (largest - least + 1e-30)).clamp(0.0, 1.0) ** 0.3
     first, second = (axis.numpy() for axis in panel.axes)
-    axes.contourf(first, second, shifted.numpy(), levels=_LEVELS, cmap="bone", alpha=0.85)
-    axes.contour(first, second, shifted.numpy(), levels=_LEVELS, colors="white", linewidths=0.35, alpha=0.6)
-    row, column = divmod(int(values.nan_to_num(torch.inf).argmin()), values.shape[1])
-    axes.scatter([first[column]], [second[row]], marker="*", s=90, color="white", edgecolor="black", linewidth=0.6)
+    finite = values[values.isfinite()]
+    if len(finite):
+        least, largest = float(finite.min()), float(finite.max())
+        # Levels at equal distances of a root, closer at the bottom, where paths end.
+        shifted = ((values - least) / (largest - least + 1e-30)).clamp(0.0, 1.0) ** 0.3
+        axes.contourf(first, second, shifted.numpy(), levels=_LEVELS, cmap="bone", alpha=0.85)
+        axes.contour(first, second, shifted.numpy(), levels=_LEVELS, colors="white", linewidths=0.35, alpha=0.6)
+        row, column = divmod(int(torch.where(values.isfinite(), values, torch.inf).argmin()), values.shape[1])
+        axes.scatter([first[column]], [second[row]], marker="*", s=90, color="white", edgecolor="black", linewidth=0.6)
     axes.set(xlim=(first[0], first[-1]), ylim=(second[0], second[-1]), xticks=[], yticks=[], aspect="equal")
     axes.set_title(panel.title.replace("_", " "), fontsize=11, loc="left")
 
@@ -194,7 +202,8 @@ def _draw_paths(axes: Axes, panel: Panel, steps: int | None) -> list[Any]:
         order = 4.0 + 0.1 * (len(panel.paths) - number)  # the first on top
         loss = float(panel.losses[name][len(part) - 1])
         added += axes.plot(*part.T.numpy(), color="white", linewidth=2.8, alpha=0.55, zorder=order)
-        added += axes.plot(*part.T.numpy(), color=color, linewidth=1.5, zorder=order, label=name)
+        dashes = _DASHES[number // len(_COLORS) % len(_DASHES)]
+        added += axes.plot(*part.T.numpy(), color=color, linestyle=dashes, linewidth=1.5, zorder=order, label=name)
         added += axes.plot(
             *part[-1:].T.numpy(), "o", color=color, markeredgecolor="white", markersize=6, zorder=order + 3
         )

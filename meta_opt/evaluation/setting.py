@@ -90,7 +90,10 @@ class Setting:
             held_back=held_back,
             progress=self.progress.advance,
         )
-        return replace(curves, losses=curves.losses.cummin(0).values) if self.regret else curves
+        if not self.regret:
+            return curves
+        known = torch.where(curves.losses.isfinite(), curves.losses, torch.inf)  # a nan would stay the lowest for good
+        return replace(curves, losses=known.cummin(0).values)
 
     def count(self, split: Split) -> int:
         """How many problems of ``split`` there are."""

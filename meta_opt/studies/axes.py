@@ -39,9 +39,10 @@ def or_infinite(value: float | None) -> float:
 
 
 def loss_axis(axes: Axes, label: str, *, log: bool) -> None:
-    """The vertical axis of losses, or of those that share it; a logarithmic one needs something to be drawn on it."""
-    sharing = axes.get_shared_y_axes().get_siblings(axes)
-    axes.set_yscale("log" if log and any(each.dataLim.minposy < math.inf for each in sharing) else "linear")
+    """The vertical axis of losses, or of those that share it; a logarithmic one is for what is positive."""
+    limits = [each.dataLim for each in axes.get_shared_y_axes().get_siblings(axes)]
+    positive = any(each.minposy < math.inf for each in limits) and not any(each.y0 < 0.0 for each in limits)
+    axes.set_yscale("log" if log and positive else "linear")
     axes.set_ylabel(label, fontsize=8)
 
 

@@ -34,7 +34,7 @@ def draw(summary: Summary) -> Figure:
     parts: Any = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)
     for part, (wanted, panels) in zip(parts[:, 0], rows, strict=True):
         if wanted.draw == "training":
-            _training(part, summary)
+            _training(part, summary, wanted)
             continue
         axes = part.subplots(1, len(panels), squeeze=False, sharey=wanted.draw not in ("bars", "norms"))[0]
         for each, (title, shown) in zip(axes, panels, strict=True):
@@ -154,22 +154,29 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
         for point, test in pairs
         for value in point.reached(test, wanted.of)
     ]
-    finite = [value for value in every if math.isfinite(value) and value > 0] or [1.0]
+    finite = [value for value in every if math.isfinite(value)] or [1.0]
     shares = summary.study.shares.values() if wanted.of == "final" else ()  # which are of final losses
     limits = [limit for share in shares for limit in (share.below, share.above) if limit]
-    top = max([*finite, *limits]) * 1.1
-    high = top if min(finite) >= _HIGHEST else min(top, _HIGHEST)
-    low = max(min([*finite, *limits]) / 1.1, high / _RANGE)
-    edges = [low * (high / low) ** (index / _BINS) for index in range(_BINS + 1)]
-    rest = edges[-1] * (high / low) ** (2 / _BINS)
+    log = wanted.log and min(finite) >= 0.0 and max(finite) > 0.0
+    if log:
+        top = max([*finite, *limits]) * 1.1
+        high = top if min(finite) >= _HIGHEST else min(top, _HIGHEST)
+        low = max(min([*finite, *limits]) / 1.1, high / _RANGE)
+        edges = [low * (high / low) ** (index / _BINS) for index in range(_BINS + 4)]
+    else:
+        low, high = min([*finite, *limits]), max([*finite, *limits])
+        margin = 0.05 * max(high - low, 0.1 * abs(high), 1e-12)
+        low, high = low - margin, high + margin
+        top = high
+        edges = [low + (high - low) * index / _BINS for index in range(_BINS + 4)]
+    rest = edges[-2]  # in the last bin, with an empty one before it
     for color, (point, test) in zip(cycle(len(shown)), shown, strict=True):
         values = [max(value, low) if value < high else rest for value in point.reached(test, wanted.of)]
         name = _name(summary, wanted, point, test)
-        edges_and_rest = [*edges, edges[-1] * (high / low) ** (1 / _BINS), rest * (high / low) ** (1 / _BINS)]
-        axes.hist(values, edges_and_rest, color=color, alpha=0.55, label=name or None)
+        axes.hist(values, edges, color=color, alpha=0.55, label=name or None)
     for limit in sorted(set(limits)):
         axes.axvline(limit, color="0.35", linestyle="--", linewidth=1)
-    axes.set_xscale("log")
+    axes.set_xscale("log" if log else "linear")
     beyond = "not finite" if top <= high else f"more than {high:g}, or not finite"
     axes.set_xlabel(f"{LOSS[wanted.of]} (far right: {beyond})", fontsize=8)
     axes.set_ylabel("runs", fontsize=8)
@@ -211,7 +218,7 @@ def _norms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point
     axes.set_xlabel("norm of the meta-gradient", fontsize=8)
 
 
-def _training(part: SubFigure, summary: Summary) -> None:
+def _training(part: SubFigure, summary: Summary, wanted: Wanted) -> None:
     """Validation loss over meta-updates, and over seconds: the median over runs."""
     left, right = part.subplots(1, 2, sharey=True)
     for color, point in zip(cycle(len(summary.points)), summary.points, strict=True):
@@ -236,10 +243,10 @@ def _training(part: SubFigure, summary: Summary) -> None:
             seconds = [statistics.median(each[index] for each in timed) for index in range(count)]
             right.plot(seconds, middle, color=color, marker="o", markersize=2.5)
     for axes, label in ((left, "meta-updates"), (right, "seconds of meta-training")):
-        axes.set(xscale="log", yscale="log")
+        axes.set_xscale("log")
+        loss_axis(axes, "final loss, validation" if axes is left else "", log=wanted.log)
         axes.set_xlabel(label, fontsize=8)
         tidy(axes)
-    left.set_ylabel("final loss, validation", fontsize=8)
     legend(left)
 
 

@@ -81,10 +81,23 @@ def read(folder: Path) -> dict[str, Line]:
     for number, text in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             line = json.loads(text)
+            _check(line)
             lines.setdefault(line["key"], line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise MetaOptError(f"{path}: line {number} is no result; delete it, and it is made again") from None
     return lines
+
+
+def _check(line: Any) -> None:
+    """See that a line has what a run is made of, which was perhaps edited.
+
+    Raises:
+        ValueError: If it has not; or another exception where it is no mapping.
+    """
+    kinds = {"key": str, "point": list, "run": int, "seconds": dict}
+    made = isinstance(line.get("results"), dict) or isinstance(line.get("error"), str)
+    if not made or not all(isinstance(line[name], kind) for name, kind in kinds.items()):
+        raise ValueError
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,3 +35,33 @@ def test_ticks_are_plain_numbers() -> None:
     figure.draw_without_rendering()
     labels = {label.get_text() for label in figure.axes[0].get_yticklabels()}
     assert {"0.2", "0.3", "0.5", "1"} <= labels
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "log"),
+    [
+        ((-3.0, -4.0, -5.0), (-3.0, -3.5, -3.6), False),
+        ((-3.0, -4.0, -5.0), (-3.0, 100.0, 1e6), False),
+        ((0.0, -1.0, -2.0), (0.0, 2.0, 9.0), False),
+        ((0.0, 1.0, 2.0), (0.0, 2.0, 9.0), False),
+        ((2.0, 1.0, 0.0), (2.0, 50.0, 1e6), True),
+        ((2.0, 1.0, -0.1), (2.0, 1.0, 0.5), False),
+        ((2.0, float("nan"), float("nan")), (2.0, float("inf"), 1.0), True),
+    ],
+)
+def test_losses_that_are_not_positive_are_drawn_as_they_are(
+    mine: tuple[float, ...], other: tuple[float, ...], log: bool, tmp_path: Path
+) -> None:
+    entries = []
+    for name, losses in (("mine", mine), ("other", other)):
+        curve = torch.tensor(losses, dtype=torch.float64)
+        merits = {"sum": Mean(1.0, 0.1), "final": Mean(losses[-1], 0.1)}
+        run = Outcome(None, curve, torch.full_like(curve, 0.1), curve, merits, 1e-3)  # type: ignore[arg-type]
+        entries.append(Entry(name, "learned", {"sum": run, "final": run}))
+    figure = comparison_figure([Comparison(2, entries)], title="x", num_problems=3, command="meta-opt compare")
+    figure.savefig(tmp_path / "figure.png")
+    (axes,) = figure.axes
+    assert axes.get_yscale() == ("log" if log else "linear")
+    low, high = axes.get_ylim()
+    assert all(low < loss < high for loss in mine if loss == loss and (loss > 0 or not log))
+    assert high < 1e5

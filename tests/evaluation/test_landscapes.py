@@ -1,5 +1,6 @@
 """Paths over contours."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,28 @@ def test_animation_grows_and_repeats(tmp_path: Path) -> None:
 def test_only_two_parameters_can_be_drawn() -> None:
     with pytest.raises(MetaOptError, match="Quadratic has 10 parameters, and only a problem of two can be drawn"):
         check_two_parameters(Quadratic())
+
+
+def test_a_legend_fits_and_tells_all_apart() -> None:
+    names = [f"AdamW:cosine:lr={number}" for number in range(11)]
+    panel = panel_of("bowl", Landscape("convex_bowl"), {name: adam(0.1) for name in names}, 3)
+    figure = landscape_figure([panel])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, width = legend.get_window_extent(), figure.bbox.width
+    assert box.x0 >= 0.0
+    assert box.x1 <= width
+    lines = legend.get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_contours_are_of_what_is_finite(finite: bool) -> None:
+    panel = panel_of("bowl", Landscape("convex_bowl"), {"Adam": adam(0.1)}, 3)
+    values = (
+        torch.where(panel.values > panel.values.median(), panel.values, torch.nan)
+        if finite
+        else panel.values * torch.nan
+    )
+    axes = landscape_figure([replace(panel, values=values)]).axes[0]
+    assert bool(axes.collections) is finite

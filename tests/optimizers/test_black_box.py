@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from meta_opt.errors import MetaOptError
+from meta_opt.evaluation import setting as setting_module
 from meta_opt.evaluation.compare import compare
 from meta_opt.evaluation.setting import Setting
-from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.black_box import BOX
 from meta_opt_optimizees.landscape import Landscape
@@ -45,6 +46,17 @@ def test_a_comparison_of_regrets_is_of_the_lowest_loss_so_far() -> None:
         (entry,) = comparison.entries
         assert entry.runs["final"].learning_rate == BOX
         assert entry.merit("final").value == pytest.approx(plain[: steps + 1].amin(0).mean().item())
+
+
+def test_a_regret_is_of_what_was_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = torch.tensor([[6.0, 1.0], [torch.nan, 2.0], [2.0, torch.inf], [-torch.inf, 0.5]])
+
+    def made_up(*_: Any, **__: Any) -> Curves:
+        return Curves(losses, {}, torch.tensor([False, False]))
+
+    monkeypatch.setattr(setting_module, "run_episodes", made_up)
+    found = Setting(Landscape("rastrigin"), [3], regret=True).curves(made("RandomSearch")(BOX), "test").losses
+    assert found.tolist() == [[6.0, 1.0], [6.0, 1.0], [2.0, 1.0], [2.0, 0.5]]
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

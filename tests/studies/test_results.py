@@ -9,33 +9,50 @@ from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.studies.results import FILE, opened, plain, read
 
 
+def line(key, **more):
+    return {"key": key, "point": ["x"], "run": 0, "seconds": {}, "results": more}
+
+
+def text(key):
+    return json.dumps(line(key)) + "\n"
+
+
 def test_lines_are_there_when_added(tmp_path):
     with opened(tmp_path / "new" / "folder") as results:
-        results.add({"key": "a", "value": math.pi})
-        assert read(tmp_path / "new" / "folder") == {"a": {"key": "a", "value": 3.14159}}
-        results.add({"key": "a", "value": 2.0})  # never a second time
-        results.add({"key": "b", "value": math.nan, "more": [math.inf, (1, "x")]})
+        results.add(line("a", value=math.pi))
+        assert read(tmp_path / "new" / "folder") == {"a": line("a", value=3.14159)}
+        results.add(line("a", value=2.0))  # never a second time
+        results.add(line("b", value=math.nan, more=[math.inf, (1, "x")]))
     lines = (tmp_path / "new" / "folder" / FILE).read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [
-        {"key": "a", "value": 3.14159},
-        {"key": "b", "value": None, "more": [None, [1, "x"]]},
+    assert [json.loads(each) for each in lines] == [
+        line("a", value=3.14159),
+        line("b", value=None, more=[None, [1, "x"]]),
     ]
 
 
 def test_a_torn_last_line_is_dropped(tmp_path):
     path = tmp_path / FILE
-    path.write_bytes(b'{"key": "a"}\n{"key": "b", "val')
+    path.write_text(text("a") + '{"key": "b", "val')
     assert list(read(tmp_path)) == ["a"]
     assert path.read_bytes().endswith(b"val")  # to read changes nothing
     with opened(tmp_path) as results:
         assert list(results.lines) == ["a"]
-        results.add({"key": "c"})
-    assert path.read_bytes() == b'{"key": "a"}\n{"key": "c"}\n'
+        results.add(line("c"))
+    assert path.read_text() == text("a") + text("c")
 
 
-@pytest.mark.parametrize("line", ["nothing", "[1]", "{}", "3", '{"key": [1]}'])
-def test_another_line_is_an_error(tmp_path, line):
-    (tmp_path / FILE).write_text(f'{{"key": "a"}}\n{line}\n{{"key": "b"}}\n')
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("nothing", "[1]", "{}", "3", '{"key": [1]}', '{"key": "a", "error": "x"}'),
+        *(
+            json.dumps({**line("a"), **other})
+            for other in ({"results": 5}, {"run": None}, {"seconds": []}, {"point": 1})
+        ),
+    ],
+)
+def test_another_line_is_an_error(tmp_path, wrong):
+    (tmp_path / FILE).write_text(f"{text('x')}{wrong}\n{text('b')}")
     with pytest.raises(MetaOptError, match="line 2 is no result; delete it, and it is made again"):
         read(tmp_path)
 

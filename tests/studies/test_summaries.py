@@ -170,6 +170,23 @@ def test_histograms_of_what_is_high():
         assert axes.get_xlabel().endswith(label)
 
 
+def test_negative_losses_are_where_they_are():
+    figures = [{"draw": draw} for draw in ("histograms", "training", "curves")]
+    content = {"title": "One", "base": CONTENT["base"], "runs": 2, "training_curves": True, "figures": figures}
+    study, made = read_study("one", content), {}
+    for task, final in zip(tasks_of(study), (-3.7, -1.0), strict=True):
+        test = {"final": final, "sum": -30.0, "not_finite": 0, "curve": [[0, -2.0], [1, -3.0]]}
+        training = {"updates": [1, 2], "final_loss": [-1.0, -2.0], "loss_sum": [-1.0, -2.0]}
+        results = {"tests": {"test": test}, "training": training}
+        made[task.key] = {"key": task.key, "run": task.run, "results": results, "seconds": {"training": [1.0, 2.0]}}
+    histogram, left, right, curves = draw(Summary(study, made)).get_axes()
+    assert [axes.get_yscale() for axes in (left, right, curves)] == ["linear"] * 3
+    assert histogram.get_xscale() == "linear"
+    filled = [patch for patch in histogram.patches if patch.get_height()]
+    for patch, final in zip(filled, (-3.7, -1.0), strict=True):
+        assert patch.get_x() <= final <= patch.get_x() + patch.get_width()
+
+
 def test_the_report_says_what_is_there():
     summary = Summary(STUDY, lines())
     assert (summary.found, summary.wanted, summary.failed) == (14, 17, 1)
@@ -272,5 +289,6 @@ def test_a_study_of_one_point():
     assert [point.name for point in summary.points] == ["all"]
     bars, histogram, curves = draw(summary).get_axes()
     assert bars.get_xscale() == "linear"  # there is no logarithm of 0
-    assert histogram.patches[0].get_height() == 1  # in the first bin, of what is that or lower
+    (filled,) = [patch for patch in histogram.patches if patch.get_height()]
+    assert filled.get_x() <= 0.0 <= filled.get_x() + filled.get_width()
     assert curves.get_lines()[0].get_ydata()[0] == 2.0
