@@ -521,8 +521,10 @@ class NoItems(MeansOfTensors):
 
 
 class StartsAnyhow(Momentum):
+    """By so little that it is not seen in one step."""
+
     def init_state(self, layout: Layout, num_problems: int) -> Memory:
-        return Memory(torch.rand_like(super().init_state(layout, num_problems).mean))
+        return Memory(1e-4 * torch.rand_like(super().init_state(layout, num_problems).mean))
 
 
 class ItemsOfMatrices(MeansOfTensors):

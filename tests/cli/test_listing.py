@@ -195,7 +195,7 @@ def test_pretrained_optimizers_are_listed(meta_opt: Any) -> None:
     lines = out.partition("pretrained optimizers (ratios to the best tuned baseline):\n")[2].splitlines()
     index = next(index for index, line in enumerate(lines) if line.startswith("  digits_mlp "))
     assert lines[index].endswith("  An optimizer for a small sigmoid network (64-20-10) on 8×8 digits")
-    assert lines[index + 1] == "    62 kB; sum of losses 0.10x, final loss 0.002x in 100 steps"
+    assert lines[index + 1] == "    62 kB; sum of losses 0.10x, final loss 0.0004x in 100 steps"
 
 
 def test_a_pretrained_optimizer_by_name(meta_opt: Any) -> None:

@@ -69,6 +69,7 @@ def started(pretraining: int) -> MetaLearner:
     options = {"num_steps": 4, "unroll_length": 4, "lr": 0.01, "average_decay": 0.5}
     module = MetaLearner(Regression(), CoordinatewiseLSTM(hidden_size=4), **options, pretraining=pretraining)  # type: ignore[arg-type]
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    module.trainer.strategy.optimizers = [module.configure_optimizers()]
     module.on_fit_start()
     return module
 
