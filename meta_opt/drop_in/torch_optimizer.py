@@ -325,7 +325,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """
         own = [param for group in self.param_groups for param in group["params"]]
         if self._order is not None:
-            self._others |= set(filter(_is_trained, self._order)).difference(own)
+            self._others = self._others.union(filter(_is_trained, self._order)).difference(own)
         return sum(param.dim() > 1 for param in (*filter(_is_trained, own), *self._others))
 
     def _depth(self, param: Tensor, otherwise: float) -> float:
