@@ -215,17 +215,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             _check_terms(group)
             for param, depth in zip(group["params"], group["depths"], strict=True):
                 check_shards(param, self._network.scope)
-                if param.grad is not None and param.grad.layout is not torch.strided:
-                    raise MetaOptError(
-                        f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is "
-                        f"{param.grad.layout}: for embeddings set sparse=False"
-                    )
-                if param.grad is not None and param.grad.shape != param.shape:
-                    raise MetaOptError(
-                        f"the gradient of a parameter of {tuple(param.shape)} is of {tuple(param.grad.shape)}: "
-                        "where parameters change their shape, clear their gradients"
-                    )
-                moves = param.grad is not None if reads_grad else param.requires_grad
+                if (grad := param.grad) is not None:
+                    _check_gradient(param, grad)
+                moves = grad is not None if reads_grad else param.requires_grad
                 if moves:
                     rates[param] = float(group["lr"])
                 if moves or (self._network.scope == "problem" and self._states.has_state(param)):
@@ -371,6 +363,20 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         )
                     states[param] = {name: state[name].to(like) for name, like in expected.items()}
         return states
+
+
+def _check_gradient(param: Tensor, grad: Tensor) -> None:
+    """See that a gradient is dense, and of its parameter's shape."""
+    if grad.layout is not torch.strided:
+        raise MetaOptError(
+            f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is {grad.layout}: for "
+            "embeddings set sparse=False"
+        )
+    if grad.shape != param.shape:
+        raise MetaOptError(
+            f"the gradient of a parameter of {tuple(param.shape)} is of {tuple(grad.shape)}: where parameters change "
+            "their shape, clear their gradients"
+        )
 
 
 def _is_trained(param: Tensor) -> bool:
