@@ -61,7 +61,7 @@ def test_a_process_that_is_killed_before_it_has_joined(plugin_folder, tmp_path):
     os.kill(int(found[0]), signal.SIGKILL)
     killed = time.monotonic()
     status, out, err = finish(process)
-    assert time.monotonic() - killed < 10
+    assert time.monotonic() - killed < 40  # the other imports meanwhile; joining would wait for minutes
     assert (status, out) == (1, "")
     expected = "process 1 was ended by SIGKILL; begin anew: no checkpoint was saved"
     assert err == f"\nmeta-opt: error: {expected}\n"
