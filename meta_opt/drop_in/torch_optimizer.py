@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from meta_opt.drop_in.checks import as_number, check_gradient, check_loss, check_terms
 from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place, local
 from meta_opt.drop_in.shards import check_shards
 from meta_opt.errors import MetaOptError, shown, whole
@@ -203,7 +203,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if loss is not None and "loss" in self._network.reads:
-            _check_loss(loss)
+            check_loss(loss)
         reads_grad = "grad" in self._network.reads
         num_matrices = self._num_matrices()
         self._states.taken = self.param_groups[0]["taken"]
@@ -212,11 +212,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if len(group["params"]) != len(group["depths"]):
                 raise MetaOptError("the parameters of a group stay those that it was made with; use add_param_group")
-            _check_terms(group)
+            check_terms(group)
             for param, depth in zip(group["params"], group["depths"], strict=True):
                 check_shards(param, self._network.scope)
                 if (grad := param.grad) is not None:
-                    _check_gradient(param, grad)
+                    check_gradient(param, grad)
                 moves = grad is not None if reads_grad else param.requires_grad
                 if moves:
                     rates[param] = float(group["lr"])
@@ -278,9 +278,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self.state = defaultdict(dict, state["state"])  # a property, which super() would hide
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        if not 0.0 <= _number(group["lr"]) < math.inf:
+        if not 0.0 <= as_number(group["lr"]) < math.inf:
             raise MetaOptError(f"lr must be a number of at least 0, not {shown(group['lr'])}")
-        _check_terms(group)
+        check_terms(group)
         for param in group["params"]:
             check_shards(param, self._network.scope)
             if not param.is_floating_point():
@@ -365,51 +365,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return states
 
 
-def _check_gradient(param: Tensor, grad: Tensor) -> None:
-    """See that a gradient is dense, and of its parameter's shape."""
-    if grad.layout is not torch.strided:
-        raise MetaOptError(
-            f"learned optimizers need dense gradients, found one of {tuple(param.shape)} that is {grad.layout}: for "
-            "embeddings set sparse=False"
-        )
-    if grad.shape != param.shape:
-        raise MetaOptError(
-            f"the gradient of a parameter of {tuple(param.shape)} is of {tuple(grad.shape)}: where parameters change "
-            "their shape, clear their gradients"
-        )
-
-
 def _is_trained(param: Tensor) -> bool:
     return param.requires_grad or param.grad is not None
-
-
-def _number(value: object) -> float:
-    """The value as a number; nan where it is none."""
-    if isinstance(value, bool) or not isinstance(value, Real | Tensor):
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, RuntimeError, OverflowError):  # several, complex, too large
-        return math.nan
-
-
-def _check_loss(loss: object) -> None:
-    """See that what a closure returned is a loss."""
-    is_one = loss.numel() == 1 and not loss.is_complex() if isinstance(loss, Tensor) else isinstance(loss, Real)
-    if not is_one:
-        found = f"a tensor of {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise MetaOptError(f"the closure must return the loss, one real number; it returned {found}")
-
-
-def _check_terms(group: Mapping[str, Any]) -> None:
-    """Refuse what other optimizers add to their steps, and learned ones do not."""
-    if group.get("weight_decay"):
-        raise MetaOptError(
-            "weight_decay: a learned optimizer has none; add the term to the loss, or shrink the parameters after "
-            "each step"
-        )
-    if group.get("maximize"):
-        raise MetaOptError("maximize: a learned optimizer minimizes; negate the loss")
 
 
 def _copy(trained: OptimizerNetwork | Trained) -> tuple[OptimizerNetwork, list[str]]:

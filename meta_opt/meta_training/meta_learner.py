@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakSet
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from meta_opt import registry
@@ -40,6 +39,7 @@ from meta_opt.meta_training.estimators.contract import (
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.evaluated import EvaluatedLearner
 from meta_opt.meta_training.meta_loss import MetaLoss, MetaLossName
+from meta_opt.meta_training.parts import checked_parts, claim
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.meta_training.recommended import parts_by_name, recommended, trainer_defaults
@@ -59,7 +59,6 @@ from meta_opt.saved.weights import check_kept, copied
 from meta_opt.signatures import choice_problem
 
 Monitor = Literal["objective", "final_loss", "loss_sum"]
-_IN_USE: WeakSet[nn.Module] = WeakSet()  # optimizers and estimators with weights, of any meta-learner
 
 
 class MetaLearner(EvaluatedLearner):
@@ -146,18 +145,7 @@ class MetaLearner(EvaluatedLearner):
         """
         super().__init__()
         estimator = FirstOrder() if estimator is None else estimator
-        if not isinstance(optimizee, Optimizee):
-            raise MetaOptError(f"optimizee must be an Optimizee, or the name of one, not {type(optimizee).__name__}")
-        if not isinstance(optimizer, OptimizerNetwork):
-            raise MetaOptError(f"optimizer must be an OptimizerNetwork, or a name, not {type(optimizer).__name__}")
-        if not isinstance(estimator, Estimator):
-            raise MetaOptError(f"estimator must be an Estimator, or the name of one, not {type(estimator).__name__}")
-        for kind, part in (("optimizer", optimizer), ("estimator", estimator)):
-            if part in _IN_USE:
-                raise MetaOptError(
-                    f"this {type(part).__name__} is that of another MetaLearner: give each an {kind} of its own "
-                    "(model.warm_start begins with trained weights)"
-                )
+        optimizee, optimizer, estimator = checked_parts(optimizee, optimizer, estimator)
         self.automatic_optimization = False
         arguments = {name: value for name, value in locals().items() if name in _hyperparameter_names()}
         if problem := choice_problem(MetaLearner.__init__, arguments):
@@ -207,8 +195,7 @@ class MetaLearner(EvaluatedLearner):
         self.average = AveragedModel(optimizer, multi_avg_fn=partial(_follow, 1.0 - average_decay)).requires_grad_(
             False
         )
-        of_this = (optimizer, estimator, self.trained)
-        _IN_USE.update(part for part in of_this if next(part.parameters(), None) is not None)
+        claim(optimizer, estimator, self.trained)
         # Numbers, not buffers, which callbacks that average weights would average too.
         self.episode = 0  # index of the next training episode
         self.skipped = 0  # how many episodes were not finite and changed nothing

@@ -346,7 +346,10 @@ def test_another_estimator_with_other_weights_cannot_go_on(tmp_path: Path) -> No
             lambda: MetaLearner(CoordinatewiseLSTM(), Square()),  # type: ignore[arg-type]
             "optimizee must be an Optimizee, or the name of one, not CoordinatewiseLSTM",
         ),
-        (lambda: MetaLearner(Square(), Square()), "optimizer must be an OptimizerNetwork, or a name, not Square"),  # type: ignore[arg-type]
+        (
+            lambda: MetaLearner(Square(), Square()),
+            "optimizer must be an OptimizerNetwork, or the name of one, not Square",
+        ),  # type: ignore[arg-type]
         (lambda: MetaLearner(None), "optimizee must be an Optimizee, or the name of one, not NoneType"),  # type: ignore[arg-type]
         (lambda: MetaLearner(torch.nn.Linear), "optimizee must be an Optimizee, or the name of one, not Linear"),  # type: ignore[arg-type]
         (lambda: learner(estimator=3), "estimator must be an Estimator, or the name of one, not int"),
