@@ -6,6 +6,7 @@ from weakref import WeakSet
 
 from torch import nn
 
+from meta_opt import registry
 from meta_opt.errors import MetaOptError
 from meta_opt.meta_training.estimators.contract import Estimator
 from meta_opt.optimizees.contract import Optimizee
@@ -29,16 +30,17 @@ def checked_parts(
                 "(model.warm_start begins with trained weights)"
             )
     if not isinstance(optimizee, Optimizee):
-        raise _other("optimizee", Optimizee, optimizee)
+        raise of_another_kind("optimizee", type(optimizee))
     if not isinstance(optimizer, OptimizerNetwork):
-        raise _other("optimizer", OptimizerNetwork, optimizer)
+        raise of_another_kind("optimizer", type(optimizer))
     if not isinstance(estimator, Estimator):
-        raise _other("estimator", Estimator, estimator)
+        raise of_another_kind("estimator", type(estimator))
     return optimizee, optimizer, estimator
 
 
-def _other(kind: str, contract: type, part: object) -> MetaOptError:
-    return MetaOptError(f"{kind} must be an {contract.__name__}, or the name of one, not {type(part).__name__}")
+def of_another_kind(kind: registry.Kind, cls: type) -> MetaOptError:
+    """What there is to say to a part of this class."""
+    return MetaOptError(f"{kind} must be an {registry.contract(kind).__name__}, or the name of one, not {cls.__name__}")
 
 
 def claim(*parts: nn.Module) -> None:

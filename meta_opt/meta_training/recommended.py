@@ -18,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError
+from meta_opt.meta_training.parts import of_another_kind
 from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.sharing import SharedNetworks
@@ -174,8 +175,7 @@ def _class(kind: Kind, part: Any) -> type[Any]:
         return registry.resolve(kind, registry.path_in_file(part) if ".py:" in part else part)
     cls = part if isinstance(part, type) else type(part)
     if not issubclass(cls, registry.contract(kind)):
-        base = registry.contract(kind).__name__
-        raise MetaOptError(f"{kind} must be an {base}, or the name of one, not {cls.__name__}")
+        raise of_another_kind(kind, cls)
     return cls
 
 
