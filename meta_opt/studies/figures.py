@@ -36,12 +36,22 @@ def draw(summary: Summary) -> Figure:
         if wanted.draw == "training":
             _training(part, summary, wanted)
             continue
-        axes = part.subplots(1, len(panels), squeeze=False, sharey=wanted.draw not in ("bars", "norms"))[0]
+        axes = part.subplots(1, len(panels), squeeze=False, sharey=_share_losses(summary, wanted))[0]
         for each, (title, shown) in zip(axes, panels, strict=True):
             each.set_title(title, fontsize=9)
             _DRAW[wanted.draw](each, summary, wanted, shown)
             tidy(each)
     return figure
+
+
+def _share_losses(summary: Summary, wanted: Wanted) -> bool:
+    """Whether panels have one vertical axis: not those of several optimizees, whose losses are of different sizes."""
+    study = summary.study
+    if wanted.draw in ("bars", "norms"):
+        return False
+    if wanted.panels == "test":
+        return not any(test.optimizee for test in study.tests.values())
+    return wanted.panels is None or not any("optimizee" in options for options in study.axes[wanted.panels].values())
 
 
 def _height(wanted: Wanted, panels: Sequence[Panel]) -> float:

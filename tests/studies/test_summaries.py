@@ -201,6 +201,17 @@ def test_the_report_says_what_is_there():
     assert (fewer.found, fewer.wanted) == (6, 7)
 
 
+@pytest.mark.parametrize("other, shared", [("mnist_mlp", False), (None, True)])
+def test_panels_share_an_axis_of_losses_where_they_are_of_one_optimizee(other, shared):
+    options = {"optimizee": other} if other else {"model.num_problems": 2}
+    axes = {"lr": CONTENT["axes"]["lr"], "on": {"a": {}, "b": options}}
+    tests = {"a": {"optimizee": other} if other else {}, "b": {"num_steps": 4}}
+    figures = [{"draw": "lines", "x": "lr", "panels": "on"}, {"draw": "curves", "panels": "test"}]
+    study = read_study("rates", {**CONTENT, "axes": axes, "tests": tests, "figures": figures, "text": ""})
+    for left, right in zip(*[iter(draw(Summary(study, {})).get_axes())] * 2, strict=True):
+        assert left.get_shared_y_axes().joined(left, right) is shared
+
+
 def test_figures_show_the_numbers(tmp_path):
     summary = Summary(STUDY, lines())
     figure = draw(summary)
