@@ -201,7 +201,7 @@ def test_the_report_says_what_is_there():
     assert (fewer.found, fewer.wanted) == (6, 7)
 
 
-@pytest.mark.parametrize("other, shared", [("mnist_mlp", False), (None, True)])
+@pytest.mark.parametrize(("other", "shared"), [("mnist_mlp", False), (None, True)])
 def test_panels_share_an_axis_of_losses_where_they_are_of_one_optimizee(other, shared):
     options = {"optimizee": other} if other else {"model.num_problems": 2}
     axes = {"lr": CONTENT["axes"]["lr"], "on": {"a": {}, "b": options}}
