@@ -6,7 +6,7 @@ from meta_opt.inner_loop.unroll import Position, Trajectory, begin, unroll, unro
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
 from meta_opt.meta_training.estimators.first_order import FirstOrder
 from meta_opt.meta_training.estimators.second_order import SecondOrder
-from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
+from meta_opt.optimizees.contract import SPLITS, Optimizee, OptimizeeFamily, Split, TensorDict
 from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
 from meta_opt.optimizees.layout import Layout, Segment
 from meta_opt.optimizees.module import ModuleOptimizee
@@ -19,6 +19,7 @@ from meta_opt.optimizers.state import axis
 __all__ = [
     "API_VERSION",
     "GENERAL_SETTINGS",
+    "SPLITS",
     "Decision",
     "Episode",
     "Estimator",

@@ -6,6 +6,8 @@ import importlib.metadata
 from dataclasses import dataclass
 from functools import cache
 
+_GROUPS = "meta_opt."  # how the names of groups begin
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -32,16 +34,16 @@ class Installed:
 
 
 @cache
-def installed(prefix: str = "meta_opt.") -> Installed:
-    """Entry points of groups that begin with ``prefix``; of a distribution found twice, the first counts, as always."""
+def installed() -> Installed:
+    """Entry points of meta-opt's groups; of a distribution found twice, the first counts, as always."""
     offers: list[Offer] = []
     unreadable: list[str] = []
     for distribution in importlib.metadata.distributions():
         try:
             text = distribution.read_text("entry_points.txt")
-            if text is None or prefix not in text or _is_hidden(distribution, text):
+            if text is None or _GROUPS not in text or _is_hidden(distribution, text):
                 continue
-            points = [point for point in distribution.entry_points if point.group.startswith(prefix)]
+            points = [point for point in distribution.entry_points if point.group.startswith(_GROUPS)]
         except Exception as error:  # whatever a file may hold
             place = getattr(distribution, "_path", "a distribution")
             unreadable.append(f"{place}: {type(error).__name__}: {error}")

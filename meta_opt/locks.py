@@ -48,9 +48,9 @@ def acquire(path: Path, wait: float = 0.0) -> int:
 
 
 @contextmanager
-def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """A context that holds the lock of an existing file or folder, see :func:`acquire`."""
-    descriptor = acquire(path, wait)
+    descriptor = acquire(path)
     try:
         yield
     finally:

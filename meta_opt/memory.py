@@ -15,6 +15,7 @@ from pathlib import Path
 
 from meta_opt.errors import MetaOptError
 
+LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
 _STACK = 8 << 20  # bytes that a thread's stack counts as, though it is hardly touched
 _SHORT = re.compile("allocate memory|out of memory|size calculation overflow|Unable to allocate|array is too big", re.I)
 _ASKED = re.compile(r"(?:tried|Unable) to allocate ([\d.]+) (bytes|[KMGTPE]iB)", re.I)
@@ -43,10 +44,12 @@ def check(needed: float, what: str) -> None:
     """
     there = available()
     if needed > there:
-        raise ShortageError(f"there is not enough memory: at least {shown(needed)} for {what}; {shown(there)} are free")
+        raise ShortageError(
+            f"there is not enough memory: at least {in_bytes(needed)} for {what}; {in_bytes(there)} are free"
+        )
 
 
-def shown(size: float) -> str:
+def in_bytes(size: float) -> str:
     """A number of bytes, in units that suit it."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if size < 1000:
@@ -63,7 +66,7 @@ def shortage(error: BaseException) -> str | None:
     match = _ASKED.search(text)
     if match is None:
         return "there is not enough memory"
-    return f"there is not enough memory: {shown(float(match[1]) * _UNITS[match[2].lower()])} were asked for at once"
+    return f"there is not enough memory: {in_bytes(float(match[1]) * _UNITS[match[2].lower()])} were asked for at once"
 
 
 @contextmanager

@@ -183,11 +183,13 @@ def version_problem(version: object) -> str | None:
 
 
 def resolve(kind: Kind, text: str) -> type[Any]:
-    """The class that a name or a dotted path stands for.
+    """The class that a name, a dotted path or ``PATH.py:CLASS`` stands for.
 
     Raises:
         RegistryError: As :func:`load`, and if the path does not lead to a class that fulfils the contract.
     """
+    if ".py:" in text or text.endswith(".py"):
+        text = path_in_file(text)
     if "." not in text:
         return load(kind, text)
     module, _, attribute = text.rpartition(".")
@@ -203,8 +205,10 @@ def path_in_file(text: str) -> str:
     """The dotted path of a class in a file, ``PATH.py:CLASS``, whose folder joins those that modules are found in.
 
     Raises:
-        RegistryError: If there is no such file, or a module of its name is imported from elsewhere.
+        RegistryError: If there is no such file, a module of its name is imported from elsewhere, or no class is named.
     """
+    if text.endswith(".py"):
+        raise RegistryError(f"say which class of {text} is meant, as {text}:CLASS")
     file, _, attribute = text.rpartition(":")
     path = Path(os.path.abspath(Path(file).expanduser()))  # a link by its own name, not by that of its target
     said = clipped(file)

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
+from typing import Any
 
 from meta_opt import __version__, registry
+from meta_opt.cli.commands import COMMANDS, HELP
 from meta_opt.cli.output import discard, quiet_log_writers, safe_output
 from meta_opt.errors import MetaOptError
-from meta_opt.memory import shortage
+from meta_opt.memory import LESS_MEMORY, shortage
 from meta_opt.messages import clipped, described, nearest, one_line, own_frames
 
 __all__ = ["main"]
-
-HELP = """\
-usage: meta-opt COMMAND [OPTIONS]
-
-Meta-train learned optimizers: networks that read gradients and write updates.
-
-commands:
-  fit         meta-train a learned optimizer on an optimizee
-  validate    its losses on the validation problems
-  test        its losses on the test problems
-  compare     learned optimizers against tuned SGD, Nesterov momentum, RMSprop and Adam
-  landscape   the paths of optimizers over problems with two parameters, as a picture and an animation
-  plot        what learned optimizers do with gradients that are made up, a picture each
-  study       many runs with different options, what they reached, and the figure of it
-  recommend   settings for an optimizee, from short trials
-  list        the installed optimizees, optimizers and estimators, what they recommend, and the pretrained optimizers
-  new         a plugin to begin with: an optimizee of your own
-  check       whether a class of yours keeps its contract
-
-options:
-  -h, --help  this text; `meta-opt COMMAND --help` for the options of a command,
-              `meta-opt fit --optimizee NAME --help` for those of an optimizee as well
-  --version   the version
-
-examples:
-  meta-opt fit --optimizee digits_mlp
-  meta-opt fit --optimizee mnist_mlp --optimizee.hidden_sizes [40] --model.num_steps 200
-  meta-opt fit --ckpt_path last
-  meta-opt test --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --optimizee digits_mlp
-  meta-opt compare --ckpt_path checkpoints/mnist_mlp/run_0/best.ckpt --num_steps 100 200
-"""
-
-LESS_MEMORY = "lower the numbers of problems and of steps, or the sizes of optimizee and optimizer"
-
-COMMANDS = ("fit", "validate", "test", "compare", "landscape", "plot", "study", "recommend", "list", "new", "check")
-_WITH_CLASSES = ("fit", "validate", "test", "compare", "landscape", "recommend")  # commands that choose optimizees
 
 
 def main(args: list[str] | None = None) -> int:
@@ -99,92 +66,45 @@ def _status(args: list[str]) -> int:
 def _run(args: list[str]) -> int:
     if not args:
         raise MetaOptError(f"say what to do: {', '.join(COMMANDS)} (meta-opt --help tells more)")
-    command, *options = args
-    if command in ("-h", "--help"):
+    name, *options = args
+    if name in ("-h", "--help"):
         print(HELP, end="")
         return 0
-    if command == "--version":
+    if name == "--version":
         print(f"meta-opt {__version__}")
         return 0
-    if command not in COMMANDS:
-        hint = nearest(command, COMMANDS)
-        raise MetaOptError(f"no command is called {clipped(command)!r}; {hint}There are {', '.join(COMMANDS)}")
-    if command == "list":
-        from meta_opt.cli.listing import list_plugins
-
-        return list_plugins(options)
-    if command == "new":
-        from meta_opt.cli.creating import create
-
-        return create(options)
+    if name not in COMMANDS:
+        hint = nearest(name, COMMANDS)
+        raise MetaOptError(f"no command is called {clipped(name)!r}; {hint}There are {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    if name in ("list", "new"):  # which need not read options, and answer at once
+        return _module(command.module).run(options)
     from meta_opt.cli.reading_first import check_names, with_checkpoint_of_pretrained, with_values_joined
 
     options = with_values_joined(options)
-    if command in ("validate", "test"):
+    if name in ("validate", "test"):
         options = with_checkpoint_of_pretrained(options)
-    if command == "check":
-        from meta_opt.cli.conformance import check
-
-        return check(options)
-    if command in _WITH_CLASSES:
+    if command.with_classes:
         from meta_opt.cli.option_help import class_asked_for_help, print_class_help
 
-        if asked := class_asked_for_help(command, options):
+        if asked := class_asked_for_help(name, options):
             return print_class_help(*asked)
-    if command == "compare" and {"-h", "--help"} & set(options):
-        from meta_opt.cli.compare_help import HELP as COMPARE_HELP
-
-        print(COMPARE_HELP, end="")
+    wants_help = bool({"-h", "--help"} & set(options))
+    if wants_help and command.help_module:
+        print(_module(command.help_module).HELP, end="")
         return 0
-    if command == "landscape" and {"-h", "--help"} & set(options):
-        from meta_opt.cli.drawing_help import HELP as LANDSCAPE_HELP
-
-        print(LANDSCAPE_HELP, end="")
-        return 0
-    if command == "plot" and {"-h", "--help"} & set(options):
-        from meta_opt.cli.plotting_help import HELP as PLOT_HELP
-
-        print(PLOT_HELP, end="")
-        return 0
-    if command == "recommend" and {"-h", "--help"} & set(options):
-        from meta_opt.cli.recommending_help import HELP as RECOMMEND_HELP
-
-        print(RECOMMEND_HELP, end="")
-        return 0
-    if command == "study":
-        return _study(options)
-    check_names(options)
-    if command == "compare":
-        from meta_opt.cli.comparing import run as run_comparison
-
-        return run_comparison(options)
-    if command == "landscape":
-        from meta_opt.cli.drawing import run as run_drawing
-
-        return run_drawing(options)
-    if command == "plot":
-        from meta_opt.cli.plotting import run as run_plotting
-
-        return run_plotting(options)
-    if command == "recommend":
-        from meta_opt.cli.recommending import run as run_trials
-
-        return run_trials(options)
-    if {"-h", "--help"} & set(options):
+    if name not in ("study", "check"):  # whose names are their own
+        check_names(options)
+    if command.module:
+        return _module(command.module).run(options)
+    if wants_help:
         from meta_opt.cli.option_help import print_help
 
-        return print_help(command, options)
+        return print_help(name, options)
     from meta_opt.cli.training import run
 
-    return run(command, ["--help" if option == "--help_all" else option for option in options])
+    return run(name, ["--help" if option == "--help_all" else option for option in options])
 
 
-def _study(options: list[str]) -> int:
-    if {"-h", "--help"} & set(options):
-        from meta_opt.cli.study_help import HELP as STUDY_HELP
-
-        print(STUDY_HELP, end="")
-        return 0
-    from meta_opt.cli.studying import run as run_study
-
-    return run_study(options)
+def _module(name: str | None) -> Any:
+    return importlib.import_module(f"meta_opt.cli.{name}")

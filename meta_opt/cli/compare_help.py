@@ -12,8 +12,9 @@ protocol:
      losses over all steps, final loss) and each number of steps. Learned optimizers have nothing to tune.
   2. Then all run on the same test problems, from the same θ_0, with the same mini-batches. Test problems are others
      than those of meta-training and validation; on data sets they use the test images.
-  3. The final loss is the last one, or the mean of the last ten where mini-batches make it noisy. Means over problems
-     come with their standard errors, and with the ratio to the best baseline, tuned for that very figure.
+  3. The final loss is the last one, or where mini-batches make it noisy the mean of the last tenth of the steps, at
+     most ten. Means over problems come with their standard errors, and with the ratio to the best baseline, tuned for
+     that very figure.
 
 what is compared:
   --ckpt_path PATH [PATH ...]     checkpoints that meta-opt fit wrote; best or last: that of the newest run (on the

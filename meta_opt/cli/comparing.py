@@ -24,6 +24,7 @@ from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Contestant, compare
 from meta_opt.evaluation.devices import device_of
+from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.evaluation.reports import Report, check_place
 from meta_opt.evaluation.setting import Progress, Setting
 from meta_opt.evaluation.standing_in import let_stand_in
@@ -211,7 +212,7 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--baselines", type=str, nargs="+", default=None)  # by the number of steps
     parser.add_argument("--num_steps", type=int, nargs="+", default=[100])
     parser.add_argument("--num_problems", type=int, default=100)
-    parser.add_argument("--num_validation_problems", type=int, default=32)
+    parser.add_argument("--num_validation_problems", type=int, default=FEWEST_VALIDATION_PROBLEMS)
     parser.add_argument("--held_back", type=bool, default=False)
     parser.add_argument("--regret", type=bool, default=False)
     parser.add_argument("--seed_everything", type=int, default=0)

@@ -33,7 +33,7 @@ examples:
 """
 
 
-def check(options: list[str]) -> int:
+def run(options: list[str]) -> int:
     """Check a class; returns the exit status: 1 if a check fails.
 
     Raises:

@@ -32,7 +32,7 @@ _FILES = {
 }
 
 
-def create(options: list[str]) -> int:
+def run(options: list[str]) -> int:
     """Make a plugin; returns the exit status.
 
     Raises:

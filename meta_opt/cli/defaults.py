@@ -18,11 +18,12 @@ import torch
 from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
+from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.meta_training.recommended import (
     DEFAULT_OPTIMIZER,
     Preset,
     argument_names,
-    kind_of,
+    part_of_option,
     recommended,
     recommended_estimator,
 )
@@ -184,7 +185,8 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     defaults.options["seed_everything"] = next(iter(recipes.values())).model["seed"]
     defaults.options["precision"] = _precision(first, recipes[first])
     defaults.options["held_back"] = same and model.get("held_back", False) is True
-    defaults.options["num_validation_problems"] = max(32, model["num_validation_problems"] if same else 0)
+    trained_on = model["num_validation_problems"] if same else 0
+    defaults.options["num_validation_problems"] = max(FEWEST_VALIDATION_PROBLEMS, trained_on)
     return defaults
 
 
@@ -192,10 +194,10 @@ def _alike(one: Path, other: Path, parts: Mapping[Path, Part]) -> bool:
     """Whether both are the same optimizee, made again: one may lack an argument that there was not yet."""
     if parts[one] == parts[other]:
         return True
-    from meta_opt.evaluation.validated import same  # which takes long
+    from meta_opt.evaluation.validated import same_optimizee  # which takes long
 
     try:
-        return same(*(make("optimizee", parts[path], path) for path in (one, other)))
+        return same_optimizee(*(make("optimizee", parts[path], path) for path in (one, other)))
     except MetaOptError:
         return False
 
@@ -279,7 +281,7 @@ def _recommend(defaults: Defaults, *, new: bool, preset: Preset = "recommended")
         preset: See :func:`recommended`.
     """
     for name, value in recommended(defaults.classes, new=new, preset=preset).items():
-        kind = kind_of(name)
+        kind = part_of_option(name)
         option, _, argument = name.rpartition(".")
         if kind is not None and argument in argument_names(defaults.classes[kind]):
             defaults.options[option]["init_args"][argument] = value

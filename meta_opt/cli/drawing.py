@@ -18,6 +18,7 @@ from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, parsed
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.landscapes import Panel, check_two_parameters, landscape_figure, panel_of, save_animation
+from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.evaluation.reports import check_place, new_folder
 from meta_opt.evaluation.setting import Setting
 from meta_opt.evaluation.tuning import tuned_rates
@@ -78,7 +79,7 @@ def _parser(optimizee: type[Any]) -> Parser:
     parser.add_argument("--baselines", type=str, nargs="*", default=["Nesterov", "Adam"])
     parser.add_argument("--num_steps", type=int, default=100)
     parser.add_argument("--problem", type=int, default=0)
-    parser.add_argument("--num_validation_problems", type=int, default=32)
+    parser.add_argument("--num_validation_problems", type=int, default=FEWEST_VALIDATION_PROBLEMS)
     parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument("--out", type=str | None, default=None)

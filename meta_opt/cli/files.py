@@ -41,8 +41,8 @@ def with_dotted_paths(arguments: list[str], command: str = "fit") -> list[str]:
         else:
             prefix, value = "", argument
         if any(option == f"--{name}" or option.startswith(f"--{name}.") for name in _CLASSES):
-            if value.endswith(".py"):
-                raise RegistryError(f"say which class of {value} is meant, as {value}:CLASS")
+            if option.removeprefix("--") in _CLASSES and value.endswith(".py"):
+                registry.path_in_file(value)  # says that a class is missing
             value = _config(value) if value.endswith(_CONFIG) else _value(value)
         elif option in ("--config", "-c") and value:
             value = _config(value, command)
@@ -56,17 +56,16 @@ def find_class(text: str) -> tuple[Kind, type[Any]]:
     Raises:
         RegistryError: If there is no such class, or it is of no kind.
     """
-    path = with_dotted_paths([f"--optimizee={text}"])[0].partition("=")[2]
-    if "." not in path:
+    if "." not in text:
         known = [name for kind in registry.KINDS for name in registry.names(kind)]
-        found = next((kind for kind in registry.KINDS if path in registry.names(kind)), None)
+        found = next((kind for kind in registry.KINDS if text in registry.names(kind)), None)
         if found is None:
             there = f"There are {', '.join(known)}"
-            raise RegistryError(f"no plugin is called {clipped(path)!r}; {nearest(path, known)}{there}")
-        return found, registry.load(found, path)
+            raise RegistryError(f"no plugin is called {clipped(text)!r}; {nearest(text, known)}{there}")
+        return found, registry.load(found, text)
     for kind in registry.KINDS:
         try:
-            return kind, registry.resolve(kind, path)
+            return kind, registry.resolve(kind, text)
         except RegistryError as error:
             if " is not one: " not in str(error):
                 raise

@@ -40,7 +40,7 @@ _DESCRIPTION = 200  # characters
 _TOGETHER = "\u00a0"  # between an option and its value, where lines do not break
 
 
-def list_plugins(options: list[str]) -> int:
+def run(options: list[str]) -> int:
     """Print the list; returns the exit status."""
     if {"-h", "--help"} & set(options):
         print(USAGE, end="")

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from meta_opt import registry
-from meta_opt.cli import LESS_MEMORY
 from meta_opt.cli.parser import joined
 from meta_opt.configurable import Configurable
 from meta_opt.errors import MetaOptError, shown
-from meta_opt.memory import shortage
+from meta_opt.memory import LESS_MEMORY, shortage
 from meta_opt.messages import clipped
 
 _MAX_DEVICES = max(64, os.cpu_count() or 1)  # processes on one machine
@@ -75,7 +74,7 @@ def check_seed(seed: int) -> None:
         raise MetaOptError(f"--seed_everything must be from 0 to {(1 << 32) - 1}, not {shown(seed)}")
 
 
-def check_trainer(config: dict[str, Any], command: str) -> None:
+def check_trainer_options(config: dict[str, Any], command: str) -> None:
     """Refuse what cannot be, or what has another name here.
 
     Raises:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from meta_opt import registry
+from meta_opt.cli.commands import COMMANDS
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.listing import described_names
 from meta_opt.cli.reading_first import read_first
@@ -70,7 +71,7 @@ def print_class_help(kind: Kind, name: str | None) -> int:
         print(f"\n--{option}.help NAME shows the options of one.")
         return 0
     try:
-        cls = registry.resolve(kind, with_dotted_paths([f"--{option}={name}"])[0].partition("=")[2])
+        cls = registry.resolve(kind, name)
     except RegistryError as error:
         raise RegistryError(f"{error}; --{option}.help without a name lists the {kind}s that can be used") from error
     print("\n".join(_of_class(option, registry.reference(cls), cls, {})))
@@ -88,14 +89,13 @@ def print_help(command: str, options: list[str]) -> int:
     Raises:
         MetaOptError: If a class or a checkpoint that is named cannot be used.
     """
-    from meta_opt.cli import HELP
     from meta_opt.cli.defaults import find_defaults
     from meta_opt.meta_training.callbacks import StopWhenStale
     from meta_opt.meta_training.meta_learner import MetaLearner
     from meta_opt.meta_training.recommended import TRAINER_DEFAULTS
 
     defaults = find_defaults(command, with_dotted_paths(options, command))
-    subject = next(line.split(maxsplit=1)[1] for line in HELP.splitlines() if line.startswith(f"  {command} "))
+    subject = COMMANDS[command].what
     needed = "--optimizee NAME" if command == "fit" else "(--ckpt_path PATH | --pretrained NAME)"
     lines = [f"usage: meta-opt {command} {needed} [OPTIONS]", "", f"{subject[0].upper()}{subject[1:]}.", ""]
     for kind in registry.KINDS:

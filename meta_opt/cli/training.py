@@ -20,12 +20,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from meta_opt import __version__, registry
-from meta_opt.cli import HELP, LESS_MEMORY, launched
+from meta_opt.cli import launched
 from meta_opt.cli.arithmetic import flush_denormals
+from meta_opt.cli.commands import COMMANDS
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, recommended_by, set_defaults
 from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
 from meta_opt.cli.files import with_dotted_paths
-from meta_opt.cli.option_errors import check_nulls, check_plain, check_seed, check_trainer, errors_of_the_parser
+from meta_opt.cli.option_errors import check_nulls, check_plain, check_seed, check_trainer_options, errors_of_the_parser
 from meta_opt.cli.output import quiet_lightning
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.cli.processes import Companions, Processes, starts_processes
@@ -33,12 +34,12 @@ from meta_opt.cli.training_errors import meaning_of, mismatch
 from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
 from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.evaluation.reference import Reference
-from meta_opt.memory import bounded, shortage
+from meta_opt.memory import LESS_MEMORY, bounded, shortage
 from meta_opt.messages import clipped, described, own_frames
 from meta_opt.meta_training.callbacks import Interruption, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.endings import cut_short_by
 from meta_opt.meta_training.meta_learner import MetaLearner
-from meta_opt.meta_training.progress import Progress
+from meta_opt.meta_training.progress import EpisodeBar
 from meta_opt.meta_training.recommended import Preset, trainer_defaults
 from meta_opt.saved.runs import Run, relative
 
@@ -89,7 +90,7 @@ class MetaOptCLI(LightningCLI):
         arguments = with_dotted_paths(options, command)
         self._defaults = find_defaults(command, arguments)
         about = {
-            "description": next(line.strip() for line in HELP.splitlines() if line.startswith(f"  {command} ")),
+            "description": COMMANDS[command].what,
             "usage": f"meta-opt {command} {'--optimizee NAME' if command == 'fit' else '--ckpt_path PATH'} [OPTIONS]",
             "dump_header": [f"meta-opt {__version__}"],
         }
@@ -215,9 +216,9 @@ class MetaOptCLI(LightningCLI):
         if starts_processes(config["plugins"]):
             config["plugins"].append(self._processes)
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(Progress())
+            callbacks.append(EpisodeBar())
         config["callbacks"] = callbacks
-        check_trainer(config, self._command)
+        check_trainer_options(config, self._command)
         launched.join(config)
         try:
             trainer = self.trainer_class(**{**config, **kwargs})

@@ -17,10 +17,11 @@ from meta_opt.evaluation.compare import Comparison, Contestant, Validation
 from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.figures import comparison_figure
+from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.evaluation.reports import Report
 from meta_opt.evaluation.setting import MERITS, Setting
 from meta_opt.evaluation.standing_in import let_stand_in
-from meta_opt.evaluation.validated import same, validation_in, validation_of
+from meta_opt.evaluation.validated import same_optimizee, validation_in, validation_of
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.layout import Layout
@@ -140,7 +141,7 @@ def compare(
     horizons = _horizons(num_steps, chosen, known)
     num_problems = whole("num_problems", num_problems, 2)
     if num_validation_problems is None:
-        num_validation_problems = max(32, known.num_problems if known else 0)
+        num_validation_problems = max(FEWEST_VALIDATION_PROBLEMS, known.num_problems if known else 0)
     num_validation_problems = whole("num_validation_problems", num_validation_problems, 1)
     if held_back is None:
         held_back = known is not None and known.held_back
@@ -191,8 +192,7 @@ def _optimizee(asked: str | Optimizee | None, optimizers: Mapping[str, Learned])
     if isinstance(asked, Optimizee):
         return asked
     if isinstance(asked, str):
-        cls = registry.resolve("optimizee", registry.path_in_file(asked) if ".py:" in asked else asked)
-        return cls()
+        return registry.resolve("optimizee", asked)()
     if asked is not None:
         raise MetaOptError(f"optimizee must be a name or an optimizee that is made, not {shown(asked)}")
     known = {name: found for name, each in optimizers.items() if (found := _trained_on(each)) is not None}
@@ -200,7 +200,7 @@ def _optimizee(asked: str | Optimizee | None, optimizers: Mapping[str, Learned])
         raise MetaOptError("say what to compare on, with optimizee: a learned optimizer alone does not know")
     first, *others = known
     for other in others:
-        if not same(known[first], known[other]):
+        if not same_optimizee(known[first], known[other]):
             raise MetaOptError(
                 f"{first} and {other} were trained on different problems; name those to compare on with optimizee"
             )
@@ -245,7 +245,7 @@ def _contestant(
 def _validation(each: Learned, optimizee: Optimizee) -> Validation | None:
     """How training validated, if that was on this very optimizee."""
     if isinstance(each, MetaLearner):
-        return validation_in(each.hparams) if same(each.optimizee, optimizee) else None
+        return validation_in(each.hparams) if same_optimizee(each.optimizee, optimizee) else None
     return validation_of(read_recipe(_path(each)), _path(each), optimizee) if isinstance(each, str | Path) else None
 
 

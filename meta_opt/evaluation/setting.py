@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizers.baseline_names import HandMade
@@ -52,7 +53,7 @@ class Setting:
     optimizee: Optimizee
     horizons: Sequence[int]
     num_problems: int = 100
-    num_validation_problems: int = 32
+    num_validation_problems: int = FEWEST_VALIDATION_PROBLEMS
     seed: int = 0
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -61,10 +62,9 @@ class Setting:
     regret: bool = False
     progress: Progress = field(default_factory=Progress)
 
-    def curves(self, optimizer: InnerOptimizer, split: Split, num_steps: int | None = None) -> Curves:
-        """Curves over so many steps, by default those of the longest horizon."""
-        steps = num_steps or max(self.horizons)
-        return self.run(optimizer, split, self.count(split), steps, self.seed, held_back=self.held_back)
+    def curves(self, optimizer: InnerOptimizer, split: Split, num_steps: int) -> Curves:
+        """Curves over so many steps."""
+        return self.run(optimizer, split, self.count(split), num_steps, self.seed, held_back=self.held_back)
 
     def run(
         self,
@@ -99,9 +99,9 @@ class Setting:
         """How many problems of ``split`` there are."""
         return self.num_problems if split == "test" else self.num_validation_problems
 
-    def expect(self, runs: int, split: Split, num_steps: int | None = None) -> None:
-        """Tell how many runs on ``split`` are to come."""
-        self.progress.expect(runs * self.count(split) * (num_steps or max(self.horizons)))
+    def expect(self, runs: int, split: Split, num_steps: int) -> None:
+        """Tell how many runs over so many steps on ``split`` are to come."""
+        self.progress.expect(runs * self.count(split) * num_steps)
 
     def spans(self, of: HandMade | InnerOptimizer) -> dict[int, Sequence[int]]:
         """By how many steps there are runs: the horizons that each serves. What has a schedule runs for each."""

@@ -30,7 +30,7 @@ def validation_of(recipe: Recipe, path: Path, optimizee: Optimizee) -> Validatio
         trained_on: Optimizee = make("optimizee", recipe.optimizee, path, type(optimizee))
     except MetaOptError:  # it is another by now
         return None
-    return validation_in(recipe.model) if same(trained_on, optimizee) else None
+    return validation_in(recipe.model) if same_optimizee(trained_on, optimizee) else None
 
 
 def validation_in(model: Mapping[str, Any]) -> Validation:
@@ -39,7 +39,7 @@ def validation_in(model: Mapping[str, Any]) -> Validation:
     return Validation(num_steps, model["num_validation_problems"], model["seed"], model.get("held_back", False))
 
 
-def same(one: Optimizee, other: Optimizee) -> bool:
+def same_optimizee(one: Optimizee, other: Optimizee) -> bool:
     """Whether two optimizees are of one class and were made from the same arguments."""
     first, second = (each.plain_init_args(registry.name_of) for each in (one, other))
     if first is None or second is None or type(one) is not type(other):

@@ -457,7 +457,7 @@ class MetaLearner(EvaluatedLearner):
         """
         if self._trainer is not None and self._trainer.state.fn == "fit" and "averaging_state" in checkpoint:
             check_averaging(self._trainer)
-        check_weights(self.estimator, checkpoint.get("state_dict", {}), "estimator.")
+        check_weights(self.estimator, checkpoint.get("state_dict", {}))
         self.cost = read_cost(checkpoint.get("meta_opt", {})) or Cost()
         if self._trainer is not None:
             self._trainer.precision_plugin.convert_module(self)

@@ -24,7 +24,7 @@ _SHOWN = (
 _NOT_METRICS = frozenset(f"val/{name}" for name in (*LOGGED, TIMES))
 
 
-class Progress(ProgressBar):
+class EpisodeBar(ProgressBar):
     """Metrics first, then how many episodes are done, and the time left in all.
 
     Only the first process shows it.
@@ -64,7 +64,7 @@ class Progress(ProgressBar):
     ) -> None:
         """An episode is done."""
         if self._bar is not None:
-            self._bar.set_description_str(described(trainer.callback_metrics), refresh=False)
+            self._bar.set_description_str(summary(trainer.callback_metrics), refresh=False)
             self._bar.update(_done(trainer) - self._bar.n)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,7 +75,7 @@ class Progress(ProgressBar):
         seconds = time.monotonic() - self._started
         epochs = trainer.max_epochs
         of = f"/{epochs}" if epochs and epochs > 0 else ""
-        metrics = described(trainer.callback_metrics, names=True)
+        metrics = summary(trainer.callback_metrics, names=True)
         parts = [f"epoch {trainer.current_epoch + 1}{of}", f"{done} episodes", metrics]
         parts.append(f"after {_clock(seconds)}")
         if total is not None and done > self._first:
@@ -105,7 +105,7 @@ class Progress(ProgressBar):
             self._bar = None
 
 
-def described(metrics: Mapping[str, Any], *, names: bool = False) -> str:
+def summary(metrics: Mapping[str, Any], *, names: bool = False) -> str:
     """The metrics that matter, in few letters, or by their names in the log."""
     own = [name for name in metrics if name.startswith("val/") and name not in _NOT_METRICS]  # of the optimizee
     shown = [(name, text) for name, text in _SHOWN if name in metrics]

@@ -68,7 +68,7 @@ def recommended(
     own.pop("model.estimator", None)  # which class it is has been chosen
     kept = {}
     for name, value in (settings | own | (pair if new else {})).items():
-        kind = kind_of(name)
+        kind = part_of_option(name)
         if kind is None:
             kept[name] = value
         elif new and (name != _FRACTION or name in {**own, **pair} or _replays_columns(optimizer)):
@@ -87,7 +87,7 @@ def _of_optimizee(cls: type[Any], optimizer: str) -> tuple[dict[str, Any], dict[
     return {name: value for name, value in settings.items() if ":" not in name}, pair
 
 
-def kind_of(option: str) -> Kind | None:
+def part_of_option(option: str) -> Kind | None:
     """Which class an option is an argument of: the optimizer's, the estimator's, or None for another."""
     return next((kind for kind in _USUAL if option.startswith(f"{registry.OPTIONS[kind]}.")), None)
 
@@ -154,7 +154,7 @@ def parts_by_name(init: Callable[P, None]) -> Callable[P, None]:
         if not _is_made(parts["optimizee"]):
             for name, value in settings.items():
                 group, _, argument = name.partition(".")
-                if group == "model" and kind_of(name) is None and argument in signature.parameters:
+                if group == "model" and part_of_option(name) is None and argument in signature.parameters:
                     given.setdefault(argument, value)
         return init(**given)  # type: ignore[call-arg]
 
@@ -172,7 +172,7 @@ def _is_named(part: Any) -> bool:
 def _class(kind: Kind, part: Any) -> type[Any]:
     """The class of an object, or the one that a name stands for."""
     if isinstance(part, str):
-        return registry.resolve(kind, registry.path_in_file(part) if ".py:" in part else part)
+        return registry.resolve(kind, part)
     cls = part if isinstance(part, type) else type(part)
     if not issubclass(cls, registry.contract(kind)):
         raise of_another_kind(kind, cls)

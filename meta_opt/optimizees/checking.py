@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from meta_opt.errors import OptimizeeError
 from meta_opt.messages import clipped
 from meta_opt.optimizees.contract import Optimizee, OptimizeeFamily, Split, TensorDict
-from meta_opt.optimizees.draws import Draw, check_alike, check_named, draw_problem, kind_of
+from meta_opt.optimizees.draws import Draw, check_alike, check_named, draw_problem, type_name
 from meta_opt.optimizees.watching import Watched, same
 from meta_opt.signatures import signature_problem
 
@@ -50,7 +50,7 @@ def _check(optimizee: Optimizee, generator: Generator) -> None:
     device = _device_of(variants[0])
     moved = Watched(optimizee).call("to", device)
     if moved is not optimizee:
-        raise OptimizeeError(f"{_name(optimizee)}.to must return the object itself, found {kind_of(moved)}")
+        raise OptimizeeError(f"{_name(optimizee)}.to must return the object itself, found {type_name(moved)}")
     for variant in variants:
         _check_variant(Watched(variant), seeds, device)
 
@@ -74,7 +74,7 @@ def variants_of(optimizee: Optimizee, generator: Generator) -> list[Optimizee]:
     for seed in seeds if isinstance(optimizee, OptimizeeFamily) else seeds[:1]:
         variant, again = (watched.call("variant", Generator().manual_seed(seed)) for _ in range(2))
         if not isinstance(variant, Optimizee) or isinstance(variant, OptimizeeFamily):
-            found = f"the family {_name(variant)}" if isinstance(variant, Optimizee) else kind_of(variant)
+            found = f"the family {_name(variant)}" if isinstance(variant, Optimizee) else type_name(variant)
             raise OptimizeeError(f"{name}.variant must return an Optimizee that has a loss, found {found}")
         if type(variant) is not type(again):
             raise OptimizeeError(f"{name}.variant gives another optimizee with the same generator")
@@ -148,7 +148,7 @@ def _check_one(watched: Watched, arguments: _Arguments, where: str = "") -> Tens
         # Copies of the leaves: changes in place, which autograd forbids of leaves, are noticed by what they change.
         loss = watched.call("loss", {key: value.clone() for key, value in leaves.items()}, problem, batch)
     if not isinstance(loss, Tensor) or loss.dim() != 0:
-        found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else kind_of(loss)
+        found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type_name(loss)
         raise OptimizeeError(f"{name}.loss must return a scalar tensor (shape []), found {found}{where}")
     if loss.is_complex():
         raise OptimizeeError(f"{name}.loss must return a real number, found {loss.dtype}{where}")
@@ -168,7 +168,7 @@ def _check_one(watched: Watched, arguments: _Arguments, where: str = "") -> Tens
     again = watched.call("loss", {key: value.clone() for key, value in leaves.items()}, problem, batch)
     alike = isinstance(again, Tensor) and again.shape == loss.shape
     if not (alike and torch.allclose(loss, again, rtol=1e-5, equal_nan=True)):
-        before, after = (f"{value.item():.6g}" if alike else kind_of(value) for value in (loss, again))
+        before, after = (f"{value.item():.6g}" if alike else type_name(value) for value in (loss, again))
         raise OptimizeeError(
             f"{name}.loss gives another result when it is called again with the same arguments, {after} after "
             f"{before}: it must keep no state, and take no randomness"
@@ -220,7 +220,7 @@ def _check_groups(watched: Watched, params: TensorDict) -> None:
     groups = watched.call("groups")
     must = f"{watched.name}.groups must return the group of each parameter, names by names"
     if not isinstance(groups, Mapping):
-        raise OptimizeeError(f"{must}, found {kind_of(groups)}")
+        raise OptimizeeError(f"{must}, found {type_name(groups)}")
     for key, value in groups.items():
         if key not in params:
             raise OptimizeeError(

@@ -61,12 +61,12 @@ def check_named(name: str, method: str, found: object, what: str) -> None:
     """Raise :class:`OptimizeeError` if ``found``, which a method returned, is no dict of named dense tensors."""
     must = f"{name}.{method} must return named {what}, a dict"
     if not isinstance(found, dict):
-        raise OptimizeeError(f"{must}, found {kind_of(found)}")
+        raise OptimizeeError(f"{must}, found {type_name(found)}")
     for key, value in found.items():
         if not isinstance(key, str):
             raise OptimizeeError(f"{must} with names as keys, found the key {clipped(repr(key))}")
         if not isinstance(value, Tensor):
-            raise OptimizeeError(f"{must}, but {clipped(key)!r} is {kind_of(value)}")
+            raise OptimizeeError(f"{must}, but {clipped(key)!r} is {type_name(value)}")
         if value.layout != strided or value.is_nested or value.is_meta:
             found_instead = "on the meta device" if value.is_meta else value.layout
             raise OptimizeeError(f"{must} of dense tensors, but {clipped(key)!r} is {found_instead}")
@@ -92,6 +92,6 @@ def check_alike(name: str, method: str, one: TensorDict, other: TensorDict) -> N
             )
 
 
-def kind_of(value: object) -> str:
+def type_name(value: object) -> str:
     """What a value is, for messages."""
     return "None" if value is None else type(value).__name__

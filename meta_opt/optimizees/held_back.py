@@ -7,12 +7,10 @@ from torch import Generator, Tensor
 
 from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees.checking import variants_of
-from meta_opt.optimizees.contract import Optimizee, Split
+from meta_opt.optimizees.contract import SPLITS, Optimizee
 from meta_opt.optimizees.draws import check_alike, check_named
 from meta_opt.optimizees.problems import NONE_HELD_BACK, Problems
 from meta_opt.optimizees.watching import Watched
-
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def check_held_back(optimizee: Optimizee, generator: Generator) -> None:
@@ -32,7 +30,7 @@ def check_held_back(optimizee: Optimizee, generator: Generator) -> None:
 def _check_variant(variant: Optimizee, seed: int) -> None:
     watched = Watched(variant)
     device = next((value.device for value in vars(variant).values() if isinstance(value, Tensor)), torch.device("cpu"))
-    for split in _SPLITS:
+    for split in SPLITS:
         drawn = []
         for number in range(2):
             batch = watched.call("sample_held_back", split, Generator().manual_seed(seed + number))

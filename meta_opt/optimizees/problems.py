@@ -13,7 +13,7 @@ from torch import Tensor
 
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
-from meta_opt.optimizees.draws import check_alike, check_named, kind_of
+from meta_opt.optimizees.draws import check_alike, check_named, type_name
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.streams import drawn_in_float32, problem_generator
 from meta_opt.optimizees.tracing import Traces
@@ -306,7 +306,7 @@ class Problems:
         """What is checked at first (:mod:`meta_opt.optimizees.checking`) may come to differ later."""
         loss = getattr(self._optimizee, what)(named, problem, batch)
         if not isinstance(loss, Tensor) or loss.dim() > 0:
-            found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else kind_of(loss)
+            found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type_name(loss)
             raise OptimizeeError(f"{self._name}.{what} must return a scalar tensor (shape []), found {found}")
         return loss
 

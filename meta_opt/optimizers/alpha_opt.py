@@ -20,6 +20,7 @@ from meta_opt.optimizers.policies import Decision, Gaussian, Policy, drawn
 from meta_opt.optimizers.pooling import pooled, spread
 from meta_opt.optimizers.secants import NUM_FEATURES, LastStep, root_mean_square, secant_lengths
 from meta_opt.optimizers.state import axis
+from meta_opt.optimizers.weights import uniform
 
 _EPSILON = 1e-8  # as in Adam
 
@@ -87,7 +88,7 @@ class AlphaOpt(Policy):
         action: Scope = "tensor",
         direction: Literal["gradient", "adam"] = "adam",
         unit: Literal["base", "secant"] = "base",
-        observes: Sequence[str] = ("moments", "gradients", "losses", "sizes", "params", "time"),
+        observes: Sequence[str] = PARTS,
         memory: int = 5,
         network: Literal["mlp", "gru"] = "mlp",
         hidden_size: int = 32,
@@ -145,7 +146,7 @@ class AlphaOpt(Policy):
 
         def draw(rows: int, columns: int) -> nn.Parameter:
             bound = 1.0 / math.sqrt(columns)
-            return nn.Parameter((torch.rand(rows, columns, generator=generator) * 2.0 - 1.0) * bound)
+            return nn.Parameter(uniform((rows, columns), bound, generator))
 
         self.input_weight = draw(size, inputs)
         self.input_bias = nn.Parameter(torch.zeros(size))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from meta_opt.optimizers.lstm.network import LSTMNetwork
+from meta_opt.optimizers.lstm.network import LSTMNetwork, lstm_layer
 
 Average = Callable[[Tensor], Tensor]
 
@@ -58,13 +58,9 @@ def averaging_lstm(
     Returns:
         Outputs [R, B·N], and the new hidden and cell, as they were given.
     """
-    size = network.size
     new_hidden, new_cell = [], []
     for weight, bias, h, c in zip(network.weights, network.biases, hidden, cell, strict=True):
-        gates = torch.addmm(bias, weight, torch.cat([inputs, h]))  # [4H, B·N]
-        input_gate, forget_gate, output_gate = torch.sigmoid(gates[: 3 * size]).split(size)
-        c = forget_gate * c + input_gate * torch.tanh(gates[3 * size :])
-        inputs = output_gate * torch.tanh(c)
+        inputs, c = lstm_layer(weight, bias, inputs, h, c)
         if num_averaging:
             inputs = torch.cat([average(inputs[:num_averaging]), inputs[num_averaging:]])
         new_hidden.append(inputs)

@@ -17,6 +17,7 @@ from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.lstm.preprocessing import bounded
 from meta_opt.optimizers.pooling import pooled, spread
 from meta_opt.optimizers.state import axis
+from meta_opt.optimizers.weights import uniform
 
 _LEAST_SQUARE = 1e-20  # a mean square that is no larger is as good as zero
 _FIRST_DECAY = 0.9  # of the fastest average, before anything is learned
@@ -34,7 +35,7 @@ class GRU(nn.Module):
         bound = 1.0 / math.sqrt(size)
 
         def draw(rows: int, columns: int) -> nn.Parameter:
-            return nn.Parameter((torch.rand(rows, columns, generator=generator) * 2.0 - 1.0) * bound)
+            return nn.Parameter(uniform((rows, columns), bound, generator))
 
         # Rows: reset gate, update gate, candidate.
         self.of_inputs = draw(3 * size, num_inputs)
@@ -141,7 +142,7 @@ class HierarchicalRNN(OptimizerNetwork):
         self.problem = GRU(self.tensor_size, self.problem_size, 0, generator)
         # Rows: direction, change of the log step size, decay of means, decay of squares.
         bound = self.initial_output / math.sqrt(self.hidden_size)
-        weight = (torch.rand(4, self.hidden_size, generator=generator) * 2.0 - 1.0) * bound
+        weight = uniform((4, self.hidden_size), bound, generator)
         weight[1] = 0.0  # or else step sizes would drift, each on its own
         self.output_weight = nn.Parameter(weight)
         decay = _logit(_FIRST_DECAY)

@@ -15,6 +15,7 @@ from meta_opt.optimizers.contract import OptimizerNetwork, Scope, Step
 from meta_opt.optimizers.lstm.inputs import READS, read_inputs
 from meta_opt.optimizers.lstm.network import LSTMNetwork
 from meta_opt.optimizers.lstm.preprocessing import Moments, bounded
+from meta_opt.optimizers.lstm.step import LARGEST_EXPONENT
 from meta_opt.optimizers.state import axis
 
 GACInputs = Literal["none", "log_sign", "moments", "log_sign+moments"]
@@ -134,7 +135,7 @@ class LSTMGAC(OptimizerNetwork):
         if self.base_step != 0.0:
             update = update - self.base_step * direction
         if self.output == "magnitude":
-            update = update * outputs[1].exp()
+            update = update * outputs[1].clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
         if moments is not None:
             update = moments.faded(update, grad)
         return Step(update, GACState(state.sizes, hidden, cell, moments))

@@ -14,6 +14,7 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.state import axis
+from meta_opt.optimizers.weights import uniform
 
 _NUM_LOSSES = 3  # what is read of a loss
 _EDGE = 0.999  # as near to the bound as the best place counts, where the inverse of tanh is finite
@@ -85,8 +86,7 @@ class RNNBlackBox(OptimizerNetwork):
         size, reads = self.hidden_size, self.proposals * (layout.num_coordinates + _NUM_LOSSES)
 
         def drawn(rows: int, columns: int) -> nn.Parameter:
-            scale = 1.0 / math.sqrt(size)
-            return nn.Parameter(scale * (2.0 * torch.rand(rows, columns, generator=generator) - 1.0))
+            return nn.Parameter(uniform((rows, columns), 1.0 / math.sqrt(size), generator))
 
         self.gates = drawn(4 * size, reads + size)  # rows: input, forget and output gate, candidate
         bias = torch.zeros(4 * size)

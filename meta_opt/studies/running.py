@@ -108,7 +108,7 @@ def _trained(work: Mapping[str, Any], run: int, main: Command, maker: Maker, sec
         _fit([*arguments(options), *logged], main)
         seconds["fit"] = time.perf_counter() - started
         (path,) = root.glob(f"checkpoints/*/*/{work['checkpoint']}.ckpt")
-        asked = _class("optimizer", options["optimizer"]) if "optimizer" in options else None
+        asked = registry.resolve("optimizer", options["optimizer"]) if "optimizer" in options else None
         optimizer = load_optimizer(path, asked)
         num_steps = read_recipe(path).model["num_steps"]
         results: dict[str, Any] = {
@@ -153,10 +153,6 @@ def _refused(work: Mapping[str, Any], main: Command, maker: Maker) -> dict[str, 
 def _optimizee(test: Mapping[str, Any], maker: Maker) -> Optimizee:
     options = {f"optimizee.{name}": value for name, value in test["options"].items()}
     return maker(arguments({"optimizee": test["optimizee"], **options}))
-
-
-def _class(kind: registry.Kind, name: str) -> type[Any]:
-    return registry.resolve(kind, registry.path_in_file(name) if ".py:" in name else name)
 
 
 def _tested(test: Mapping[str, Any], optimizer: InnerOptimizer, num_steps: int, maker: Maker) -> dict[str, Any]:
@@ -229,8 +225,8 @@ def _training(log: Path) -> tuple[dict[str, list[float]], list[float]]:
 
 def _norms(path: Path, options: Mapping[str, Any]) -> dict[str, float]:
     """The root mean square over the unrolls of an episode of the norm of each network's meta-gradient, φ at rest."""
-    said = {kind: options.get(registry.OPTIONS[kind]) for kind in registry.KINDS}
-    learner = load_learner(path, {kind: _class(kind, name) for kind, name in said.items() if name is not None})
+    said = {kind: name for kind in registry.KINDS if (name := options.get(registry.OPTIONS[kind])) is not None}
+    learner = load_learner(path, {kind: registry.resolve(kind, name) for kind, name in said.items()})
     model = read_recipe(path).model
     problems = Problems(learner.optimizee, "train", range(model["num_problems"]), seed=model["seed"])
     episode = Episode(

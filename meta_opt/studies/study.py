@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from meta_opt.errors import MetaOptError
+from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 
 Options = Mapping[str, Any]
 Draw = Literal["lines", "bars", "histograms", "curves", "training", "norms"]
 Of = Literal["final", "sum"]
 
 STATISTICS = ("final", "sum", "runs", "failed", "best_baseline", "ratio", "seconds")  # that a text may hold
-FEWEST_VALIDATION_PROBLEMS = 32  # of baselines, where a test says nothing; on few a rate may be best that is far off
 _KINDS = ("optimizee", "optimizer", "model.estimator")
 
 

@@ -118,6 +118,6 @@ def close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one - other).norm() <= 1e-8 * other.norm() + 1e-12)
 
 
-def tensors_of(state: Any, path: str = "state") -> dict[str, Tensor]:
+def tensors_of(state: Any) -> dict[str, Tensor]:
     """The tensors of a state by their names."""
-    return {f"{path}.{named.name}": named.tensor for named in named_tensors(state)}
+    return {f"state.{named.name}": named.tensor for named in named_tensors(state)}

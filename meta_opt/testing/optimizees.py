@@ -16,14 +16,13 @@ from torch import Generator, Tensor
 from meta_opt import registry
 from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees.checking import check_loss
-from meta_opt.optimizees.contract import Optimizee, Split, TensorDict
+from meta_opt.optimizees.contract import SPLITS, Optimizee, Split, TensorDict
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizees.watching import NO_STATE, changed_since, written
 
 OptimizeeCheck = Callable[[Optimizee], None]
 
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _LEARNING_RATES = (0.001, 0.01, 0.1)
 _NUM_STEPS = 20
 _NUM_BATCHES = 20
@@ -75,7 +74,7 @@ def shapes(optimizee: Optimizee) -> None:
                 f"{name}.{method} returns {key!r} with shape {list(value.shape)} once and {list(other[key].shape)} "
                 "another time; if problems differ in shape, make a family (OptimizeeFamily)"
             )
-    for split in _SPLITS:
+    for split in SPLITS:
         arguments = _draw(optimizee, 0, split)
         for what, value in {"loss": optimizee.loss(*arguments), **optimizee.metrics(*arguments)}.items():
             scalar = isinstance(value, Tensor) and value.shape == ()
@@ -89,7 +88,7 @@ def finite_loss_and_gradient(optimizee: Optimizee) -> None:
         check_loss(optimizee, _generator(0))
     except OptimizeeError as error:
         raise AssertionError(str(error)) from error
-    for split in _SPLITS:
+    for split in SPLITS:
         evaluation = Problems(optimizee, split, [0], seed=0).evaluate(_problems(optimizee).initial_params[:1])
         finite = bool(evaluation.loss.isfinite().all() and evaluation.grad.isfinite().all())
         assert finite, f"{name}.loss or its gradient is not finite at θ_0 on the {split} split"
@@ -163,8 +162,8 @@ def problems_side_by_side(optimizee: Optimizee) -> None:
 def separate_splits(optimizee: Optimizee) -> None:
     """Mini-batches of different splits have no examples in common, as far as they hold examples."""
     optimizee, name = _variant(optimizee)
-    rows = {split: _examples(optimizee, split, 0) for split in _SPLITS}
-    again = {split: _examples(optimizee, split, _NUM_BATCHES) for split in _SPLITS}  # as often as within one split
+    rows = {split: _examples(optimizee, split, 0) for split in SPLITS}
+    again = {split: _examples(optimizee, split, _NUM_BATCHES) for split in SPLITS}  # as often as within one split
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = len(rows[one] & rows[other])  # type: ignore[index]
         within = min(len(rows[split] & again[split]) for split in (one, other))  # type: ignore[index]
@@ -308,7 +307,7 @@ def _examples(optimizee: Optimizee, split: Split, first: int) -> set[bytes]:
     rows: set[bytes] = set()
     for seed in range(first, first + _NUM_BATCHES):
         # Another stream for each split: what is drawn afresh is different then.
-        batch = optimizee.sample_batch(split, _generator(10 * seed + _SPLITS.index(split)))
+        batch = optimizee.sample_batch(split, _generator(10 * seed + SPLITS.index(split)))
         tensors = [value for value in batch.values() if value.is_floating_point() and value.dim() > 1]
         if tensors:
             rows |= {row.cpu().numpy().tobytes() for row in max(tensors, key=Tensor.numel)}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from meta_opt.api import Optimizee, Split, TensorDict
+from meta_opt.api import SPLITS, Optimizee, Split, TensorDict
 from meta_opt_optimizees.gp_functions import BLACK_BOX_SETTINGS, BOX
 
 
@@ -33,9 +33,7 @@ class DigitsTuning(Optimizee):
             (files("meta_opt_optimizees") / "digits_tuning.npz").open("rb") as file,
             np.load(file, allow_pickle=False) as arrays,
         ):
-            self._tables: dict[str, Tensor] = {
-                split: torch.from_numpy(arrays[split]).float() for split in ("train", "validation", "test")
-            }
+            self._tables: dict[str, Tensor] = {split: torch.from_numpy(arrays[split]).float() for split in SPLITS}
 
     def init_params(self, generator: Generator) -> TensorDict:
         """θ_0, uniform in -1 to 1."""

@@ -67,7 +67,7 @@ class NetworksAtLarge(OptimizeeFamily):
         often = torch.tensor([_OFTEN.get(kind, 1.0) for kind in self._kinds])
         kind = self._kinds[int(torch.multinomial(often, 1, generator=generator))]
         drawn, module, criterion = _DRAW[kind](generator)
-        usual = _coin(0.5, generator)
+        usual = _coin(generator)
         if drawn.inputs.is_floating_point() and not usual:
             module = partial(_scaled, module, log_uniform(1 / 3, 3.0, generator))
         if not usual:
@@ -120,18 +120,18 @@ Drawn = tuple[Data, Callable[[], nn.Module], Criterion]
 
 def _mlp(generator: Generator) -> Drawn:
     drawn = _images_or_clusters(generator)
-    sizes = (drawn.inputs[0].numel(), *_widths(1, 4, 8, 256, generator), drawn.num_outputs)
+    sizes = (drawn.inputs[0].numel(), *_widths(4, 8, 256, generator), drawn.num_outputs)
     module = partial(modules.mlp, sizes, _one_of(ACTIVATIONS, generator), _one_of(_NORMS, generator))
     return drawn, module, functional.cross_entropy
 
 
 def _conv_net(generator: Generator) -> Drawn:
-    if _coin(0.5, generator):
+    if _coin(generator):
         drawn = data.digits(generator)
     else:
         size, num_classes = _between(6, 10, generator), _between(2, 10, generator)
         drawn = data.patterns(_between(1, 3, generator), size, num_classes, generator)
-    channels = _widths(1, 3, 4, 32, generator)
+    channels = _widths(3, 4, 32, generator)
     activation, norm = _one_of(ACTIVATIONS, generator), _one_of(_NORMS, generator)
     module = partial(modules.conv_net, drawn.inputs.shape[1], channels, drawn.num_outputs, activation, norm)
     return drawn, module, functional.cross_entropy
@@ -140,7 +140,7 @@ def _conv_net(generator: Generator) -> Drawn:
 def _autoencoder(generator: Generator) -> Drawn:
     drawn = _images_or_clusters(generator)
     flat = drawn.inputs.flatten(1)
-    outer, inner = _widths(1, 2, 16, 128, generator), round(log_uniform(2, 16, generator))
+    outer, inner = _widths(2, 16, 128, generator), round(log_uniform(2, 16, generator))
     sizes = (flat.shape[1], *outer, inner, *outer[::-1], flat.shape[1])
     module = partial(modules.mlp, sizes, _one_of(ACTIVATIONS, generator), "none")
     return Data(flat, flat, flat.shape[1]), module, functional.mse_loss
@@ -148,7 +148,7 @@ def _autoencoder(generator: Generator) -> Drawn:
 
 def _regression(generator: Generator) -> Drawn:
     drawn = data.functions(_between(1, 20, generator), _between(1, 4, generator), generator)
-    sizes = (drawn.inputs.shape[1], *_widths(1, 3, 8, 64, generator), drawn.num_outputs)
+    sizes = (drawn.inputs.shape[1], *_widths(3, 8, 64, generator), drawn.num_outputs)
     module = partial(modules.mlp, sizes, _one_of(ACTIVATIONS, generator), _one_of(("none", "none", "layer"), generator))
     return drawn, module, functional.mse_loss
 
@@ -214,7 +214,7 @@ _OWN_INIT: frozenset[Kind] = frozenset({"recurrent", "attention", "window", "fac
 
 
 def _images_or_clusters(generator: Generator) -> Data:
-    if _coin(0.5, generator):
+    if _coin(generator):
         return data.digits(generator)
     return data.clusters(round(log_uniform(4, 100, generator)), _between(2, 20, generator), generator)
 
@@ -235,17 +235,17 @@ def _cuts(first: int, second: int) -> tuple[slice, slice, slice]:
     return slice(first), slice(first, second), slice(second, None)
 
 
-def _widths(fewest: int, most: int, smallest: int, largest: int, generator: Generator) -> tuple[int, ...]:
+def _widths(most: int, smallest: int, largest: int, generator: Generator) -> tuple[int, ...]:
     """Widths of some layers, log-uniform, independent of each other."""
-    return tuple(round(log_uniform(smallest, largest, generator)) for _ in range(_between(fewest, most, generator)))
+    return tuple(round(log_uniform(smallest, largest, generator)) for _ in range(_between(1, most, generator)))
 
 
 def _between(first: int, last: int, generator: Generator) -> int:
     return int(torch.randint(first, last + 1, (), generator=generator))
 
 
-def _coin(probability: float, generator: Generator) -> bool:
-    return float(torch.rand((), generator=generator)) < probability
+def _coin(generator: Generator) -> bool:
+    return float(torch.rand((), generator=generator)) < 0.5
 
 
 def _one_of(choices: Sequence[Choice], generator: Generator) -> Choice:

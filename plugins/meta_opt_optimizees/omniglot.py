@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
-from meta_opt.api import Optimizee, OptimizeeError, Split, TensorDict
+from meta_opt.api import SPLITS, Optimizee, OptimizeeError, Split, TensorDict
 from meta_opt_optimizees.conv_net import conv_and_fc, conv_net
 from meta_opt_optimizees.data_folder import damaged, data_folder, download
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS
@@ -33,7 +33,6 @@ _NUM_HELD_BACK = 5  # the last of the 30 background alphabets, for validation pr
 _SURE = 3.0  # standard deviation of the outputs that an error is of
 _LEAST_SQUARE = 1e-12  # of outputs
 _SIZE = 28  # height and width of the images; in the archives 105
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Omniglot(Optimizee):
@@ -77,7 +76,7 @@ class Omniglot(Optimizee):
         if batch_size < 1:
             raise OptimizeeError(f"optimizee.batch_size must be at least 1, not {batch_size}")
         images, alphabets = read_omniglot(data_folder(data_dir))
-        largest = min(max(map(len, alphabets[split])) for split in _SPLITS)
+        largest = min(max(map(len, alphabets[split])) for split in SPLITS)
         if not 2 <= num_ways <= largest:
             raise OptimizeeError(f"optimizee.num_ways must be at least 2 and at most {largest}, not {num_ways}")
         self._num_ways = num_ways
@@ -85,7 +84,7 @@ class Omniglot(Optimizee):
         self._batch_size = batch_size
         self._held_back = held_back
         self._alphabets = {
-            split: [alphabet for alphabet in alphabets[split] if len(alphabet) >= num_ways] for split in _SPLITS
+            split: [alphabet for alphabet in alphabets[split] if len(alphabet) >= num_ways] for split in SPLITS
         }
         with torch.device("meta"):  # a network without weights, to call with whatever parameters come
             self._network = conv_net((1, _SIZE, _SIZE), [num_channels] * num_blocks, 3, [], num_ways)

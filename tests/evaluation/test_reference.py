@@ -15,7 +15,7 @@ from meta_opt.evaluation.reference import Reference, climb
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.meta_loss import MetaLoss
-from meta_opt.meta_training.progress import Progress
+from meta_opt.meta_training.progress import EpisodeBar
 from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
@@ -54,7 +54,7 @@ def learner(**options: object) -> MetaLearner:
 
 def test_the_ratio_is_to_the_best_adam(capsys: pytest.CaptureFixture[str]) -> None:
     reference, module = Reference(), learner()
-    quiet = trainer(callbacks=[reference, Progress()], enable_progress_bar=True)
+    quiet = trainer(callbacks=[reference, EpisodeBar()], enable_progress_bar=True)
     quiet.fit(module)
     assert reference.lr is not None
     curves = {
@@ -73,7 +73,7 @@ def test_the_ratio_is_to_the_best_adam(capsys: pytest.CaptureFixture[str]) -> No
 def test_what_was_found_is_not_sought_again(capsys: pytest.CaptureFixture[str]) -> None:
     reference = Reference()
     reference.load_state_dict({"lr": 0.5, "best": 0.25})
-    trainer(callbacks=[reference, Progress()], max_epochs=1, enable_progress_bar=True).fit(learner())
+    trainer(callbacks=[reference, EpisodeBar()], max_epochs=1, enable_progress_bar=True).fit(learner())
     assert reference.lr == 0.5
     expected = run_episodes(Regression(), adam(0.5), "validation", 3, 8, seed=0)
     assert reference.curves is not None

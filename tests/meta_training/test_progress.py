@@ -9,7 +9,7 @@ from problems_for_tests import Regression
 from trainers_for_tests import trainer
 
 from meta_opt.meta_training.meta_learner import MetaLearner
-from meta_opt.meta_training.progress import Progress, described
+from meta_opt.meta_training.progress import EpisodeBar, summary
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 
@@ -17,7 +17,7 @@ def fit(**options: object) -> None:
     module = MetaLearner(
         Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=4, unroll_length=4, episodes_per_epoch=3
     )
-    trainer(callbacks=[Progress()], enable_progress_bar=True, **options).fit(module)
+    trainer(callbacks=[EpisodeBar()], enable_progress_bar=True, **options).fit(module)
 
 
 def test_a_line_for_each_epoch_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,5 +53,5 @@ def test_what_is_said_of_metrics() -> None:
         "val/times_adam": 0.3123,
         "a": 1.0,
     }
-    assert described(metrics) == "0.31x Adam, val 0.5, accuracy 0.912"
-    assert described(metrics, names=True) == "0.31x Adam, val/final_loss=0.5, val/accuracy=0.9123"
+    assert summary(metrics) == "0.31x Adam, val 0.5, accuracy 0.912"
+    assert summary(metrics, names=True) == "0.31x Adam, val/final_loss=0.5, val/accuracy=0.9123"

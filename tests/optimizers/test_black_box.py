@@ -55,7 +55,7 @@ def test_a_regret_is_of_what_was_finite(monkeypatch: pytest.MonkeyPatch) -> None
         return Curves(losses, {}, torch.tensor([False, False]))
 
     monkeypatch.setattr(setting_module, "run_episodes", made_up)
-    found = Setting(Landscape("rastrigin"), [3], regret=True).curves(made("RandomSearch")(BOX), "test").losses
+    found = Setting(Landscape("rastrigin"), [3], regret=True).curves(made("RandomSearch")(BOX), "test", 3).losses
     assert found.tolist() == [[6.0, 1.0], [6.0, 1.0], [2.0, 1.0], [2.0, 0.5]]
 
 

@@ -122,17 +122,17 @@ def checked_estimates(estimator: Estimator, episode: Episode) -> Iterator[MetaGr
         raise MetaOptError(f"{name} gave losses of no step: it must give those since its last meta-gradient")
 
 
-def check_weights(estimator: Estimator, weights: Mapping[str, Tensor], prefix: str) -> None:
+def check_weights(estimator: Estimator, weights: Mapping[str, Tensor]) -> None:
     """See that an estimator has the weights, those of a critic, that are in a checkpoint.
 
     Args:
         estimator: What is to go on.
-        weights: Those in the checkpoint, by name.
-        prefix: How the names of an estimator's begin.
+        weights: All those in the checkpoint, by name; an estimator's begin with ``estimator.``.
 
     Raises:
         CheckpointError: If it has others.
     """
+    prefix = "estimator."
     own = {name: value.shape for name, value in estimator.state_dict(prefix=prefix).items()}
     saved = {name: value.shape for name, value in weights.items() if name.startswith(prefix)}
     if own != saved:

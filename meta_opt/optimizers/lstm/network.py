@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from meta_opt import memory
 from meta_opt.optimizers.lstm import native
 from meta_opt.optimizers.lstm.fused_cell import fused_layer
+from meta_opt.optimizers.weights import uniform
 
 
 class LSTMNetwork(nn.Module):
@@ -45,16 +46,16 @@ class LSTMNetwork(nn.Module):
         for _ in range(num_layers):
             bound = 1.0 / math.sqrt(size)
             # Rows: input, forget and output gate, candidate. Columns: the layer's input, then its hidden state.
-            self.weights.append(_uniform((4 * size, width + size), bound, generator))
+            self.weights.append(uniform((4 * size, width + size), bound, generator))
             bias = torch.zeros(4 * size, 1)
             bias[size : 2 * size] = 1.0  # remember at first (Jozefowicz et al. 2015)
             self.biases.append(bias)
             width = size
         # What features of the tensor add to the biases.
         self.feature_weights = nn.ParameterList(
-            _uniform((4 * size, num_features), 1.0, generator) for _ in range(num_layers if num_features else 0)
+            uniform((4 * size, num_features), 1.0, generator) for _ in range(num_layers if num_features else 0)
         )
-        self.output_weight = nn.Parameter(_uniform((num_outputs, width), initial_output / math.sqrt(width), generator))
+        self.output_weight = nn.Parameter(uniform((num_outputs, width), initial_output / math.sqrt(width), generator))
         self.output_bias = nn.Parameter(torch.zeros(num_outputs, 1))
 
     def biases_for(self, features: tuple[float, ...]) -> tuple[Tensor, ...]:
@@ -79,7 +80,7 @@ class LSTMNetwork(nn.Module):
         features: tuple[float, ...],
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Inputs [F, n] and per layer h, c [H, n] to outputs [R, n] and the new h, c."""
-        layer = fused_layer if inputs.is_cuda and not torch.is_grad_enabled() else _layer
+        layer = fused_layer if inputs.is_cuda and not torch.is_grad_enabled() else lstm_layer
         new_hidden, new_cell = [], []
         for weight, bias, h, c in zip(self.weights, self.biases_for(features), hidden, cell, strict=True):
             inputs, c = layer(weight, bias, inputs, h, c)
@@ -88,7 +89,7 @@ class LSTMNetwork(nn.Module):
         return torch.addmm(self.output_bias, self.output_weight, inputs), tuple(new_hidden), tuple(new_cell)
 
 
-def _layer(weight: Tensor, bias: Tensor, inputs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def lstm_layer(weight: Tensor, bias: Tensor, inputs: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """h, c [H, n] of a layer that reads [F, n]."""
     size = len(h)
     gates = torch.addmm(bias, weight, torch.cat([inputs, h]))  # [4H, n]
@@ -109,7 +110,3 @@ def _column(features: tuple[float, ...], dtype: torch.dtype, device: torch.devic
     """Features as [K, 1]."""
     with torch.inference_mode(False):  # it is used in training too
         return torch.tensor(features, dtype=dtype, device=device).unsqueeze(1)
-
-
-def _uniform(shape: tuple[int, int], bound: float, generator: Generator) -> Tensor:
-    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound

@@ -13,7 +13,7 @@ from meta_opt.optimizers.lstm.network import LSTMNetwork
 from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
 
-_LARGEST_EXPONENT = 10.0  # of the magnitude; the shipped networks write -6 to 5 on their own optimizees
+LARGEST_EXPONENT = 10.0  # of the magnitude; the shipped networks write -6 to 5 on their own optimizees
 
 
 def lstm_step(
@@ -68,5 +68,5 @@ def update_of(settings: NetworkSettings, outputs: Tensor, direction: Tensor) -> 
     if settings.base_step != 0.0:
         update = update - settings.base_step * direction
     if settings.magnitude:
-        update = update * outputs[1].clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT).exp()
+        update = update * outputs[1].clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
     return update
