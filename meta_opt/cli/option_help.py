@@ -90,7 +90,7 @@ def print_help(command: str, options: list[str]) -> int:
         MetaOptError: If a class or a checkpoint that is named cannot be used.
     """
     from meta_opt.cli.defaults import find_defaults
-    from meta_opt.meta_training.callbacks import StopWhenStale
+    from meta_opt.meta_training.judging import StopWhenStale
     from meta_opt.meta_training.meta_learner import MetaLearner
     from meta_opt.meta_training.recommended import TRAINER_DEFAULTS
 

@@ -36,11 +36,13 @@ from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.evaluation.reference import Reference
 from meta_opt.memory import LESS_MEMORY, bounded, shortage
 from meta_opt.messages import clipped, described, own_frames
-from meta_opt.meta_training.callbacks import Interruption, RunCheckpoint, RunFolder, StopWhenStale
 from meta_opt.meta_training.endings import cut_short_by
+from meta_opt.meta_training.interruption import Interruption
+from meta_opt.meta_training.judging import RunCheckpoint, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.progress import EpisodeBar
 from meta_opt.meta_training.recommended import Preset, trainer_defaults
+from meta_opt.meta_training.run_folder import RunFolder
 from meta_opt.saved.runs import Run, relative
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from meta_opt.inner_loop.episodes import Curves
-from meta_opt.meta_training.callbacks import Judging
+from meta_opt.meta_training.judging import Judging
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.checking import TIMES
 

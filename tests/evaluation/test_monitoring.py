@@ -19,8 +19,8 @@ from meta_opt.evaluation.figures import loss_figure
 from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.evaluation.reference import Reference
 from meta_opt.inner_loop.episodes import Curves
-from meta_opt.meta_training.callbacks import RunLogger
 from meta_opt.meta_training.meta_learner import MetaLearner
+from meta_opt.meta_training.run_folder import RunLogger
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt_optimizees.landscape import Landscape
 

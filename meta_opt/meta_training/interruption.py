@@ -1,0 +1,102 @@
+"""How meta-training stops on a signal: where resuming is exact."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from meta_opt.meta_training.judging import RunCheckpoint
+
+
+class Interruption(Callback):
+    """Stops meta-training on Ctrl-C and SIGTERM where resuming is exact; at once on the second.
+
+    The place is the end of an episode, or of the epoch where that episode is the last of its epoch: validation and
+    the checkpoint that follow it are finished then, so that resuming neither repeats nor misses them.
+
+    Attributes:
+        signal: The signal that was received, if any.
+        saved: The checkpoint that was written because of it.
+        agreed: Whether all processes stop, at the same place.
+    """
+
+    def __init__(self) -> None:
+        """Do nothing until training starts."""
+        self.signal: signal.Signals | None = None
+        self.saved: Path | None = None
+        self.agreed = False
+        self._first_process = True
+        self._former: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over from Lightning's own handlers, which stop in the middle of things."""
+        if trainer.received_sigterm:
+            self.signal = signal.SIGTERM
+        self._first_process = trainer.is_global_zero
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again, self.signal = self.signal is not None, signal.Signals(number)
+        if again:
+            raise KeyboardInterrupt
+        if self._first_process:  # not by print, which may be what was interrupted
+            os.write(2, f"\n{self.signal.name}: stopping after this episode; once more to stop at once\n".encode())
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let SIGTERM end an evaluation; Lightning's handler would only note it."""
+        if trainer.state.fn != "fit" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    on_validation_start = on_test_start
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, if it is time to stop and nothing else is due after this episode."""
+        if not _validates_after(trainer, batch_idx) and self._wanted(trainer):
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, RunCheckpoint) and callback.monitor is None:
+                    trainer.save_checkpoint(callback.path, weights_only=False)
+                    self.saved = callback.path
+            self.agreed = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop; only now, when the last episode has been logged."""
+        if self.agreed:
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after what ends an epoch."""
+        if self._wanted(trainer):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back, before Lightning does the same with its own."""
+        self.restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        while self._former:
+            signal.signal(*self._former.popitem())
+
+    def _wanted(self, trainer: Trainer) -> bool:
+        """Whether to stop; the same in all processes, whichever the signal reached."""
+        return bool(trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False))
+
+
+def _validates_after(trainer: Trainer, batch_idx: int) -> bool:
+    number = batch_idx + 1
+    every = trainer.val_check_batch
+    return number >= trainer.num_training_batches or bool(every and number % every == 0)
