@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,26 +15,25 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from meta_opt import __version__, registry
 from meta_opt.cli import launched
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.commands import COMMANDS
 from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, recommended_by, set_defaults
-from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew, restarts_left
+from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_nulls, check_plain, check_seed, check_trainer_options, errors_of_the_parser
 from meta_opt.cli.output import quiet_lightning
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, offer_names
 from meta_opt.cli.processes import Companions, Processes, starts_processes
+from meta_opt.cli.run_report import RunReport
 from meta_opt.cli.training_errors import meaning_of, mismatch
 from meta_opt.errors import CheckpointError, MetaOptError, StorageError, shown
 from meta_opt.evaluation.monitoring import ValidationCurves
 from meta_opt.evaluation.reference import Reference
 from meta_opt.memory import LESS_MEMORY, bounded, shortage
 from meta_opt.messages import clipped, described, own_frames
-from meta_opt.meta_training.endings import cut_short_by
 from meta_opt.meta_training.interruption import Interruption
 from meta_opt.meta_training.judging import RunCheckpoint, StopWhenStale
 from meta_opt.meta_training.meta_learner import MetaLearner
@@ -83,14 +80,13 @@ class MetaOptCLI(LightningCLI):
         """
         self.status = 0
         self._command = command
-        self._options = options
         self._interruption = Interruption()
         self._processes = Processes()
-        self._companions = Companions(self._processes, self._how_to_start_again)
-        self._folder: RunFolder | None = None
         self._reference = Reference()
         arguments = with_dotted_paths(options, command)
         self._defaults = find_defaults(command, arguments)
+        self._report = RunReport(command, options, self._defaults.classes)
+        self._companions = Companions(self._processes, self._report.how_to_start_again)
         about = {
             "description": COMMANDS[command].what,
             "usage": f"meta-opt {command} {'--optimizee NAME' if command == 'fit' else '--ckpt_path PATH'} [OPTIONS]",
@@ -206,8 +202,9 @@ class MetaOptCLI(LightningCLI):
             monitor = self._get(self.config_init, "model").monitor
             stop = self._get(self.config_init, "early_stopping")
             stop.monitor = monitor
-            self._folder = self._run_folder(config)  # the first, as it brings the log that others may ask for
-            callbacks = [self._folder, *callbacks, self._reference, ValidationCurves(self._reference), stop]
+            folder = self._report.folder = self._run_folder(config)
+            # The folder is the first, as it brings the log that others may ask for.
+            callbacks = [folder, *callbacks, self._reference, ValidationCurves(self._reference), stop]
             if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
                 callbacks += [RunCheckpoint("best", monitor), RunCheckpoint("last")]
         else:
@@ -274,12 +271,12 @@ class MetaOptCLI(LightningCLI):
         except MisconfigurationException as error:
             raise MetaOptError(str(error)) from error
         except StorageError as error:
-            raise StorageError(f"{error}; {self._how_to_go_on('when it can be, ')}") from error
+            raise StorageError(f"{error}; {self._report.how_to_go_on('when it can be, ')}") from error
         except OSError as error:
             if subcommand != "fit" or own_frames(error, registry.modules_of_plugins()):
                 raise
             failed = StorageError.of(error, Path(os.fsdecode(error.filename or "the log")))
-            raise StorageError(f"{failed}; {self._how_to_go_on('when it can be, ')}") from error
+            raise StorageError(f"{failed}; {self._report.how_to_go_on('when it can be, ')}") from error
         except RuntimeError as error:
             if short := shortage(error):
                 raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
@@ -291,9 +288,9 @@ class MetaOptCLI(LightningCLI):
         except MetaOptError:
             raise
         except Exception as error:
-            if own_frames(error, plugins := registry.modules_of_plugins()) and self._saved():
+            if own_frames(error, plugins := registry.modules_of_plugins()) and self._report.saved():
                 plugin = f"a plugin failed with {described(error, plugins)}"
-                raise MetaOptError(f"{plugin}; {self._how_to_go_on('once it is mended, ')}") from error
+                raise MetaOptError(f"{plugin}; {self._report.how_to_go_on('once it is mended, ')}") from error
             raise meaning_of(error, checkpoint) from error
         except SystemExit as end:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
             if own_frames(end, registry.modules_of_plugins()):
@@ -304,91 +301,9 @@ class MetaOptCLI(LightningCLI):
         if self._interruption.signal:
             self.status = 128 + self._interruption.signal
         if subcommand == "fit":
-            self._report()
-
-    def _how_to_go_on(self, when: str = "") -> str:
-        """After a run that could not go on."""
-        saved = self._saved()
-        if not saved:
-            return (
-                "nothing was saved; --trainer.default_root_dir puts runs elsewhere"
-                if when
-                else "begin anew: no checkpoint was saved"
-            )
-        options = [*self._options_without_checkpoint(), "--ckpt_path", relative(saved[0])]
-        return f"{when}go on with: {_program()} fit {shlex.join(options)}"
-
-    def _saved(self) -> list[Path]:
-        """The checkpoints of the run."""
-        run = None if self._folder is None else self._folder.run
-        paths = [] if run is None else [run.checkpoints / f"{name}.ckpt" for name in ("last", "best")]
-        return [path for path in paths if path.is_file()]
-
-    def _how_to_start_again(self) -> str:
-        """After a process was lost."""
-        if self._command != "fit":
-            return "start the command again"
-        return "torchrun starts all of them again" if restarts_left() else self._how_to_go_on()
-
-    @rank_zero_only
-    def _report(self) -> None:
-        run = None if self._folder is None else self._folder.run
-        if self._folder is None or run is None:
-            return
-        interrupted = self._interruption.signal is not None or self.status != 0
-        done = "stopped" if interrupted else "finished" if self._folder.started else "had finished"
-        skipped = f", {self.model.skipped} skipped: not finite" if self.model.skipped else ""
-        cut = None if interrupted else cut_short_by(self.trainer)
-        if interrupted or self._folder.started:
-            more = f": stopped by {cut}" if cut else ""
-        else:
-            longer = "--trainer.max_steps, or -1," if cut and "max_steps" in cut else "--trainer.max_epochs"
-            more = f"; a higher {longer} goes on with it"
-        print(f"\n{done} after {self.model.episode} episodes{skipped}{more}")
-        if (curves := self.model.validation_curves) is not None and curves.not_finite:
-            print(f"not finite on {curves.not_finite} of {curves.losses.shape[1]} validation problems")
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, RunCheckpoint) and callback.never_finite:
-                print(f"{callback.monitor} was never finite, and best.ckpt is that of the first validation")
-        if self.model.skipped == self.model.episode and not interrupted:
-            print("nothing was learned")
-            self.status = 1
-        elif self._reference.best is not None:
-            whole = not interrupted and self._folder.started and cut is None
-            print(self._reference.said(self.model.lr, self.trainer.max_epochs if whole else None))
-        best, last = (run.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
-        shown = [("best checkpoint", best), ("last checkpoint", last), ("config", run.checkpoints / "config.yaml")]
-        for title, path in [*shown, ("TensorBoard log", run.logs)]:
-            if path.exists():
-                print(f"  {title:15}  {relative(path)}")
-        print("next:")
-        if interrupted and last.exists():
-            options = [*self._options_without_checkpoint(), "--ckpt_path", relative(last)]
-            print(f"  {_program()} fit {shlex.join(options)}")
-        elif best.exists():
-            for command in ("test", "compare"):
-                kinds = registry.KINDS if command == "test" else ("optimizee", "optimizer")
-                options = [relative(best), *self._foreign_classes(kinds)]
-                print(f"  {_program()} {command} --ckpt_path {shlex.join(options)}")
-        if run.logs.exists():
-            print(f"  tensorboard --logdir {shlex.quote(relative(run.logs.parent.parent))}")
-
-    def _foreign_classes(self, kinds: Collection[registry.Kind]) -> list[str]:
-        """The options that name classes which a checkpoint may not name, as they are no installed plugins."""
-        classes = self._defaults.classes.items()
-        named = (
-            (f"--{registry.OPTIONS[kind]}", registry.reference(cls))
-            for kind, cls in classes
-            if kind in kinds and "." in registry.name_of(cls)
-        )
-        return [part for option in named for part in option]
-
-    def _options_without_checkpoint(self) -> list[str]:
-        options = list(self._options)
-        while "--ckpt_path" in options:
-            index = options.index("--ckpt_path")
-            del options[index : index + 2]
-        return [option for option in options if not option.startswith("--ckpt_path=")]
+            interrupted = self._interruption.signal is not None or self.status != 0
+            if self._report.end(self.trainer, self.model, self._reference, interrupted=interrupted):
+                self.status = 1
 
 
 def _listed(value: Any) -> list[Any]:
@@ -399,8 +314,3 @@ def _listed(value: Any) -> list[Any]:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _program() -> str:
-    script = Path(sys.argv[0])
-    return f"python {shlex.quote(relative(script))}" if script.name == "cli.py" else "meta-opt"
