@@ -76,6 +76,8 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
                 raise MetaOptError(
                     f"{file} was changed while the study ran: start it again, with the file as it is now"
                 )
+            if "no_start" in made:
+                raise MetaOptError(f"no process can be started that does runs ({made['no_start']}): it says why above")
             if "no_room" in made:
                 raise StorageError(
                     f"no room for a run in the temporary folder, which TMPDIR names ({made['no_room']}): start the "

@@ -12,13 +12,13 @@ Of parameters that are sharded over processes (DTensor) the shard of this proces
 As long as the same parameters have gradients, nothing is copied. When that changes, or when somebody looks, buckets are
 cut into the states of their parameters, along the axes that the state says its tensors have. Of a matrix over all pairs
 of coordinates a parameter keeps its rows, [n, N], whose columns are those of all parameters with a state, in order; a
-newcomer's rows and columns are as they are at first.
+newcomer's rows and columns are as they are at first. What others keep in the state of a parameter, as a wrapper does
+that averages weights, stays there.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,15 +27,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from meta_opt.drop_in.live_states import LiveStates, NamedState
 from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import OptimizerNetwork, Rollout
 from meta_opt.optimizers.state import NamedTensor, map_state, named_tensors
-
-NamedState = dict[str, Tensor]
-"""The state of one parameter: its tensors, by their path in the optimizer's state (``cell.0.1``)."""
 
 
 class Place(NamedTuple):
@@ -108,6 +106,7 @@ class ParameterStates:
 
     Attributes:
         taken: How many steps the optimizer has taken: what begins later has as many less to come.
+        one_by_one: The state of each parameter that has one. Whatever is changed in it holds.
     """
 
     def __init__(self, optimizer: OptimizerNetwork, num_steps: int | None = None) -> None:
@@ -121,42 +120,48 @@ class ParameterStates:
         self._num_steps = num_steps
         self.taken = 0
         self._copies: dict[tuple[torch.device, torch.dtype], OptimizerNetwork] = {}
-        self._one_by_one: defaultdict[Tensor, NamedState] = defaultdict(dict)
+        self.one_by_one = LiveStates(self._cut_buckets)
+        self._names: dict[tuple[str, torch.Size], frozenset[str]] = {}
         self._shapes: dict[Tensor, torch.Size] = {}  # that parameters had when they were stepped
         self._buckets: list[Bucket] = []
         self._signature: list[tuple[int, Place]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_one_by_one": self.one_by_one(), "_copies": {}}
+        return {**self.__dict__, "one_by_one": {**self.one_by_one}, "_copies": {}}
 
-    def one_by_one(self) -> defaultdict[Tensor, NamedState]:
-        """The state of each parameter that has one. Whatever is changed in it holds."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.one_by_one = LiveStates(self._cut_buckets)
+        self.one_by_one.update(state["one_by_one"])
+
+    def _cut_buckets(self) -> None:
+        """Give parameters that are stepped in buckets their states."""
+        found: list[tuple[Tensor, str, Tensor]] = []
         for bucket in self._buckets:
-            self._one_by_one.update({param: {} for param in bucket.params})
             everyone = list(zip(bucket.params, bucket.places, strict=True))
             for named in map(_checked, named_tensors(bucket.state)):
                 owners = everyone if named.item is None else [everyone[named.item]]
                 parts = _cut(named, [place for _, place in owners])
                 for (param, _), part in zip(owners, parts, strict=True):
-                    part = part.clone(memory_format=torch.contiguous_format)
-                    self._one_by_one[param][named.name_alone] = part
+                    found.append((param, named.name_alone, part.clone(memory_format=torch.contiguous_format)))
         self._buckets.clear()
         self._signature.clear()
-        return self._one_by_one
+        for param, name, part in found:
+            self.one_by_one[param][name] = part
 
     def replace(self, states: Mapping[Tensor, NamedState]) -> None:
         """Put others in place of all states."""
+        states = {**states}  # which may be those that there are
         self._buckets.clear()
         self._signature.clear()
         self._shapes.clear()
-        self._one_by_one.clear()
-        self._one_by_one.update(states)
+        self.one_by_one.clear()
+        self.one_by_one.update(states)
 
-    def has_state(self, param: Tensor) -> bool:
+    def has_state(self, param: Tensor, place: Place) -> bool:
         """Whether the parameter has been stepped."""
-        return any(param is member for bucket in self._buckets for member in bucket.params) or bool(
-            self._one_by_one.get(param)
-        )
+        in_bucket = any(param is member for bucket in self._buckets for member in bucket.params)
+        return in_bucket or self._own(dict.get(self.one_by_one, param), place) is not None
 
     def buckets(self, places: Mapping[Tensor, Place]) -> list[Bucket]:
         """The buckets of exactly these parameters; parameters without a state get one.
@@ -166,9 +171,10 @@ class ParameterStates:
         """
         signature = [(id(param), place) for param, place in places.items()]
         if signature != self._signature:
-            states = self.one_by_one()
+            states = self.one_by_one
             for param, place in places.items():
-                if states.get(param) and (before := self._shapes.get(param, place.shape)) != place.shape:
+                before = self._shapes.get(param, place.shape)
+                if before != place.shape and self._own(states.get(param), place):
                     raise MetaOptError(
                         f"a parameter of {tuple(before)} has become one of {tuple(place.shape)}, which its state does "
                         "not fit: optimizer.state.pop(parameter) lets it begin anew"
@@ -176,15 +182,31 @@ class ParameterStates:
             self._shapes |= {param: place.shape for param, place in places.items()}
             alike: dict[Any, list[Tensor]] = {}
             for param, place in places.items():
-                if self._optimizer.scope != "problem":  # where a newcomer takes over what the others share
-                    states[param] = states.get(param) or self.initial(place)
+                # Of a problem a newcomer takes over what the others share.
+                if self._optimizer.scope != "problem" and not self._own(states.get(param), place):
+                    states[param].update(self.initial(place))
                 alike.setdefault(self._bucket_of(param, place), []).append(param)
-            for params in alike.values():
-                self._buckets.append(self._join(params, [places[param] for param in params]))
-            for param in places:
-                states.pop(param, None)
+            made = [self._join(params, [places[param] for param in params]) for params in alike.values()]
+            for param, place in places.items():  # dictionaries that were handed out, and saved, stay as they are
+                state = states.pop(param, {})
+                if of_others := {name: value for name, value in state.items() if name not in self.names(place)}:
+                    states[param] = of_others
+            self._buckets.extend(made)
             self._signature.extend(signature)
         return self._buckets
+
+    def names(self, place: Place) -> frozenset[str]:
+        """The names of what the learned optimizer keeps of a parameter; others are not its own."""
+        alike = place.network, place.shape
+        if alike not in self._names:
+            # Of a copy, as a network may remember the layout that it has begun with last.
+            first = self._first([place], copy.deepcopy(self._copy(place.device, place.dtype)))
+            self._names[alike] = frozenset(named.name for named in named_tensors(first))
+        return self._names[alike]
+
+    def _own(self, state: NamedState | None, place: Place) -> NamedState | None:
+        """The state, if the learned optimizer has kept something in it."""
+        return state if state and not self.names(place).isdisjoint(state) else None
 
     def initial(self, place: Place) -> NamedState:
         """The state of a parameter before its first step."""
@@ -207,7 +229,7 @@ class ParameterStates:
         if self._optimizer.scope == "problem":
             return None
         axes = named_tensors(self._first([place]))
-        shared = (self._one_by_one[param][named.name] for named in axes if named.axis == "problem")
+        shared = (self.one_by_one[param][named.name] for named in axes if named.axis == "problem")
         bits = tuple(tensor.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes() for tensor in shared)
         is_empty = not local(param).numel()  # which not every network can step
         return place.network, place.device, place.dtype, bits, is_empty
@@ -215,7 +237,7 @@ class ParameterStates:
     def _join(self, params: list[Tensor], places: list[Place]) -> Bucket:
         device, dtype = _common(places)
         optimizer, state = self._copy(device, dtype), self._first(places)
-        known = [self._one_by_one.get(param) for param in params]
+        known = [self._own(self.one_by_one.get(param), place) for param, place in zip(params, places, strict=True)]
         tensors = []
         for named in map(_checked, named_tensors(state)):
             like, name = named.tensor, named.name_alone
@@ -237,11 +259,11 @@ class ParameterStates:
         state = map_state(lambda _: next(in_order), state)
         return Bucket(params, places, device, dtype, optimizer, optimizer.rollout(state))
 
-    def _first(self, places: list[Place]) -> Any:
+    def _first(self, places: list[Place], optimizer: OptimizerNetwork | None = None) -> Any:
         """The state of parameters, as one vector, before their first step."""
         device, dtype = _common(places)
         with no_autocast(device):
-            optimizer = self._copy(device, dtype)
+            optimizer = optimizer or self._copy(device, dtype)
             state = optimizer.init_state(_layout(places), 1)
             if self._num_steps is None:
                 return state

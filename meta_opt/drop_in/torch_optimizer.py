@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from meta_opt.drop_in.checks import as_number, check_gradient, check_loss, check_terms
-from meta_opt.drop_in.parameter_states import NamedState, ParameterStates, Place, local
+from meta_opt.drop_in.live_states import NamedState
+from meta_opt.drop_in.parameter_states import ParameterStates, Place, local
 from meta_opt.drop_in.shards import check_shards
 from meta_opt.errors import MetaOptError, shown, whole
 from meta_opt.optimizees.layout import Layout, depths_of, kind_of
@@ -158,7 +159,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     @property
     def state(self) -> defaultdict[Tensor, Any]:
         """The state of each parameter that has been stepped: a dictionary of tensors."""
-        return self._states.one_by_one()
+        return self._states.one_by_one
 
     @state.setter
     def state(self, states: defaultdict[Tensor, Any]) -> None:
@@ -172,6 +173,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """
         super().add_param_group({**param_group} if isinstance(param_group, dict) else param_group)
         group = self.param_groups[-1]
+        _list_once(group)
         try:
             self._check_group(group)
         except BaseException:
@@ -218,10 +220,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 if (grad := param.grad) is not None:
                     check_gradient(param, grad)
                 moves = grad is not None if reads_grad else param.requires_grad
+                place = self._place(param, group["network"], depth, num_matrices)
                 if moves:
                     rates[param] = float(group["lr"])
-                if moves or (self._network.scope == "problem" and self._states.has_state(param)):
-                    places[param] = self._place(param, group["network"], depth, num_matrices)
+                if moves or (self._network.scope == "problem" and self._states.has_state(param, place)):
+                    places[param] = place
         if not rates:
             return loss
         if loss is None and "loss" in self._network.reads:
@@ -251,7 +254,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         def take(_: torch.optim.Optimizer, incoming: dict[str, Any]) -> None:
             # torch.optim would round the state to the type of the parameters.
             states.update(self._fitting(incoming))
-            incoming["state"] = {}
+            numbers = {number for group in incoming["param_groups"] for number in group["params"]}
+            incoming["state"] = {key: value for key, value in incoming["state"].items() if key not in numbers}
             own = [{name: group[name] for name in ("depths", "taken", "weights")} for group in self.param_groups]
             saved = incoming["param_groups"]
             if len(own) == len(saved):  # or else super() says so
@@ -326,15 +330,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
-        states = {}
-        known = [
-            param
-            for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False)
-            for param, number in zip(group["params"], saved["params"], strict=False)
-            if incoming["state"].get(number)
-        ]
-        num_coordinates = sum(param.numel() for param in known)
-        widest = max((Place.of(param, "").dtype for param in known), key=lambda dtype: dtype.itemsize, default=None)
+        found: list[tuple[Tensor, int, Place, NamedState]] = []
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
             if "network" not in saved:
                 raise MetaOptError("this is not the state of a learned optimizer")
@@ -351,18 +347,33 @@ class LearnedOptimizer(torch.optim.Optimizer):
             depths = saved.get("depths") or group["depths"]
             for param, number, depth in zip(group["params"], saved["params"], depths, strict=False):
                 if state := incoming["state"].get(number):
-                    place = self._place(param, network, depth, self._num_matrices())
-                    if self._network.scope == "problem" and widest:  # where all are stepped together
-                        place = place._replace(dtype=widest)
-                    expected = self._states.saved_like(place, num_coordinates)
-                    shapes = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (state, expected))
-                    if next(shapes) != next(shapes):
-                        raise MetaOptError(
-                            f"the state of parameter {number} is not one of this learned optimizer's for a tensor of "
-                            f"{tuple(param.shape)}; load it into the one that it was saved from"
-                        )
-                    states[param] = {name: state[name].to(like) for name, like in expected.items()}
+                    found.append((param, number, self._place(param, network, depth, self._num_matrices()), state))
+        known = {param: place for param, _, place, state in found if not self._states.names(place).isdisjoint(state)}
+        num_coordinates = sum(place.shape.numel() for place in known.values())
+        widest = max((place.dtype for place in known.values()), key=lambda dtype: dtype.itemsize, default=None)
+        states = {}
+        for param, number, place, state in found:
+            if self._network.scope == "problem" and widest:  # where all are stepped together
+                place = place._replace(dtype=widest)
+            expected = self._states.saved_like(place, num_coordinates) if param in known else {}
+            if any(name not in state or state[name].shape != like.shape for name, like in expected.items()):
+                raise MetaOptError(
+                    f"the state of parameter {number} is not one of this learned optimizer's for a tensor of "
+                    f"{tuple(param.shape)}; load it into the one that it was saved from"
+                )
+            states[param] = {
+                name: value.to(expected.get(name, param.device)) if isinstance(value, Tensor) else value
+                for name, value in state.items()
+            }
         return states
+
+
+def _list_once(group: dict[str, Any]) -> None:
+    """Take out parameters that a group lists again, as tied weights may be: each is one tensor of the model."""
+    first = {param: index for index, param in reversed([*enumerate(group["params"])])}
+    for name in ("params", "param_names"):
+        if name in group:
+            group[name] = [group[name][index] for index in sorted(first.values())]
 
 
 def _is_trained(param: Tensor) -> bool:

@@ -28,6 +28,7 @@ from meta_opt.studies.tasks import Task
 _PATIENCE = 10.0  # seconds that a process gets to end by itself
 _IDLE = 600.0  # seconds without work after which a process ends; on a cluster nobody else ends it
 ATTEMPTS = 3  # how often a run is begun whose process ends in the middle
+_READY = b"ready\n"  # what a process says before it waits for work
 Perform = Callable[[Mapping[str, Any], int], dict[str, Any]]
 Done = Generator[tuple[Task, dict[str, Any]], None, None]
 
@@ -44,6 +45,7 @@ class Worker:
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C in the terminal is for the study
         )
+        self.ready = False
 
     def perform(self, work: Mapping[str, Any], run: int) -> dict[str, Any] | None:
         """Do a run; None if the process ended in the middle."""
@@ -54,6 +56,7 @@ class Worker:
             self._process.stdin.flush()
         except (OSError, ValueError):  # it has ended, or was stopped
             return None
+        self.ready = self.ready or self._process.stdout.readline() == _READY
         answer = self._process.stdout.readline()
         return json.loads(answer) if answer.endswith(b"\n") else None
 
@@ -82,7 +85,11 @@ _own = threading.local()  # the worker of each thread
 def perform_beside(
     module: str, work: Mapping[str, Any], run: int, start: Callable[[str], Worker] = Worker
 ) -> dict[str, Any]:
-    """Do a run in the process of this thread; one that ends in the middle is begun again in another."""
+    """Do a run in the process of this thread; one that ends in the middle is begun again in another.
+
+    Returns:
+        What came of it, ``no_start`` where no process for it can be started: no run's fault.
+    """
     ended = ""
     for _ in range(ATTEMPTS):
         if getattr(_own, "worker", None) is None:
@@ -92,6 +99,8 @@ def perform_beside(
         if answer is not None:
             return answer
         ended, _own.worker = worker.stop(), None
+        if not worker.ready and ended.startswith("status"):
+            return {"no_start": ended}
     return {"error": f"the process ended in the middle, {ATTEMPTS} times ({ended})", "seconds": {}}
 
 
@@ -121,6 +130,8 @@ def serve(perform: Perform) -> None:
     threading.Thread(target=read, daemon=True).start()
     status = 1
     try:
+        answers.write(_READY)
+        answers.flush()
         while True:
             request = json.loads(requests.get(timeout=_IDLE))
             answers.write(json.dumps(perform(request["work"], request["run"])).encode() + b"\n")

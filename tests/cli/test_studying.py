@@ -239,16 +239,26 @@ def test_what_is_done_is_said_after_every_run(study, monkeypatch, capsys):
     assert lines[4] == "4/4  baselines test run 0: final loss 2.5  (0 s left)"
 
 
-def test_where_there_is_no_room_nothing_is_kept(study, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            {"no_room": "No space left on device"},
+            "no room for a run in the temporary folder, which TMPDIR names (No space",
+        ),
+        ({"no_start": "status 1"}, "no process can be started that does runs (status 1): it says why above"),
+    ],
+)
+def test_what_is_no_fault_of_a_run_is_not_kept(made, said, study, monkeypatch, capsys):
     def here(tasks, workers, module):
         yield tasks[0], {"results": {"tests": {"test": {"final": 2.5}}}, "seconds": {"total": 1.0}}
-        yield tasks[1], {"no_room": "No space left on device", "seconds": {"total": 1.0}}
+        yield tasks[1], {**made, "seconds": {"total": 1.0}}
 
     (study / "rates.yaml").write_text(STUDY.replace("figures: [{draw: training}]\n", ""))
     monkeypatch.setattr(studying, "here", here)
     monkeypatch.setattr(studying, "_check", lambda study: None)
     assert main(["study", "rates.yaml"]) == 2
-    assert "no room for a run in the temporary folder, which TMPDIR names (No space" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert len(results(study / "studies" / "rates")) == 1
 
 

@@ -94,7 +94,7 @@ def test_parameters_with_one_history_are_one_bucket() -> None:
     assert run.step(3.0, 2.0) == [4.0, 4.0]
     assert run.states.buckets({param: Place.of(param, "all") for param in run.params}) == [bucket]
     assert bucket.state.mean[0].shape == (3, 5)
-    assert not run.states._one_by_one  # nothing is kept twice
+    assert not dict.__len__(run.states.one_by_one)  # nothing is kept twice
 
 
 def test_a_shared_count_goes_on_separately() -> None:
@@ -102,7 +102,7 @@ def test_a_shared_count_goes_on_separately() -> None:
     run.step(1.0, 2.0)
     assert run.step(None, 4.0) == [None, 6.0]
     assert run.step(3.0, 6.0) == [4.0, 12.0]  # the second step of the one, the third of the other
-    counts = [int(run.states.one_by_one()[param]["count"]) for param in run.params]
+    counts = [int(run.states.one_by_one[param]["count"]) for param in run.params]
     assert counts == [2, 3]
     assert run.step(None, 8.0) == [None, 20.0]
     assert run.step(None, 5.0) == [None, 25.0]
@@ -112,7 +112,7 @@ def test_a_shared_count_goes_on_separately() -> None:
 def test_states_have_names_and_can_be_replaced() -> None:
     run = Run(Counting())
     run.step(1.0, 2.0)
-    states = run.states.one_by_one()
+    states = run.states.one_by_one
     assert {name: tensor.shape for name, tensor in states[run.params[1]].items()} == {"mean.0": (3, 3), "count": ()}
     states[run.params[1]]["mean.0"] = torch.full((3, 3), 7.0)  # holds, as in torch.optim
     assert run.step(3.0, 7.0) == [4.0, 14.0]

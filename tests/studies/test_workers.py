@@ -37,6 +37,10 @@ def test_runs_are_done_by_processes_that_stay(begun):
     assert set(begun().values()) == {1}
 
 
+def test_where_no_process_can_be_started_no_run_has_failed():
+    assert [made for _, made in here(tasks(2), 1, "no_such_module")] == 2 * [{"no_start": "status 1"}]
+
+
 @pytest.mark.parametrize(
     ("perform", "request_line", "status", "said"),
     [
