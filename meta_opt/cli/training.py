@@ -272,26 +272,10 @@ class MetaOptCLI(LightningCLI):
             raise MetaOptError(str(error)) from error
         except StorageError as error:
             raise StorageError(f"{error}; {self._report.how_to_go_on('when it can be, ')}") from error
-        except OSError as error:
-            if subcommand != "fit" or own_frames(error, registry.modules_of_plugins()):
-                raise
-            failed = StorageError.of(error, Path(os.fsdecode(error.filename or "the log")))
-            raise StorageError(f"{failed}; {self._report.how_to_go_on('when it can be, ')}") from error
-        except RuntimeError as error:
-            if short := shortage(error):
-                raise MetaOptError(f"{short}; {LESS_MEMORY}") from error
-            if checkpoint is None or "loading state_dict" not in str(error):
-                raise meaning_of(error, checkpoint) from error
-            raise CheckpointError(
-                f"the learned optimizer in {relative(checkpoint)} does not fit: {mismatch(str(error))}"
-            ) from error
         except MetaOptError:
             raise
         except Exception as error:
-            if own_frames(error, plugins := registry.modules_of_plugins()) and self._report.saved():
-                plugin = f"a plugin failed with {described(error, plugins)}"
-                raise MetaOptError(f"{plugin}; {self._report.how_to_go_on('once it is mended, ')}") from error
-            raise meaning_of(error, checkpoint) from error
+            raise self._meaning(error, subcommand) from error
         except SystemExit as end:  # Lightning's answer to KeyboardInterrupt, and to SIGTERM before training has begun
             if own_frames(end, registry.modules_of_plugins()):
                 raise
@@ -304,6 +288,27 @@ class MetaOptCLI(LightningCLI):
             interrupted = self._interruption.signal is not None or self.status != 0
             if self._report.end(self.trainer, self.model, self._reference, interrupted=interrupted):
                 self.status = 1
+
+    def _meaning(self, error: Exception, subcommand: str) -> Exception:
+        """What an error means that ended a run.
+
+        Raises:
+            Exception: The error itself, where it means nothing else.
+        """
+        checkpoint, plugins = self._defaults.checkpoint, registry.modules_of_plugins()
+        if short := shortage(error):
+            return MetaOptError(f"{short}; {LESS_MEMORY}")
+        if of_plugin := own_frames(error, plugins):
+            if self._report.saved():
+                going_on = self._report.how_to_go_on("once it is mended, ")
+                return MetaOptError(f"a plugin failed with {described(error, plugins)}; {going_on}")
+        elif isinstance(error, OSError) and subcommand == "fit":
+            failed = StorageError.of(error, Path(os.fsdecode(error.filename or "the log")))
+            return StorageError(f"{failed}; {self._report.how_to_go_on('when it can be, ')}")
+        if checkpoint is not None and not of_plugin and "loading state_dict" in str(error):
+            fault = mismatch(str(error))
+            return CheckpointError(f"the learned optimizer in {relative(checkpoint)} does not fit: {fault}")
+        return meaning_of(error, checkpoint)
 
 
 def _listed(value: Any) -> list[Any]:

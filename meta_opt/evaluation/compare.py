@@ -211,7 +211,7 @@ def _run(curves: Curves, learning_rate: float | None, seconds_per_step: float) -
         learning_rate,
         losses.mean(1),
         _sem(losses),
-        torch.stack([final_loss(losses[:end], stochastic=curves.stochastic).mean() for end in ends]),
+        torch.stack([final_loss(losses[min(1, end - 1) : end], stochastic=curves.stochastic).mean() for end in ends]),
         {merit: _mean(of_problems(curves, merit)) for merit in MERITS},
         seconds_per_step,
         {name: _mean(values) for name, values in curves.metrics.items()},

@@ -29,7 +29,7 @@ class Curves:
     @property
     def final(self) -> Tensor:
         """Final loss of each problem, [V]."""
-        return final_loss(self.losses, stochastic=self.stochastic)
+        return final_loss(self.losses[1:], stochastic=self.stochastic)
 
     @property
     def sum(self) -> Tensor:
@@ -57,7 +57,7 @@ def final_loss(losses: Tensor, *, stochastic: Tensor | bool) -> Tensor:
     """The last loss of each problem, or where mini-batches make it noisy the mean of the last tenth, at most ten.
 
     Args:
-        losses: [steps, B].
+        losses: After each step, [steps, B].
         stochastic: Whether to average, [B] or for all.
     """
     mean = losses[-min(10, -(-len(losses) // 10)) :].mean(0)

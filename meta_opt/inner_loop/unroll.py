@@ -82,6 +82,7 @@ def begin(
         evaluation = problems.evaluate(problems.initial_params, grad=grads or "grad" in optimizer.reads)
         judged = problems.judge(problems.initial_params, grad=grads) if problems.held_back else evaluation
         state = optimizer.init_state(problems.layout, len(problems))
+        state = optimizer.numbered(state, problems.layout, problems.numbers)
         if num_steps is not None:
             state = optimizer.expect(state, num_steps)
         return Position(evaluation, state, judged)

@@ -107,6 +107,7 @@ class Problems:
             drawn = [optimizee.sample_problem(split, generator) for generator in self._generators]
             drawn_params = [optimizee.init_params(generator) for generator in self._generators]
         self.held_back = held_back
+        self._indices = indices
         self._copies = 1
         self._judges = [problem_generator(seed, split, index, "held_back") for index in indices if held_back]
         self._optimizee = optimizee
@@ -147,6 +148,11 @@ class Problems:
                 self._optimizee.sample_held_back(self._split, judge)
             after = (judge.get_state() for judge in judges)
             return any(not torch.equal(*states) for states in zip(before, after, strict=True))
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each problem in its stream."""
+        return [*self._indices] * self._copies
 
     def twin(self) -> Problems:
         """The same problems, which draw the same mini-batches from streams of their own, from here on."""

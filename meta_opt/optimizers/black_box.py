@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,8 +44,15 @@ class BlackBox(InnerOptimizer):
         self._box = box
 
     def init_state(self, layout: Layout, num_problems: int) -> list[Searcher]:
-        """A new searcher for each problem; problem i has the seed i + 1."""
-        return [self._make(layout.num_coordinates, index + 1, self._box) for index in range(num_problems)]
+        """A new searcher for each problem, as if these were the first of their stream."""
+        return self._searchers(layout, range(num_problems))
+
+    def numbered(self, state: list[Searcher], layout: Layout, numbers: Sequence[int]) -> list[Searcher]:
+        """See :meth:`InnerOptimizer.numbered`; problem i has the seed i + 1."""
+        return self._searchers(layout, numbers)
+
+    def _searchers(self, layout: Layout, numbers: Sequence[int]) -> list[Searcher]:
+        return [self._make(layout.num_coordinates, number + 1, self._box) for number in numbers]
 
     def step(self, evaluation: Evaluation, state: list[Searcher], noise: Generator | None = None) -> Step:
         """Go where the searchers say."""
@@ -69,7 +76,7 @@ class Uniform(Searcher):
 
 
 class CMA(Searcher):
-    """CMA-ES of ``cma`` (Hansen), from the first place, first spread over a third of the box's side."""
+    """CMA-ES of ``cma`` (Hansen), from where in the box the first place is nearest, over a third of the box's side."""
 
     def __init__(self, size: int, seed: int, box: float) -> None:
         self._box = box
@@ -86,7 +93,9 @@ class CMA(Searcher):
             options = {"bounds": [-self._box, self._box], "seed": self._seed, "verbose": -9, "CMA_stds": 1.0}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._strategy = self._cma.CMAEvolutionStrategy(place, 2 * self._box / 3, options)
+                self._strategy = self._cma.CMAEvolutionStrategy(
+                    place.clip(-self._box, self._box), 2 * self._box / 3, options
+                )
         else:
             self._values.append(value)
         if len(self._values) == len(self._asked):

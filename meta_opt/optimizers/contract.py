@@ -75,6 +75,19 @@ class InnerOptimizer(ABC):
         """
         return state
 
+    def numbered(self, state: Any, layout: Layout, numbers: Sequence[int]) -> Any:
+        """A first state that knows which problems of their stream these are; by default as it is.
+
+        For optimizers that draw numbers of their own, which are to be others for each problem, and the same whichever
+        problems run side by side.
+
+        Args:
+            state: h_0.
+            layout: As it was given for it.
+            numbers: The number of each problem, B.
+        """
+        return state
+
     @abstractmethod
     def step(self, evaluation: Evaluation, state: Any, noise: Generator | None = None) -> Step:
         """One update.

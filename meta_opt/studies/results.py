@@ -7,8 +7,9 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.locks import BusyError, locked
@@ -20,7 +21,7 @@ Line = Mapping[str, Any]
 class Results:
     """The lines of a file, to which more are added; :func:`opened` gives it."""
 
-    def __init__(self, path: Path, file: BinaryIO, lines: dict[str, Line]) -> None:
+    def __init__(self, path: Path, file: FileIO, lines: dict[str, Line]) -> None:
         self.lines = lines
         self._path = path
         self._file = file
@@ -34,8 +35,9 @@ class Results:
         if line["key"] in self.lines:
             return
         try:
-            self._file.write(json.dumps(plain(line), ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            self._file.flush()
+            text = json.dumps(plain(line), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+            while text:  # what fits: on a full disk the rest is refused
+                text = text[self._file.write(text) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise StorageError.of(error, self._path) from error
@@ -54,7 +56,7 @@ def opened(folder: Path) -> Iterator[Results]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder))
-            file = held.enter_context((folder / FILE).open("a+b"))
+            file = held.enter_context((folder / FILE).open("a+b", buffering=0))  # else closing it writes again
             _drop_torn_line(file)
         except BusyError:
             raise MetaOptError(f"another study is running in {folder}; wait for it, or choose another --out") from None
@@ -111,7 +113,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _drop_torn_line(file: BinaryIO) -> None:
+def _drop_torn_line(file: FileIO) -> None:
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
     file.seek(0, os.SEEK_END)

@@ -1,7 +1,8 @@
 """Processes that do runs, one thread each, and stay for many runs: importing torch takes seconds.
 
-A worker is ``python -m MODULE``, which reads tasks as lines of JSON and answers with lines of JSON (:func:`serve`). It
-ends when its standard input does: with the process that started it, however that ends. On a cluster each thread of a
+A worker runs a module, which reads tasks as lines of JSON and answers with lines of JSON (:func:`serve`). It imports
+from where the process that started it does, and not from the current folder, as ``python -m`` would. It ends when its
+standard input does: with the process that started it, however that ends. On a cluster each thread of a
 ``dask.distributed`` worker has such a process beside it, since meta-training needs the main thread and its own output.
 """
 
@@ -37,9 +38,12 @@ class Worker:
     """A process that does one run after the other."""
 
     def __init__(self, module: str) -> None:
-        """Start ``python -m module``."""
+        """Start a process that runs the module."""
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__')"
+        )
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", module],
+            [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
@@ -56,7 +60,8 @@ class Worker:
             self._process.stdin.flush()
         except (OSError, ValueError):  # it has ended, or was stopped
             return None
-        self.ready = self.ready or self._process.stdout.readline() == _READY
+        while not self.ready and (line := self._process.stdout.readline()):
+            self.ready = line.endswith(_READY)  # what is printed before, by what is imported, is no answer
         answer = self._process.stdout.readline()
         return json.loads(answer) if answer.endswith(b"\n") else None
 

@@ -284,13 +284,16 @@ def test_a_failure_in_training_is_said_with_the_frames_of_the_plugin(
     assert re.fullmatch(rf"meta-opt: error: a plugin failed with {name}: \w+ \(late.py:12 in loss\)\n", err), err
 
 
-def test_a_failure_after_a_checkpoint_was_saved_loses_nothing(meta_opt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, FileNotFoundError, RuntimeError])
+def test_a_failure_after_a_checkpoint_was_saved_loses_nothing(
+    error: type[Exception], meta_opt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "later", raising=False)
     Path("later.py").write_text(
         method(
             "calls = 0\n    def sample_batch(self, split, generator):\n        A.calls += split == 'train'\n"
-            "        if A.calls > 55: raise ZeroDivisionError('late')\n        return {}"
+            f"        if A.calls > 55: raise {error.__name__}('late')\n        return {{}}"
         )
     )
     few = ("--model.num_steps", "5", "--model.episodes_per_epoch", "2", "--trainer.enable_progress_bar", "false")
@@ -298,7 +301,7 @@ def test_a_failure_after_a_checkpoint_was_saved_loses_nothing(meta_opt: Any, mon
     assert status == 2
     going_on = r"once it is mended, go on with: meta-opt fit .* --ckpt_path checkpoints/later.A/run_0/last.ckpt"
     assert re.search(
-        rf"a plugin failed with ZeroDivisionError: late \(later.py:\d+ in sample_batch\); {going_on}\n", err
+        rf"a plugin failed with {error.__name__}: late \(later.py:\d+ in sample_batch\); {going_on}\n", err
     )
     assert Path("checkpoints/later.A/run_0/last.ckpt").is_file()
 

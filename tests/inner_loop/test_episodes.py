@@ -5,7 +5,7 @@ import torch
 from problems_for_tests import Regression, Square
 
 from meta_opt.inner_loop import episodes
-from meta_opt.inner_loop.episodes import final_loss, mean_of_problems, run_episodes, unroll_lengths
+from meta_opt.inner_loop.episodes import Curves, final_loss, mean_of_problems, run_episodes, unroll_lengths
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.baseline_names import BASELINES, adam, sgd
 from meta_opt_optimizees.mixture import Mixture
@@ -23,6 +23,16 @@ def test_final_loss() -> None:
     assert final_loss(losses, stochastic=True).tolist() == [18.5]  # a tenth
     assert final_loss(losses[:5], stochastic=True).tolist() == [4.0]
     assert final_loss(torch.arange(300.0).unsqueeze(1), stochastic=True).tolist() == [294.5]  # at most ten
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "averaged"), [(1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (90, 9), (100, 10), (300, 10)]
+)
+def test_the_final_loss_is_that_of_the_last_tenth_of_the_steps(num_steps: int, averaged: int) -> None:
+    """The loss before the first step is of no step."""
+    losses = torch.arange(num_steps + 1.0).unsqueeze(1)
+    curves = Curves(losses, {}, torch.tensor([True]))
+    assert curves.final.tolist() == [losses[-averaged:].mean().item()]
 
 
 def test_gradient_descent_on_a_square() -> None:
@@ -64,7 +74,7 @@ def test_final_losses_of_each_problem_of_a_family_are_taken_as_it_needs() -> Non
     for seed in range(8):
         curves = run_episodes(Mixture([Regression(), Square()]), adam(0.05), "test", 4, 30, seed=seed)
         for index, noisy in enumerate(curves.stochastic.tolist()):
-            expected = curves.losses[-4:, index].mean() if noisy else curves.losses[-1, index]
+            expected = curves.losses[-3:, index].mean() if noisy else curves.losses[-1, index]
             assert curves.final[index].item() == pytest.approx(expected.item())
         finals[seed] = curves.stochastic.tolist()
     assert {first for first, *_ in finals.values()} == {True, False}

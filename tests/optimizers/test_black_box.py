@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from problems_for_tests import Square
 
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation import setting as setting_module
 from meta_opt.evaluation.compare import compare
 from meta_opt.evaluation.setting import Setting
+from meta_opt.inner_loop import episodes
 from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.black_box import BOX
 from meta_opt_optimizees.landscape import Landscape
+from meta_opt_optimizees.mixture import Mixture
+from meta_opt_optimizees.quadratic import Quadratic
 
 LIBRARIES = {"RandomSearch": None, "CMAES": "cma", "GP": "optuna"}
 
@@ -70,3 +74,22 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MetaOptError, match=r"the baseline CMAES needs cma: pip install 'meta-opt\[blackbox\]'"):
         run_episodes(Landscape("convex_bowl"), baseline("CMAES")(BOX), "test", 1, 2, seed=0)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_problems_draw_numbers_of_their_own_whichever_run_side_by_side(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = run_episodes(Landscape("convex_bowl"), made(name)(BOX), "test", 4, 3, seed=0).losses
+    monkeypatch.setattr(episodes, "_COORDINATES_AT_ONCE", 4)
+    assert torch.equal(run_episodes(Landscape("convex_bowl"), made(name)(BOX), "test", 4, 3, seed=0).losses, together)
+
+
+def test_variants_of_a_family_draw_numbers_of_their_own() -> None:
+    steps = run_episodes(Mixture([Square()]), made("RandomSearch")(BOX), "test", 3, 2, seed=0).losses[1]
+    assert len(set(steps.tolist())) == 3
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_they_begin_outside_the_box_too(name: str) -> None:
+    assert run_episodes(Quadratic(dimension=3), made(name)(0.1), "test", 2, 3, seed=0).losses.isfinite().all()

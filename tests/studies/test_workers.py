@@ -22,7 +22,8 @@ MODULE = "slow_worker"
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
     """What runs have begun; the worker can be imported."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for processes that are started otherwise
     monkeypatch.setenv("BEGUN", str(tmp_path / "begun"))
     return lambda: Counter((tmp_path / "begun").read_text().splitlines())
 
@@ -39,6 +40,18 @@ def test_runs_are_done_by_processes_that_stay(begun):
 
 def test_where_no_process_can_be_started_no_run_has_failed():
     assert [made for _, made in here(tasks(2), 1, "no_such_module")] == 2 * [{"no_start": "status 1"}]
+
+
+def test_a_process_imports_nothing_from_the_current_folder(begun, tmp_path, monkeypatch):
+    """And what is printed while it starts is no answer."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("slow_worker", "json", "runpy"):
+        (tmp_path / f"{name}.py").write_text("raise ZeroDivisionError\n")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("print('hello', flush=True)\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    assert [made["results"] for _, made in here(tasks(1), 1, MODULE)] == [{"double": 0}]
 
 
 @pytest.mark.parametrize(

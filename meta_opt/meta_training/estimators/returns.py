@@ -55,7 +55,12 @@ def advantages_of(rewards: Tensor, values: Tensor, discount: float, smoothing: f
 
 
 def normalized(advantages: Tensor) -> Tensor:
-    """Advantages [T, B] less their mean over the steps of each problem, over their standard deviation there."""
+    """Advantages [T, B] less their mean over the steps of each problem, over their standard deviation there.
+
+    Of a single step, which says nothing of what others would have brought, the advantage stays as it is.
+    """
+    if len(advantages) == 1:
+        return advantages
     centred = advantages - advantages.mean(0)
     return centred / (centred.square().mean(0).sqrt() + 1e-8)
 

@@ -43,7 +43,7 @@ class SecondOrder(Estimator):
         position = begin(problems, network, num_steps=episode.num_steps)
         for length in unroll_lengths(episode.num_steps, episode.unroll_length):
             if self._steps_at_once is None or length <= self._steps_at_once:
-                trajectory = unroll(problems, network, position, length, keep_graph=True)
+                trajectory = unroll(problems, network, _differentiated(position), length, keep_graph=True)
                 position = trajectory.end.detach()
                 yield second_order(trajectory, network, episode.meta_loss)
             else:
@@ -134,8 +134,17 @@ class _Handed:
     @classmethod
     def leaves(cls, position: Position) -> _Handed:
         """The same numbers without a graph behind them, to differentiate by."""
-        evaluation = Evaluation.of(**{name: _leaf(tensor) for name, tensor in vars(position.evaluation).items()})
+        evaluation = _leaves(position.evaluation)
         return cls.of(Position(evaluation, map_state(_leaf, position.state), evaluation))
+
+
+def _differentiated(position: Position) -> Position:
+    """The same place for an unroll that is differentiated; networks tell by the gradient that it is (``ntm_bfgs``)."""
+    return Position(_leaves(position.evaluation), position.state, position.judged)
+
+
+def _leaves(evaluation: Evaluation) -> Evaluation:
+    return Evaluation.of(**{name: _leaf(tensor) for name, tensor in vars(evaluation).items()})
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ def test_advantages_telescope_where_the_critic_is_all_that_counts() -> None:
     torch.testing.assert_close(advantages_of(rewards, values, 1.0, 1.0), returns - values[:-1])
 
 
+def test_the_advantage_of_a_single_step_is_not_taken_from_itself() -> None:
+    assert normalized(torch.tensor([[1.0, -2.0]])).tolist() == [[1.0, -2.0]]
+
+
 def test_normalized_advantages_of_each_problem() -> None:
     found = normalized(torch.tensor([[1.0, 100.0], [3.0, 500.0]], dtype=torch.float64))
     torch.testing.assert_close(found, torch.tensor([[-1.0, -1.0], [1.0, 1.0]], dtype=torch.float64))

@@ -213,3 +213,21 @@ def test_exact_where_gradients_do_not_depend_on_parameters(
         return value
 
     torch.testing.assert_close(found, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [SubspaceLSTM, NTMBFGS])
+def test_pieces_and_whole_are_the_same_in_every_unroll(make: Callable[[], OptimizerNetwork]) -> None:
+    """Also where the network asks, by the gradient that it starts from, whether it is differentiated."""
+
+    def estimates(steps_at_once: int | None) -> list[Tensor]:
+        problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
+        optimizer = make()
+        optimizer.build(problems.layout, problem_generator(1, "phi"))
+        optimizer.double()
+        source = partial(problem_generator, 1)
+        episode = Episode(problems, optimizer, MetaLoss("sum", "constant"), 9, 3, source, 0, 1)
+        found = SecondOrder(steps_at_once=steps_at_once).estimates(episode)
+        return [torch.cat([grad.flatten() for grad in estimate.grads]) for estimate in found]
+
+    for whole, pieces in zip(estimates(None), estimates(1), strict=True):
+        torch.testing.assert_close(whole, pieces, rtol=1e-9, atol=1e-12)
