@@ -11,6 +11,8 @@ import torch, so that the command line can list plugins at once.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import keyword
@@ -20,7 +22,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from meta_opt.classes import class_problem
 from meta_opt.configurable import API_VERSION
@@ -167,9 +169,21 @@ def _imported(kind: Kind, title: str, module: str, attribute: str) -> type[Any]:
     loaded = imported(title, module, attribute)
     if not (issubclass(type(loaded), type) and issubclass(loaded, base)):  # list[int] says that it is a type
         raise RegistryError(f"{title} is not one: {module}:{attribute} must be a subclass of {base.__name__}")
+    _resolve_annotations(loaded)
     if problem := version_problem(getattr(loaded, "api_version", None)) or class_problem(loaded, base):
         raise RegistryError(f"{title} cannot be used: {problem}")
     return loaded
+
+
+def _resolve_annotations(cls: type[Any]) -> None:
+    """Put types in place of the names of types in the constructor that ``dataclass`` has made.
+
+    It has no source to look them up in, as other constructors have (``from __future__ import annotations``), and
+    options without types are not checked.
+    """
+    if dataclasses.is_dataclass(cls):
+        with contextlib.suppress(Exception):  # names that are there for type checkers only
+            cls.__init__.__annotations__.update(get_type_hints(cls.__init__))
 
 
 def version_problem(version: object) -> str | None:

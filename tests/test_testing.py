@@ -29,6 +29,16 @@ class Good(Regression):
         return {"x": self.x[rows.to(self.x.device)]}
 
 
+class DataInFloat64(Good):
+    """What comes from numpy is in float64; problems are evaluated in float32, see docs/plugins.md."""
+
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
+        return {key: value.double() for key, value in super().sample_problem(split, generator).items()}
+
+    def sample_batch(self, split: Split, generator: Generator) -> TensorDict:
+        return {key: value.double() for key, value in super().sample_batch(split, generator).items()}
+
+
 class OtherShapes(Good):
     def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         size = int(torch.randint(1, 50, (), generator=generator))
@@ -648,7 +658,9 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize("optimizee", [Good(), Regression(), Polynomials()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "optimizee", [Good(), DataInFloat64(), Regression(), Polynomials()], ids=lambda each: type(each).__name__
+)
 def test_good_optimizees_pass(optimizee: Optimizee) -> None:
     check_optimizee(optimizee)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, parsed
 from meta_opt.cli.reading_first import read_first, read_lists
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.compare import Contestant, compare
+from meta_opt.evaluation.compare import Comparison, Contestant, compare
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.evaluation.reports import Report, check_place
@@ -102,7 +102,7 @@ def run(options: list[str]) -> int:
         {label: recipes[path].cost for label, path in paths.items()},
     )
     print(report.table())  # first: it is there even where nothing can be written
-    print(_LEGEND)
+    print(_legend(comparisons))
     print(f"\n{report.time_table()}", flush=True)
     folder = report.save(out, default)
     print(f"\nresults.json, curves.csv and curves.png are in {relative(folder)}")
@@ -110,9 +110,16 @@ def run(options: list[str]) -> int:
     return 0
 
 
-_LEGEND = """
-rate: the learning rate tuned on validation problems for that figure; ratio: to the best baseline
-steps: until the loss is as low as the best baseline's final loss"""
+def _legend(comparisons: Sequence[Comparison]) -> str:
+    """What the columns of the table are."""
+    baselines = [entry for entry in comparisons[0].entries if entry.kind == "baseline"]
+    if all(entry.tuned for entry in baselines):
+        rate, best = "the learning rate tuned on validation problems for that figure", "the best baseline"
+    elif any(entry.tuned for entry in baselines):
+        rate, best = "tuned on validation problems for that figure, or what the name says", "the best tuned baseline"
+    else:
+        rate, best = "what the name says, not tuned", "the best baseline, none of them tuned"
+    return f"\nrate: {rate}; ratio: to {best}\nsteps: until the loss is as low as the best baseline's final loss"
 
 
 # ------------------------------------------------------------------------------------------------------------ options

@@ -287,10 +287,15 @@ def _generator(seed: int) -> Generator:
 
 
 def _draw(optimizee: Optimizee, seed: int, split: Split = "train") -> tuple[TensorDict, TensorDict, TensorDict]:
-    """θ_0, problem and mini-batch."""
+    """θ_0, problem and mini-batch, in the type that problems are evaluated in."""
     generator = _generator(seed)
     params = optimizee.init_params(generator)
-    return params, optimizee.sample_problem(split, generator), optimizee.sample_batch(split, generator)
+    drawn = params, optimizee.sample_problem(split, generator), optimizee.sample_batch(split, generator)
+    dtype = torch.get_default_dtype()
+    first, second, third = (
+        {key: value.to(dtype) if value.is_floating_point() else value for key, value in part.items()} for part in drawn
+    )
+    return first, second, third
 
 
 def _problems(optimizee: Optimizee) -> Problems:

@@ -194,6 +194,29 @@ def test_the_table(trained, meta_opt):
     assert "comparisons/bowl/0\n" in out
 
 
+@pytest.mark.parametrize(
+    ("baselines", "said"),
+    [
+        (
+            ["Adam"],
+            "rate: the learning rate tuned on validation problems for that figure; ratio: to the best baseline\n",
+        ),
+        (
+            ["Adam:lr=0.1"],
+            "rate: what the name says, not tuned; ratio: to the best baseline, none of them tuned\n",
+        ),
+        (
+            ["Adam:lr=0.1", "SGD"],
+            "for that figure, or what the name says; ratio: to the best tuned baseline\n",
+        ),
+    ],
+)
+def test_the_legend_says_what_was_tuned(baselines, said, trained, meta_opt):
+    _, out, _ = meta_opt("compare", "--ckpt_path", BOWL, *FEW, "--num_steps", "5", "--baselines", *baselines)
+    assert said in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
 def test_the_same_seed_gives_the_same(trained, meta_opt):
     for seed in ("0", "0", "1"):
         meta_opt("compare", "--ckpt_path", BOWL, *FEW, "--baselines", "SGD", "--seed_everything", seed)

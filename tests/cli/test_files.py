@@ -329,3 +329,31 @@ def test_arguments_that_a_checkpoint_holds_or_not(run: Any) -> None:
     assert re.search(r"mapping or path, \w+ \(\w+\), so that no checkpoint", message)
     message = fails(run, "fit", "--optimizee", "folder_in_a_file.py:Helpful", *QUIET)
     assert "Helpful.__init__ must not have an argument called help, which is an option already" in message
+
+
+GENERATED = f'''from __future__ import annotations
+
+{DELL}
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Generated(Dell):
+    """Has a constructor that is generated, from annotations that are text."""
+
+    size: int = 2
+    place: Path = Path("data")
+
+    def __post_init__(self):
+        self.beside = self.place / "x"
+'''
+
+
+def test_a_dataclass_whose_annotations_are_text_has_types(run: Any) -> None:
+    Path("generated_in_a_file.py").write_text(GENERATED)
+    named = ("--optimizee", "generated_in_a_file.py:Generated")
+    assert fails(run, "fit", *named, "--optimizee.size", "2.5") == "--optimizee.size must be int, not 2.5"
+    succeeds(run, "fit", *named, "--optimizee.place", "there", *QUIET)
+    assert "size (int, default 2)" in succeeds(run, "fit", *named, "--help")
