@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from tqdm import tqdm
-
 from meta_opt import __version__, registry
 from meta_opt.cli.arithmetic import flush_denormals
-from meta_opt.cli.defaults import NEWEST, PRECISIONS, checkpoint_path, find_comparison_defaults, set_defaults
+from meta_opt.cli.asked import add_checkpoint_arguments, again, asked_optimizer, checkpoints_asked, class_asked
+from meta_opt.cli.bar import Bar
+from meta_opt.cli.defaults import PRECISIONS, find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.launched import find_launch
 from meta_opt.cli.option_errors import check_seed
-from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins, parsed
-from meta_opt.cli.reading_first import read_first, read_lists
+from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Comparison, Contestant, compare
 from meta_opt.evaluation.devices import device_of
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.evaluation.reports import Report, check_place
-from meta_opt.evaluation.setting import Progress, Setting
+from meta_opt.evaluation.setting import Setting
 from meta_opt.evaluation.standing_in import let_stand_in
 from meta_opt.evaluation.validated import validation_of
 from meta_opt.memory import bounded
 from meta_opt.optimizees.contract import Optimizee
-from meta_opt.optimizers.baseline_names import KNOWN, baseline, default_baselines
-from meta_opt.saved.pretrained import pretrained, pretrained_path
-from meta_opt.saved.recipes import Recipe, check_class, load_optimizer, read_recipe
-from meta_opt.saved.runs import relative, short_name
+from meta_opt.optimizers.baseline_names import baseline, default_baselines
+from meta_opt.saved.pretrained import pretrained
+from meta_opt.saved.recipes import Recipe, load_optimizer, read_recipe
+from meta_opt.saved.runs import relative
 from meta_opt.storage import expanded
 
 
@@ -125,64 +121,9 @@ def _legend(comparisons: Sequence[Comparison]) -> str:
 # ------------------------------------------------------------------------------------------------------------ options
 
 
-def checkpoints_asked(options: list[str]) -> dict[str, Path]:
-    """The checkpoints to compare by the names that they get, which differ from each other and from baselines."""
-    said = read_lists(options, "ckpt_path", "pretrained", "baselines", "num_steps")
-    trained = [checkpoint_path(text, Path(), class_asked(options, "optimizee")) for text in said["ckpt_path"]]
-    paths = {path: short_name(path) for path in trained}
-    paths |= {pretrained_path(text): text for text in said["pretrained"]}
-    unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
-    taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *KNOWN])
-    return {name if taken[name] == 1 else relative(resolved): path for resolved, (path, name) in unique.items()}
-
-
 def _place(path: Path) -> str:
     """Where a checkpoint is; of those that come with meta-opt, not where that is installed."""
     return f"pretrained/{path.name}" if path in pretrained().values() else relative(path)
-
-
-def again(options: list[str], optimizee: type[Any] | None) -> list[str]:
-    """The options that do the same again: of the newest run its path, and no folder that now exists."""
-    again: list[str] = []
-    current = ""
-    for option in options:
-        name, equals, value = option.partition("=")
-        if option.startswith("-"):
-            current = name
-        if current == "--out":
-            continue
-        if current == "--ckpt_path":
-            text = value if equals else option
-            path = relative(checkpoint_path(text, Path(), optimizee)) if text in NEWEST else text
-            option = f"{name}={path}" if equals else path
-        again.append(option)
-    return again
-
-
-def asked_optimizer(options: list[str], recipes: Iterable[Recipe]) -> type[Any] | None:
-    """The class of learned optimizer that is asked for, which one of the checkpoints must hold."""
-    asked = class_asked(options, "optimizer")
-    check_class("--optimizer", asked, recipes)
-    return asked
-
-
-def class_asked(options: list[str], kind: registry.Kind) -> type[Any] | None:
-    """The class of optimizees, optimizers or estimators that options name, if they do."""
-    text = read_first(options).get(kind)
-    return None if text is None else registry.resolve(kind, text)
-
-
-def optimizee_of(options: list[str]) -> Optimizee:
-    """The optimizee that options describe, ``--optimizee`` and its own.
-
-    Raises:
-        MetaOptError: If there is no such one, or it takes no such options.
-    """
-    options = with_dotted_paths(options, "compare")
-    parser = Parser(prog="meta-opt", allow_abbrev=False)
-    add_plugin_argument(parser, "optimizee", class_asked(options, "optimizee"))
-    optimizee: Optimizee = parsed(parser, options)[1]
-    return optimizee
 
 
 def _parse(options: list[str], recipes: dict[Path, Recipe]) -> tuple[Any, Optimizee]:
@@ -212,10 +153,7 @@ def _parse(options: list[str], recipes: dict[Path, Recipe]) -> tuple[Any, Optimi
 def _parser(optimizee: type[Any] | None) -> Parser:
     parser = Parser(prog="meta-opt compare", allow_abbrev=False)
     add_plugin_argument(parser, "optimizee", optimizee)
-    parser.add_argument("--optimizer", type=str | None, default=None)  # of checkpoints that may not name it
-    parser.add_argument("--config", action="config")
-    parser.add_argument("--ckpt_path", type=str, nargs="+")
-    parser.add_argument("--pretrained", type=str, nargs="+")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--baselines", type=str, nargs="+", default=None)  # by the number of steps
     parser.add_argument("--num_steps", type=int, nargs="+", default=[100])
     parser.add_argument("--num_problems", type=int, default=100)
@@ -228,33 +166,3 @@ def _parser(optimizee: type[Any] | None) -> Parser:
     parser.add_argument("--network_for", type=dict[str, str], default={})
     parser.add_argument("--out", type=str | None, default=None)
     return parser
-
-
-# ----------------------------------------------------------------------------------------------------------- progress
-
-
-class Bar(Progress):
-    """A progress bar on standard error, if that is a terminal."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] = tqdm(
-            total=0, disable=not sys.stderr.isatty(), leave=False, unit="step", unit_scale=True, dynamic_ncols=True
-        )
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def expect(self, steps: int) -> None:
-        """Make the bar longer."""
-        self._bar.total += steps
-
-    def begin(self, what: str) -> None:
-        """Say it before the bar."""
-        self._bar.set_description(what)
-
-    def advance(self, steps: int) -> None:
-        """Fill the bar."""
-        self._bar.update(steps)

@@ -11,7 +11,8 @@ import torch
 
 from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
-from meta_opt.cli.comparing import Bar, again, asked_optimizer, checkpoints_asked, class_asked
+from meta_opt.cli.asked import add_checkpoint_arguments, again, asked_optimizer, checkpoints_asked, class_asked
+from meta_opt.cli.bar import Bar
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, parsed
@@ -72,10 +73,7 @@ def _parser(optimizee: type[Any]) -> Parser:
     parser = Parser(prog="meta-opt landscape", allow_abbrev=False)
     add_plugin_argument(parser, "optimizee", optimizee)
     parser.set_defaults({"optimizee": {"class_path": f"{optimizee.__module__}.{optimizee.__qualname__}"}})
-    parser.add_argument("--optimizer", type=str | None, default=None)  # of checkpoints that may not name it
-    parser.add_argument("--config", action="config")
-    parser.add_argument("--ckpt_path", type=str, nargs="+")
-    parser.add_argument("--pretrained", type=str, nargs="+")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--baselines", type=str, nargs="*", default=["Nesterov", "Adam"])
     parser.add_argument("--num_steps", type=int, default=100)
     parser.add_argument("--problem", type=int, default=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from meta_opt.cli.arithmetic import flush_denormals
-from meta_opt.cli.comparing import asked_optimizer, checkpoints_asked
+from meta_opt.cli.asked import asked_optimizer, checkpoints_asked
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.parser import Parser, Shown
 from meta_opt.errors import MetaOptError

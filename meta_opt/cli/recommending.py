@@ -8,7 +8,7 @@ from typing import Any
 
 from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
-from meta_opt.cli.comparing import class_asked
+from meta_opt.cli.asked import class_asked
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_seed
 from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, parsed

@@ -10,7 +10,7 @@ import torch
 
 from meta_opt.cli import main
 from meta_opt.cli.arithmetic import flush_denormals
-from meta_opt.cli.comparing import optimizee_of
+from meta_opt.cli.asked import optimizee_of
 from meta_opt.studies.running import StoppedError, perform
 from meta_opt.studies.workers import serve
 

@@ -49,9 +49,10 @@ def loss_figure(
         shown: At most so many validations are drawn, evenly spread.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    from meta_opt.evaluation.pictures import Picture
+
+    figure = Picture(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     episodes = sorted(means)
     every = -(-len(episodes) // shown)
@@ -106,10 +107,10 @@ def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_prob
 
     Baselines are shown with the learning rate that was tuned for their final loss. The command stands underneath.
     """
-    from matplotlib.figure import Figure
+    from meta_opt.evaluation.pictures import Picture
 
     count = len(comparisons)
-    figure = Figure(figsize=(8.0 if count == 1 else 7.0 * count, 4.6), dpi=200, layout="constrained")
+    figure = Picture(figsize=(8.0 if count == 1 else 7.0 * count, 4.6), dpi=200, layout="constrained")
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     log = _have_logs(comparisons)
     for axes, comparison in zip(panels, comparisons, strict=True):

@@ -123,7 +123,7 @@ def landscape_figure(panels: Sequence[Panel], *, steps: int | None = None, capti
         steps: Show paths up to this step only; all of them if None.
         caption: What stands above, in as many lines as it takes.
     """
-    from matplotlib.figure import Figure
+    from meta_opt.evaluation.pictures import Picture
 
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -131,7 +131,7 @@ def landscape_figure(panels: Sequence[Panel], *, steps: int | None = None, capti
     names = list(panels[0].paths)
     in_a_row = max(1, min(len(names), 5, int(width / (_SWATCH + _LETTER * max(map(len, names))))))
     below = 0.45 + 0.25 * -(-len(names) // in_a_row)
-    figure = Figure(figsize=(width, 3.9 * rows + below), dpi=110, layout="constrained")
+    figure = Picture(figsize=(width, 3.9 * rows + below), dpi=110, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, panel in zip(grid, panels, strict=False):
         _draw_contours(axes, panel)

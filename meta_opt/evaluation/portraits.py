@@ -109,9 +109,9 @@ def _evaluation(optimizer: OptimizerNetwork, grad: Tensor) -> Evaluation:
 
 def portrait_figure(portrait: Portrait, *, title: str) -> Figure:
     """Three panels: update against gradient and mean, response to a step of the gradient, the schedule."""
-    from matplotlib.figure import Figure
+    from meta_opt.evaluation.pictures import Picture
 
-    figure = Figure(figsize=(12.0, 3.9), dpi=130, layout="constrained")
+    figure = Picture(figsize=(12.0, 3.9), dpi=130, layout="constrained")
     heat, response, schedule = figure.subplots(1, 3, width_ratios=(1.0, 1.1, 1.1))
     _draw_heat(heat, portrait)
     for (size, updates), color in zip(portrait.responses.items(), ("#e0a0a0", "#c0392b", "#6d1010"), strict=True):

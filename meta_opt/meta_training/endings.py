@@ -1,4 +1,4 @@
-"""What ended a run, and what would go on with it."""
+"""How far a run is, what ended it, and what would go on with it."""
 
 from __future__ import annotations
 
@@ -27,3 +27,12 @@ def _why(callback: EarlyStopping) -> str:
         better = "fell" if callback.mode == "min" else "rose"
         return f"{callback.monitor} no longer {better}"
     return f"{callback.monitor} crossed a threshold"
+
+
+def part_done(trainer: Trainer, batch_idx: int) -> float:
+    """How much of a fit has been done before an episode, 0 to 1; one that goes on with another goes on."""
+    done: float = trainer.current_epoch * trainer.num_training_batches + batch_idx
+    total: float = (trainer.max_epochs or -1) * trainer.num_training_batches
+    if total < 0:  # epochs have no end, steps have
+        done, total = trainer.global_step, trainer.max_steps
+    return min(1.0, done / total)

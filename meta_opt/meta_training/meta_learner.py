@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from meta_opt.errors import DivergedError, MetaOptError, shown
 from meta_opt.inner_loop.autocast import no_autocast
 from meta_opt.inner_loop.episodes import Curves, final_loss
 from meta_opt.meta_training.clipping import GradientClipper
+from meta_opt.meta_training.endings import part_done
 from meta_opt.meta_training.estimators.contract import (
     Episode,
     Estimator,
@@ -52,6 +52,7 @@ from meta_opt.optimizees.problems import Problems, layout_of, problem_generator
 from meta_opt.optimizees.streams import drawn_in_float32
 from meta_opt.optimizers.checking import check_class, check_step
 from meta_opt.optimizers.contract import OptimizerNetwork
+from meta_opt.optimizers.schedules import SHAPES
 from meta_opt.saved.costs import Cost, read_cost
 from meta_opt.saved.recipes import warm_start as start_warm
 from meta_opt.saved.upgrades import COUNTERS, FORMAT
@@ -312,7 +313,7 @@ class MetaLearner(EvaluatedLearner):
         """One episode. If anything in it is not finite, it changes nothing but the counters."""
         started = time.perf_counter()
         if self.lr_schedule == "cosine":
-            self._set_learning_rates(self._cosine(batch_idx))
+            self._set_learning_rates(SHAPES["cosine"](part_done(self.trainer, batch_idx)))
         before = self._snapshot()
         problems, num_steps = self._problems(), self._draw_num_steps()
         episode = Episode(
@@ -396,15 +397,6 @@ class MetaLearner(EvaluatedLearner):
         self._meta_optimizer.step()
         self.average.update_parameters(self.optimizer)
         return True
-
-    def _cosine(self, batch_idx: int) -> float:
-        """Along this fit: a learner that is fitted again begins anew, one that goes on goes on."""
-        trainer = self.trainer
-        done: float = trainer.current_epoch * trainer.num_training_batches + batch_idx
-        total: float = (trainer.max_epochs or -1) * trainer.num_training_batches
-        if total < 0:  # epochs have no end, steps have
-            done, total = trainer.global_step, trainer.max_steps
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done / total)))
 
     def _set_learning_rates(self, factor: float) -> None:
         for group, rate in zip(self._meta_optimizer.param_groups, self._rates, strict=True):

@@ -84,6 +84,7 @@ def test_what_is_compared_stays_as_it_is(learner: MetaLearner) -> None:
 def test_figure_and_data_frame(learner: MetaLearner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     result = compare([learner], num_steps=3, **FEW)
     figure = result.plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]  # which notebooks show
     assert isinstance(figure, Figure)
     figure.savefig(tmp_path / "curves.png")
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: ("frame", rows)))

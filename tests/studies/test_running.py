@@ -10,7 +10,7 @@ import torch
 from problems_for_tests import HoldsBack
 
 from meta_opt.cli import main
-from meta_opt.cli.comparing import optimizee_of
+from meta_opt.cli.asked import optimizee_of
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import compare
 from meta_opt.evaluation.setting import Setting
