@@ -122,6 +122,7 @@ class ParameterStates:
         self._copies: dict[tuple[torch.device, torch.dtype], OptimizerNetwork] = {}
         self.one_by_one = LiveStates(self._cut_buckets)
         self._names: dict[tuple[str, torch.Size], frozenset[str]] = {}
+        self._kept: set[str] = set()  # names of what is in the state of a parameter and not of others
         self._shapes: dict[Tensor, torch.Size] = {}  # that parameters had when they were stepped
         self._buckets: list[Bucket] = []
         self._signature: list[tuple[int, Place]] = []
@@ -137,6 +138,7 @@ class ParameterStates:
     def _cut_buckets(self) -> None:
         """Give parameters that are stepped in buckets their states."""
         found: list[tuple[Tensor, str, Tensor]] = []
+        params = [param for bucket in self._buckets for param in bucket.params]
         for bucket in self._buckets:
             everyone = list(zip(bucket.params, bucket.places, strict=True))
             for named in map(_checked, named_tensors(bucket.state)):
@@ -146,6 +148,8 @@ class ParameterStates:
                     found.append((param, named.name_alone, part.clone(memory_format=torch.contiguous_format)))
         self._buckets.clear()
         self._signature.clear()
+        for param in params:  # of a network without a state, too
+            self.one_by_one.setdefault(param, {})
         for param, name, part in found:
             self.one_by_one[param][name] = part
 
@@ -158,10 +162,12 @@ class ParameterStates:
         self.one_by_one.clear()
         self.one_by_one.update(states)
 
-    def has_state(self, param: Tensor, place: Place) -> bool:
+    def has_state(self, param: Tensor) -> bool:
         """Whether the parameter has been stepped."""
-        in_bucket = any(param is member for bucket in self._buckets for member in bucket.params)
-        return in_bucket or self._own(dict.get(self.one_by_one, param), place) is not None
+        if any(param is member for bucket in self._buckets for member in bucket.params):
+            return True
+        state = dict.get(self.one_by_one, param) or {}
+        return bool(state) and not (self._kept and self._kept.isdisjoint(state))
 
     def buckets(self, places: Mapping[Tensor, Place]) -> list[Bucket]:
         """The buckets of exactly these parameters; parameters without a state get one.
@@ -174,7 +180,7 @@ class ParameterStates:
             states = self.one_by_one
             for param, place in places.items():
                 before = self._shapes.get(param, place.shape)
-                if before != place.shape and self._own(states.get(param), place):
+                if before != place.shape and self.has_state(param):
                     raise MetaOptError(
                         f"a parameter of {tuple(before)} has become one of {tuple(place.shape)}, which its state does "
                         "not fit: optimizer.state.pop(parameter) lets it begin anew"
@@ -183,13 +189,13 @@ class ParameterStates:
             alike: dict[Any, list[Tensor]] = {}
             for param, place in places.items():
                 # Of a problem a newcomer takes over what the others share.
-                if self._optimizer.scope != "problem" and not self._own(states.get(param), place):
-                    states[param].update(self.initial(place))
+                if self._optimizer.scope != "problem" and self.names(place).isdisjoint(states.get(param, ())):
+                    states[param] = states.get(param, {}) | self.initial(place)
                 alike.setdefault(self._bucket_of(param, place), []).append(param)
             made = [self._join(params, [places[param] for param in params]) for params in alike.values()]
-            for param, place in places.items():  # dictionaries that were handed out, and saved, stay as they are
+            for param in places:  # dictionaries that were handed out, and saved, stay as they are
                 state = states.pop(param, {})
-                if of_others := {name: value for name, value in state.items() if name not in self.names(place)}:
+                if of_others := {name: value for name, value in state.items() if name not in self._kept}:
                     states[param] = of_others
             self._buckets.extend(made)
             self._signature.extend(signature)
@@ -203,10 +209,6 @@ class ParameterStates:
             first = self._first([place], copy.deepcopy(self._copy(place.device, place.dtype)))
             self._names[alike] = frozenset(named.name for named in named_tensors(first))
         return self._names[alike]
-
-    def _own(self, state: NamedState | None, place: Place) -> NamedState | None:
-        """The state, if the learned optimizer has kept something in it."""
-        return state if state and not self.names(place).isdisjoint(state) else None
 
     def initial(self, place: Place) -> NamedState:
         """The state of a parameter before its first step."""
@@ -237,7 +239,11 @@ class ParameterStates:
     def _join(self, params: list[Tensor], places: list[Place]) -> Bucket:
         device, dtype = _common(places)
         optimizer, state = self._copy(device, dtype), self._first(places)
-        known = [self._own(self.one_by_one.get(param), place) for param, place in zip(params, places, strict=True)]
+        names = {named.name_alone for named in named_tensors(state)}
+        self._kept |= names
+        known = [
+            there if (there := self.one_by_one.get(param)) and not names.isdisjoint(there) else None for param in params
+        ]
         tensors = []
         for named in map(_checked, named_tensors(state)):
             like, name = named.tensor, named.name_alone

@@ -223,7 +223,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 place = self._place(param, group["network"], depth, num_matrices)
                 if moves:
                     rates[param] = float(group["lr"])
-                if moves or (self._network.scope == "problem" and self._states.has_state(param, place)):
+                if moves or (self._network.scope == "problem" and self._states.has_state(param)):
                     places[param] = place
         if not rates:
             return loss
