@@ -7,8 +7,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser
 
 from meta_opt import registry
@@ -23,6 +25,9 @@ _MOVED = {
     "--model.second_derivatives": "--model.estimator second_order",
     "--model.engine": "--optimizer.engine",
 }
+
+# Lightning's callbacks have some as defaults of arguments that are text, and a config file could not be written.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 
 class Shown(SystemExit):

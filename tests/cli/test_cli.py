@@ -481,6 +481,11 @@ def test_a_callback_finds_the_log(meta_opt, plugins):
     assert meta_opt("fit", *BOWL, "--trainer.max_epochs", "1", "--trainer.callbacks+=DeviceStatsMonitor")[0] == 0
 
 
+def test_a_default_that_is_an_enum_is_its_value(meta_opt, plugins):
+    assert meta_opt("fit", *BOWL, "--trainer.max_epochs", "1", "--trainer.callbacks+=Timer")[0] == 0
+    assert "interval: step" in Path("checkpoints/bowl/run_0/config.yaml").read_text()
+
+
 @pytest.mark.parametrize("option", ["max_epochs", "max_steps", "limit_train_batches"])
 def test_a_run_trains_something(meta_opt, plugins, option):
     message = fails(meta_opt, "fit", *BOWL, f"--trainer.{option}", "0")
