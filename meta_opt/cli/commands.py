@@ -24,8 +24,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "fit": Command("meta-train a learned optimizer on an optimizee", None, None, True),
-    "validate": Command("its losses on the validation problems", None, None, True),
-    "test": Command("its losses on the test problems", None, None, True),
+    "validate": Command("a learned optimizer's losses on the validation problems", None, None, True),
+    "test": Command("a learned optimizer's losses on the test problems", None, None, True),
     "compare": Command(
         "learned optimizers against tuned SGD, Nesterov momentum, RMSprop and Adam", "comparing", "compare_help", True
     ),
