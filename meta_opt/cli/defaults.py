@@ -56,7 +56,10 @@ RESUMED_SETTINGS = (
     "early_stopping.min_delta",
     "early_stopping.stopping_threshold",
     "early_stopping.divergence_threshold",
+    "preset",
 )
+# What has been done when a run goes on. Another value of it would be written down and change nothing.
+OF_THE_BEGINNING = ("preset", "model.warm_start", "model.pretraining", "model.pretraining_rate")
 
 
 @dataclass

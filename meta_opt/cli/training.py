@@ -20,7 +20,7 @@ from meta_opt import __version__, registry
 from meta_opt.cli import launched
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.commands import COMMANDS
-from meta_opt.cli.defaults import RESUMED_SETTINGS, find_defaults, recommended_by, set_defaults
+from meta_opt.cli.defaults import OF_THE_BEGINNING, RESUMED_SETTINGS, find_defaults, recommended_by, set_defaults
 from meta_opt.cli.elastic import ElasticCheckpointIO, meet_anew
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.option_errors import check_nulls, check_plain, check_seed, check_trainer_options, errors_of_the_parser
@@ -152,6 +152,13 @@ class MetaOptCLI(LightningCLI):
             part = config.model.estimator if kind == "estimator" else config[kind]
             if isinstance(part, Namespace):
                 check_nulls(registry.OPTIONS[kind], cls, part.get("init_args") or {})
+        if self._command == "fit" and defaults.checkpoint is not None:
+            for option in OF_THE_BEGINNING:
+                if option in defaults.options and config[option] != defaults.options[option]:
+                    raise MetaOptError(
+                        f"--{option} {clipped(config[option])} is for the beginning of a run, and this one goes on: "
+                        "leave it out, or --ckpt_path for a new run"
+                    )
         check_seed(config.seed_everything)
         if config.optimizer is None:
             raise MetaOptError(f"--optimizer must be one of {', '.join(registry.names('optimizer'))}, not null")

@@ -47,6 +47,10 @@ def let_stand_in(
             raise MetaOptError(f"{option}.{part}: the optimizee has no {part}; it has {', '.join(parts)}")
         if known and network not in networks:
             raise MetaOptError(f"{option}.{part} {network}: there is no such network, but {', '.join(networks)}")
+        if known and all(
+            part in _names(layout, [_share(optimizer)]) for optimizer, layout in optimizers if layout is not None
+        ):
+            raise MetaOptError(f"{option}.{part}: {part} has a network of its own, which is used")
 
 
 def _share(optimizer: OptimizerNetwork) -> Sharing:

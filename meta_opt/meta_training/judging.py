@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from meta_opt.errors import MetaOptError
 
-_OF_VALIDATION = ("num_validation_problems", "meta_loss", "step_weights", "held_back", "seed")
+_OF_VALIDATION = ("num_validation_problems", "held_back", "seed")
 
 
 class Judging(Callback):
@@ -33,7 +33,9 @@ class Judging(Callback):
 def _validated_on(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
     model = recipe["model"]
     steps = model.get("num_validation_steps") or model.get("num_steps")
-    return recipe["optimizee"], steps, *(model.get(name) for name in _OF_VALIDATION)
+    meta_loss = model.get("meta_loss", "")
+    figure = "log" if meta_loss.startswith("log_") else meta_loss  # what is low of whole episodes; it has no weights
+    return recipe["optimizee"], steps, figure, *(model.get(name) for name in _OF_VALIDATION)
 
 
 class StopWhenStale(Judging, EarlyStopping):

@@ -121,8 +121,10 @@ class MetaLearner(EvaluatedLearner):
             lr: Learning rate of the meta-optimizer, Adam.
             lr_schedule: Keep lr, or let it fall to zero along a half cosine over all episodes of trainer.max_epochs or,
                 where that is -1, over trainer.max_steps.
-            clip_norm: Scale the meta-gradient down to this Euclidean norm when it is longer.
-            clip_relative: Scale it down to this multiple of the median norm of the last 100 meta-gradients.
+            clip_norm: Scale the meta-gradient down to this Euclidean norm when it is longer. Without effect where
+                normalize_gradient is true.
+            clip_relative: Scale it down to this multiple of the median norm of the last 100 meta-gradients. Without
+                effect where normalize_gradient is true.
             normalize_gradient: Divide the meta-gradient by its Euclidean norm.
             average_decay: Decay of the moving average of φ that is validated, tested and used; 0 for φ itself.
             episodes_per_epoch: Episodes between two validations.
@@ -415,9 +417,10 @@ class MetaLearner(EvaluatedLearner):
         self.skipped_in_a_row += 1
         self._log("train/skipped", float(self.skipped))
         if self.skipped_in_a_row > self.max_skipped:
+            clip = "" if self._clip.normalize else ", or set model.clip_relative"
             raise DivergedError(
                 f"{self.skipped_in_a_row} episodes in a row were not finite (the last is number "
-                f"{self.episode - 1}); lower model.lr or optimizer.output_scale, or set model.clip_relative"
+                f"{self.episode - 1}); lower model.lr or optimizer.output_scale{clip}"
             )
 
     # ---------------------------------------------------------------------------------------------------- what is kept

@@ -228,7 +228,13 @@ def _norms(path: Path, options: Mapping[str, Any]) -> dict[str, float]:
     said = {kind: name for kind in registry.KINDS if (name := options.get(registry.OPTIONS[kind])) is not None}
     learner = load_learner(path, {kind: registry.resolve(kind, name) for kind, name in said.items()})
     model = read_recipe(path).model
-    problems = Problems(learner.optimizee, "train", range(model["num_problems"]), seed=model["seed"])
+    problems = Problems(
+        learner.optimizee,
+        "train",
+        range(model["num_problems"]),
+        seed=model["seed"],
+        held_back=model.get("held_back", False),
+    )
     episode = Episode(
         problems,
         learner.optimizer,

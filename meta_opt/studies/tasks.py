@@ -127,7 +127,7 @@ def _placed(test: Test, options: Mapping[str, Any]) -> dict[str, Any]:
     trained_on = {name.removeprefix(prefix): value for name, value in options.items() if name.startswith(prefix)}
     return {
         "optimizee": options["optimizee"] if same else test.optimizee,
-        "options": {**(trained_on if test.optimizee is None else {}), **test.options},
+        "options": {**(trained_on if same else {}), **test.options},
         "num_steps": test.num_steps or options.get("model.num_steps"),
         "num_problems": test.num_problems,
         **({"held_back": True} if same and options.get("model.held_back") else {}),

@@ -612,6 +612,43 @@ def test_a_run_that_goes_on_with_other_validations_chooses_its_best_anew(trained
     assert "chosen anew" not in out
 
 
+def test_weights_of_steps_are_not_of_validation(trained, meta_opt):
+    """Whole episodes are judged without them, and so the best so far stays the best."""
+    path = Path("checkpoints/bowl/run_0")
+    before = (path / "best.ckpt").read_bytes()
+    more = ("--model.step_weights", "last", "--model.lr", "10", "--trainer.max_epochs", "3")
+    status, out, _ = meta_opt("fit", "--ckpt_path", "last", *more, *QUIET)
+    assert status == 0
+    assert "chosen anew" not in out
+    assert (path / "best.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "option", [("--model.warm_start", "quadratic"), ("--model.pretraining", "50"), ("--preset", "paper")]
+)
+def test_what_is_for_the_beginning_of_a_run_is_refused_when_it_goes_on(trained, meta_opt, option):
+    config = Path("checkpoints/bowl/run_0/config.yaml")
+    before = config.read_text()
+    status, _, err = meta_opt("fit", "--ckpt_path", "last", *option, *QUIET)
+    assert status == 2
+    assert f"{option[0]} {option[1]} is for the beginning of a run, and this one goes on: leave it out" in err
+    assert config.read_text() == before
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with(meta_opt, plugins):
+    begun = ("--preset", "paper", "--model.pretraining", "2", "--trainer.max_epochs", "1")
+    assert meta_opt("fit", *BOWL, *begun)[0] == 0
+    config = Path("checkpoints/bowl/run_0/config.yaml")
+    own = ("--config", config)
+    for number, options in enumerate(((), begun[:4], own), start=2):
+        resumed = ("--ckpt_path", "checkpoints/bowl/run_0/last.ckpt", "--trainer.max_epochs", str(number), *QUIET)
+        status, _, err = meta_opt(
+            "fit", *(own if options is own else ()), *resumed, *(() if options is own else options)
+        )
+        assert status == 0, err
+        assert "preset: paper" in config.read_text()
+
+
 def test_resuming_keeps_the_length_of_the_run(meta_opt, plugins):
     assert meta_opt("fit", "--optimizee", "bowl", "--trainer.max_epochs", "4", *QUIET)[0] == 0
     assert settings(meta_opt, "fit", "--ckpt_path", "last")["trainer"]["max_epochs"] == 4

@@ -13,13 +13,19 @@ from meta_opt_optimizees.digits_mlp import DigitsMlp
 
 
 def test_networks_of_tensors_have_slashes_for_dots() -> None:
-    optimizee = DigitsMlp()
+    optimizee = DigitsMlp(hidden_sizes=[3, 3])
     optimizer = CoordinatewiseLSTM(share="tensor")
-    made = [(optimizer, layout_of(optimizee))]
-    let_stand_in({"output/weight": "hidden1/weight"}, optimizee, made, option="--network_for")
-    assert optimizer.network_for == {"output/weight": "hidden1/weight"}
-    with pytest.raises(MetaOptError, match=r"--network_for\.output\.weight: .* no output\.weight; it has hidden1/weig"):
-        let_stand_in({"output.weight": "hidden1/weight"}, optimizee, made, option="--network_for")
+    made = [(optimizer, layout_of(DigitsMlp()))]
+    let_stand_in({"hidden2/weight": "hidden1/weight"}, optimizee, made, option="--network_for")
+    assert optimizer.network_for == {"hidden2/weight": "hidden1/weight"}
+    with pytest.raises(
+        MetaOptError, match=r"--network_for\.hidden2\.weight: .* no hidden2\.weight; it has hidden1/wei"
+    ):
+        let_stand_in({"hidden2.weight": "hidden1/weight"}, optimizee, made, option="--network_for")
+    with pytest.raises(
+        MetaOptError, match=r"^--network_for\.output/weight: output/weight has a network of its own, whi"
+    ):
+        let_stand_in({"output/weight": "hidden1/weight"}, optimizee, made, option="--network_for")
 
 
 def test_in_python() -> None:

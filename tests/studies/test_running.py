@@ -107,6 +107,17 @@ def test_norms_are_of_the_meta_gradients_of_an_episode(trained, made):
     assert made["results"]["meta_gradient_norms"] == {"all": pytest.approx(expected, rel=1e-4)}
 
 
+def test_norms_are_of_held_back_losses_where_meta_training_is():
+    options = {**OPTIONS, "optimizee": "problems_for_tests.HoldsBack"}
+    del options["optimizee.dimension"]
+    norms = []
+    for held_back in (False, True):
+        work = {**WORK, "options": {**options, "model.held_back": held_back, "model.lr": 0.0}, "tests": {}}
+        made = perform({**work, "training_curves": False}, 5, main, optimizee_of)
+        norms.append(made["results"]["meta_gradient_norms"]["all"])
+    assert norms[0] != pytest.approx(norms[1], rel=1e-3)
+
+
 def test_norms_of_classes_that_are_not_installed():
     options = {name: value for name, value in OPTIONS.items() if not name.startswith("optimizee")}
     work = {**WORK, "options": {**options, "optimizee": "problems_for_tests.Square"}, "tests": {}}

@@ -41,6 +41,12 @@ def test_a_test_is_of_what_was_trained_on_or_of_another_optimizee():
     assert high["digits"] == {"optimizee": "digits_mlp", "options": {}, "num_steps": 9, "num_problems": 16}
 
 
+def test_a_test_that_names_what_was_trained_on_has_its_options_too():
+    named = {"named": {"optimizee": "quadratic", "options": {"condition": 2.0}}}
+    (task, *_) = tasks_of(read_study("small", {**CONTENT, "tests": named}), 1)
+    assert task.work["tests"]["named"]["options"] == {"dimension": 3, "condition": 2.0}
+
+
 def test_baselines_are_tuned_on_as_many_problems_as_tell_a_good_rate():
     tests = {"few": {"num_problems": 2}, "many": {"num_problems": 40}, "said": {"num_validation_problems": 8}}
     tasks = tasks_of(read_study("small", {**CONTENT, "tests": tests}), 1)
