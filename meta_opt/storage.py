@@ -37,7 +37,13 @@ def write(path: Path, content: bytes | memoryview) -> None:
 
 
 def expanded(text: str) -> Path:
-    """The path, with ~ for a home directory; as it is where nobody knows which that is."""
+    """The path, with ~ for a home directory; as it is where nobody knows which that is.
+
+    Raises:
+        StorageError: If it holds a null character, which no path has, and most of what is done with paths fails at.
+    """
+    if "\0" in text:
+        raise StorageError(f"no path has a null character, found {text!r}")
     with contextlib.suppress(RuntimeError):
         return Path(text).expanduser()
     return Path(text)

@@ -5,6 +5,7 @@ This module imports no torch, so that it answers at once.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -81,7 +82,9 @@ def parse(text: str) -> Any:
     """
     _check_size(text)
     try:
-        return yaml.safe_load(text)
+        content = yaml.safe_load(text)
+        json.dumps(content, default=str, skipkeys=True)  # Python refuses to write numbers of thousands of digits
+        return content
     except (yaml.YAMLError, MetaOptError):
         raise
     except Exception as error:  # of dates and numbers that there are not, for example
@@ -140,15 +143,26 @@ class _Keys:
 
 
 def check_groups(config: dict[str, Any]) -> None:
-    """See that what is said of groups of options is said by name: the parser would leave out anything else.
+    """See that what is said of groups of options is said by name, and in one way: the parser would leave out the rest.
 
     Raises:
         MetaOptError: If it is not.
     """
+    _check_one_way(config)
     for group in _GROUPS:
         value = config.get(group)
         if value is not None and not isinstance(value, dict):
             raise MetaOptError(f"--{group} must be options by name, not {shown(value)}")
+
+
+def _check_one_way(config: dict[Any, Any]) -> None:
+    """See that nothing is said both as ``model: {lr: 1}`` and as ``model.lr: 1``."""
+    names = [str(name) for name in config]
+    for name, value in config.items():
+        if isinstance(value, dict):
+            if beside := next((other for other in names if other.startswith(f"{name}.")), None):
+                raise MetaOptError(f"the config says {beside} beside {name}, which is a mapping; say all of it in one")
+            _check_one_way(value)
 
 
 def of_a_run(text: str, config: dict[str, Any], command: str) -> str | None:

@@ -43,6 +43,7 @@ from meta_opt.meta_training.parts import checked_parts, claim
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.meta_training.recommended import parts_by_name, recommended, trainer_defaults
+from meta_opt.meta_training.restored import check_restored
 from meta_opt.meta_training.trainers import check_averaging, check_device, check_trainer
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee
@@ -308,7 +309,13 @@ class MetaLearner(EvaluatedLearner):
         self.trained.load_state_dict(self.optimizer.state_dict())
 
     def on_train_start(self) -> None:
-        """Take the learning rates of today, also where a checkpoint has others."""
+        """Take the learning rates of today, also where a checkpoint has others.
+
+        Raises:
+            CheckpointError: If what a checkpoint has brought the meta-optimizer cannot be its state.
+        """
+        if self.trainer.ckpt_path is not None:
+            check_restored(self._meta_optimizer.optimizer)
         self._set_learning_rates(1.0)
 
     def training_step(self, batch: int, batch_idx: int) -> None:

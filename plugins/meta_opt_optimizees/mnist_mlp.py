@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -125,7 +126,10 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
     from torchvision.datasets.mnist import read_image_file, read_label_file  # importing torchvision takes a second
 
     is_labels = len(shape) == 1
+    whole = 4 + 4 * len(shape) + math.prod(shape)
     try:
+        if path.stat().st_size > whole:  # before it is read
+            raise ValueError(f"{path.stat().st_size} bytes instead of {whole}")
         tensor: Tensor = (read_label_file if is_labels else read_image_file)(str(path))
         if tensor.shape != shape:
             raise ValueError(f"shape {list(tensor.shape)} instead of {list(shape)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
@@ -17,6 +18,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
@@ -29,6 +31,9 @@ from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS
 _FOLDER = "omniglot-py"
 _ARCHIVES = ("images_background", "images_evaluation")
 _NUM_DRAWINGS = 20  # of each character
+_DRAWN = (105, 105)  # pixels
+# What zipfile and Pillow raise at an archive that is damaged, encrypted or another.
+_DAMAGED = (BadZipFile, OSError, ValueError, RuntimeError, zlib.error, Image.DecompressionBombError)
 _NUM_HELD_BACK = 5  # the last of the 30 background alphabets, for validation problems
 _SURE = 3.0  # standard deviation of the outputs that an error is of
 _LEAST_SQUARE = 1e-12  # of outputs
@@ -229,25 +234,25 @@ def _read(path: Path) -> list[Tensor]:
         with ZipFile(path) as archive:
             alphabets: defaultdict[str, list[ZipInfo]] = defaultdict(list)
             for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
-                if match := re.fullmatch(r"\w+/([^/]+)/character\d+/\d+_\d+\.png", entry.filename):
+                if match := re.fullmatch(rf"{path.stem}/([^/]+)/character\d+/\d+_\d+\.png", entry.filename):
                     alphabets[match[1]].append(entry)
             if len(alphabets) <= _NUM_HELD_BACK:
                 raise ValueError(f"{len(alphabets)} alphabets")
             return [_alphabet(archive, entries) for entries in alphabets.values()]
-    except (BadZipFile, OSError, ValueError) as error:
+    except _DAMAGED as error:
         raise damaged("Omniglot", path, error) from error
 
 
 def _alphabet(archive: ZipFile, entries: list[ZipInfo]) -> Tensor:
     """The drawings of one alphabet, made smaller."""
-    from PIL import Image
-
     characters = [entry.filename.rpartition("/")[0] for entry in entries]
     if any(characters.count(name) != _NUM_DRAWINGS for name in set(characters)):
         raise ValueError(f"not {_NUM_DRAWINGS} drawings of every character in {characters[0]}")
     drawings = []
     for entry in entries:
         with archive.open(entry) as file, Image.open(file) as image:
+            if image.size != _DRAWN:
+                raise ValueError(f"a drawing of {image.size} instead of {_DRAWN} pixels")
             drawings.append(np.asarray(image.convert("1")))
     ink = 1.0 - torch.from_numpy(np.stack(drawings)).float()
     return (255 * adaptive_avg_pool2d(ink, _SIZE)).round().to(torch.uint8)

@@ -729,6 +729,27 @@ def test_a_run_that_cannot_be_restored(trained, meta_opt, entry, value):
         assert "changed.ckpt is damaged, and fit cannot go on with it" in err
 
 
+META_OPTIMIZER = {
+    "another shape": lambda saved: saved["state"][0].update(exp_avg=torch.zeros(77)),
+    "none": lambda saved: saved["state"][0].update(exp_avg=None),
+    "a list": lambda saved: saved["state"][0].update(exp_avg_sq=[]),
+    "not finite": lambda saved: saved["state"][0]["exp_avg_sq"].fill_(torch.nan),
+    "before the first step": lambda saved: saved["state"][0]["step"].fill_(-1.0),
+    "no betas": lambda saved: saved["param_groups"][0].update(betas=[]),
+    "a text": lambda saved: saved["param_groups"][0].update(weight_decay=""),
+    "upwards": lambda saved: saved["param_groups"][0].update(maximize="a"),
+}
+
+
+@pytest.mark.parametrize("damage", META_OPTIMIZER)
+def test_a_meta_optimizer_that_cannot_be_restored(trained, meta_opt, damage):
+    edit = META_OPTIMIZER[damage]
+    path = change("checkpoints/bowl/run_0/last.ckpt", lambda content: edit(content["optimizer_states"][0]))
+    status, _, err = meta_opt("fit", "--ckpt_path", path, "--trainer.max_epochs", "3", *QUIET)
+    assert status == 2
+    assert re.fullmatch(r"meta-opt: error: .* is damaged.*\n", err), err
+
+
 def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):
     def edit(content):
         content["meta_opt"]["optimizee"]["class_path"] = "offered.good.Bowl"

@@ -39,6 +39,9 @@ RUBBISH: dict[str, tuple[bytes, str]] = {
     "half": (b"model: [", "--config mine.yaml: it is no YAML: line 2, column 1: did not find"),
     "nothing": (b"", "--config mine.yaml: it must say options by name, found nothing"),
     "a list": (b"- 1\n- 2\n", "--config mine.yaml: it must say options by name, found a list of 2"),
+    "two ways": (b"model.num_steps: 10\nmodel: {lr: 0.1}\n", "says model.num_steps beside model, which is a mapping"),
+    "two ways within": (b"model: {a: {b: 1}, a.c: 2}\n", "says a.c beside a, which is a mapping; say all of it in one"),
+    "a hexadecimal": (b"model: {num_steps: 0x" + b"f" * 9000 + b"}\n", "has a value that cannot be: Exceeds the limit"),
     "a key twice": (b"model: {lr: 1, num_steps: 2}\ntrainer:\n  a: 1\nmodel: {}\n", "says 'model' twice (line 4)"),
     "one of one twice": (b"model: {lr: 1,\n num_steps: 2, lr: 3}", "says 'lr' twice (line 2)"),
 }

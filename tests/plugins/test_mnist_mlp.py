@@ -193,6 +193,7 @@ def test_a_download_that_goes_wrong_leaves_nothing(
         ("t10k-images-idx3-ubyte", idx((10_000, 28, 28))[:-1], ""),
         ("t10k-images-idx3-ubyte", idx((9_999, 28, 28)), "shape [9999, 28, 28] instead of [10000, 28, 28]"),
         ("t10k-images-idx3-ubyte", idx((10_000, 28)), "x should have 3 dimension instead of 2"),
+        ("t10k-labels-idx1-ubyte", idx((10_001,)), "10009 bytes instead of 10008"),
         ("train-labels-idx1-ubyte", idx((50_000,)), "shape [50000] instead of [60000]"),
         ("train-labels-idx1-ubyte", idx((60_000,), 10), "labels beyond 9"),
     ],

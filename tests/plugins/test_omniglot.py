@@ -24,12 +24,12 @@ needs_files = pytest.mark.skipif(
 )
 
 
-def archive(path: Path, num_alphabets: int, num_drawings: int = 20) -> None:
+def archive(path: Path, num_alphabets: int, num_drawings: int = 20, size: int = 105) -> None:
     """Alphabets of three characters whose drawings are white but for the first alphabet's, which are black."""
     with ZipFile(path, "w") as file:
         for alphabet in range(num_alphabets):
             content = io.BytesIO()
-            Image.new("1", (105, 105), alphabet > 0).save(content, "png")
+            Image.new("1", (size, size), alphabet > 0).save(content, "png")
             for number in range(3 * num_drawings):
                 name = f"alphabet{alphabet:02}/character{number // num_drawings:02}/{number:04}_{number:02}.png"
                 file.writestr(f"{path.stem}/{name}", content.getvalue())
@@ -176,7 +176,14 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "File is not a zip file"), ("few", "5 alphabets"), ("missing", "not 20 drawings of")]
+    ("content", "reason"),
+    [
+        (b"", "File is not a zip file"),
+        ("few", "5 alphabets"),
+        ("missing", "not 20 drawings of"),
+        ("the other", "0 alphabets"),
+        ("small", "a drawing of (28, 28) instead of (105, 105) pixels"),
+    ],
 )
 def test_a_damaged_archive(content: bytes | str, reason: str, tmp_path: Path) -> None:
     write(tmp_path)
@@ -185,6 +192,10 @@ def test_a_damaged_archive(content: bytes | str, reason: str, tmp_path: Path) ->
         path.write_bytes(content)
     elif content == "few":
         archive(path, 5)
+    elif content == "the other":  # what is tested on would be what was trained on
+        path.write_bytes(path.with_name("images_background.zip").read_bytes())
+    elif content == "small":
+        archive(path, 6, size=28)
     else:
         archive(path, 6, 19)
     with pytest.raises(OptimizeeError) as caught:
