@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import MetaOptError, shown
 
 _HISTORY = 100
 _MIN_HISTORY = 10
@@ -34,8 +34,8 @@ class GradientClipper(nn.Module):
         """
         super().__init__()
         for name, value in (("clip_norm", max_norm), ("clip_relative", relative)):
-            if value is not None and not value > 0.0:
-                raise MetaOptError(f"model.{name} must be more than 0, not {value}")
+            if value is not None and not (isinstance(value, int | float) and value > 0.0):
+                raise MetaOptError(f"model.{name} must be more than 0, not {shown(value)}")
         self.max_norm = max_norm
         self.relative = relative
         self.normalize = normalize

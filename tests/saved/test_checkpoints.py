@@ -3,9 +3,13 @@ import os
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from problems_for_tests import Regression
 
-from meta_opt.errors import CheckpointError, StorageError
+from meta_opt import MetaLearner
+from meta_opt.errors import CheckpointError, MetaOptError, StorageError
 from meta_opt.meta_training.loading import load_learner
+from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.saved.checkpoints import AtomicCheckpointIO, export, remove_leftovers
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import load, load_optimizer, read_recipe
@@ -104,3 +108,36 @@ def test_load_learner_takes_installed_names_only(tmp_path):
     torch.save({"meta_opt": recipe}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="is os.system, not an installed one"):
         load_learner(tmp_path / "x.ckpt")
+
+
+DAMAGE = {
+    "not finite": lambda content: [
+        value.fill_(torch.nan) for name, value in content["state_dict"].items() if name.startswith("average.module.")
+    ],
+    "no weights": lambda content: content.pop("state_dict"),
+    "weights": lambda content: content.update(state_dict=-1),
+    "counters": lambda content: content["state_dict"].update(_extra_state=3),
+    "an option too many": lambda content: content["meta_opt"]["model"].update(unheard_of=3),
+    "step weights": lambda content: content["meta_opt"]["model"].update(step_weights=-1),
+    "a norm": lambda content: content["meta_opt"]["model"].update(clip_norm="a"),
+    "a size": lambda content: content["meta_opt"]["optimizer"]["init_args"].update(hidden_size=4000),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "untrained.ckpt"
+    learner = MetaLearner(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=4)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_model_summary=False)
+    trainer.strategy.connect(learner)
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_module_is_refused(damage, saved, tmp_path):
+    content = torch.load(saved, weights_only=True)
+    DAMAGE[damage](content)
+    torch.save(content, tmp_path / "damaged.ckpt")
+    with pytest.raises(MetaOptError, match="damaged|does not fit|must be more than 0"):
+        MetaLearner.load_from_checkpoint(tmp_path / "damaged.ckpt", optimizee=Regression)
