@@ -85,7 +85,7 @@ def read(folder: Path) -> dict[str, Line]:
             line = json.loads(text)
             _check(line)
             lines.setdefault(line["key"], line)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise MetaOptError(f"{path}: line {number} is no result; delete it, and it is made again") from None
     return lines
 
@@ -100,6 +100,29 @@ def _check(line: Any) -> None:
     made = isinstance(line.get("results"), dict) or isinstance(line.get("error"), str)
     if not made or not all(isinstance(line[name], kind) for name, kind in kinds.items()):
         raise ValueError
+    str(line.get("error")).encode()  # text that JSON holds and no file can
+    results = line.get("results", {})
+    for name in ("tests", "baselines", "training", "meta_gradient_norms"):
+        if not isinstance(results.get(name, {}), dict):
+            raise ValueError
+    for of_test in results.get("tests", {}).values():
+        if not all(len(point) == 2 for point in of_test.get("curve", [])):
+            raise ValueError
+    for of_baseline in results.get("baselines", {}).values():
+        if not all({"value", "learning_rate"} <= set(of_baseline[merit]) for merit in ("final", "sum")):
+            raise ValueError
+    _check_numbers([results, line["seconds"]])
+
+
+def _check_numbers(value: Any) -> None:
+    """See that there are only numbers, or None for those that are not finite, in mappings and lists."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_numbers(item)
+    elif isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise ValueError
+    elif value is not None:
+        float(value)
 
 
 def plain(value: Any) -> Any:

@@ -47,8 +47,23 @@ def test_a_torn_last_line_is_dropped(tmp_path):
         *("nothing", "[1]", "{}", "3", '{"key": [1]}', '{"key": "a", "error": "x"}'),
         *(
             json.dumps({**line("a"), **other})
-            for other in ({"results": 5}, {"run": None}, {"seconds": []}, {"point": 1})
+            for other in ({"results": 5}, {"run": None}, {"seconds": []}, {"point": 1}, {"seconds": {"fit": "x"}})
         ),
+        *(
+            json.dumps({**line("a"), "results": results})
+            for results in (
+                {"tests": None},
+                {"tests": {"t": ""}},
+                {"tests": {"t": {"final": True}}},
+                {"tests": {"t": {"final": 10**400}}},
+                {"tests": {"t": {"final": 1.0, "curve": [-1]}}},
+                {"baselines": {"SGD": {"final": -1}}},
+                {"training": None},
+                {"meta_gradient_norms": {"all": [["x"]]}},
+            )
+        ),
+        json.dumps({**{name: value for name, value in line("a").items() if name != "results"}, "error": "\ud800"}),
+        "[" * 100_000,
     ],
 )
 def test_another_line_is_an_error(tmp_path, wrong):
