@@ -314,6 +314,8 @@ class MetaOptCLI(LightningCLI):
             return StorageError(f"{failed}; {self._report.how_to_go_on('when it can be, ')}")
         if checkpoint is not None and not of_plugin and "loading state_dict" in str(error):
             fault = mismatch(str(error))
+            if fault.startswith("it has ") and subcommand != "fit":  # and lacks nothing
+                fault += ", networks for what the optimizee does not have; meta-opt compare leaves them out"
             return CheckpointError(f"the learned optimizer in {relative(checkpoint)} does not fit: {fault}")
         return meaning_of(error, checkpoint)
 
