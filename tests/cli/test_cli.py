@@ -729,6 +729,14 @@ def test_a_run_that_cannot_be_restored(trained, meta_opt, entry, value):
         assert "changed.ckpt is damaged, and fit cannot go on with it" in err
 
 
+def test_networks_that_an_optimizee_has_no_use_for(meta_opt, plugins):
+    few = ("--model.num_steps", "4", "--model.episodes_per_epoch", "1", "--trainer.max_epochs", "1")
+    digits = ("--optimizee", "digits_mlp", "--optimizee.hidden_sizes", "[2]", "--optimizer.share", "kind")
+    assert meta_opt("fit", *digits, *few, *QUIET)[0] == 0
+    message = fails(meta_opt, "test", "--ckpt_path", "checkpoints/digits_mlp/run_0/last.ckpt", *BOWL[:2])
+    assert message.endswith("networks for what the optimizee does not have; meta-opt compare leaves them out")
+
+
 META_OPTIMIZER = {
     "another shape": lambda saved: saved["state"][0].update(exp_avg=torch.zeros(77)),
     "none": lambda saved: saved["state"][0].update(exp_avg=None),
