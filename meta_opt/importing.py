@@ -87,8 +87,10 @@ def _defaults_of_torch() -> Iterator[None]:
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_default_dtype(dtype or torch.float32)
             torch.set_grad_enabled(enabled)
-            if torch.get_default_device() != (device or torch.device("cpu")):
-                torch.set_default_device(device)
+            usual = torch.device("cpu")
+            if torch.get_default_device() != (device or usual):
+                # None where it was the usual one: with that one named a mode would stay, under which nothing is traced.
+                torch.set_default_device(None if device == usual else device)
 
 
 @contextmanager

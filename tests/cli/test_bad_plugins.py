@@ -63,6 +63,7 @@ def test_what_a_plugin_makes_of_torch_while_it_is_loaded_does_not_stay(
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
     assert torch.get_default_device() == torch.device("cpu")
+    assert torch._C._len_torch_function_stack() == 0
 
 
 @pytest.fixture
