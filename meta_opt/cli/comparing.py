@@ -112,9 +112,9 @@ def _legend(comparisons: Sequence[Comparison]) -> str:
     if all(entry.tuned for entry in baselines):
         rate, best = "the learning rate tuned on validation problems for that figure", "the best baseline"
     elif any(entry.tuned for entry in baselines):
-        rate, best = "tuned on validation problems for that figure, or what the name says", "the best tuned baseline"
+        rate, best = "tuned on validation problems for that figure, or fixed", "the best tuned baseline"
     else:
-        rate, best = "what the name says, not tuned", "the best baseline, none of them tuned"
+        rate, best = "fixed, not tuned", "the best baseline, none of them tuned"
     return f"\nrate: {rate}; ratio: to {best}\nsteps: until the loss is as low as the best baseline's final loss"
 
 

@@ -203,11 +203,11 @@ def test_the_table(trained, meta_opt):
         ),
         (
             ["Adam:lr=0.1"],
-            "rate: what the name says, not tuned; ratio: to the best baseline, none of them tuned\n",
+            "rate: fixed, not tuned; ratio: to the best baseline, none of them tuned\n",
         ),
         (
             ["Adam:lr=0.1", "SGD"],
-            "for that figure, or what the name says; ratio: to the best tuned baseline\n",
+            "for that figure, or fixed; ratio: to the best tuned baseline\n",
         ),
     ],
 )
