@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from meta_opt.drop_in.checks import as_number, check_gradient, check_loss, check_terms
+from meta_opt.drop_in.chosen import Trained, choose
 from meta_opt.drop_in.live_states import NamedState
 from meta_opt.drop_in.parameter_states import ParameterStates, Place, local
 from meta_opt.drop_in.shards import check_shards
 from meta_opt.errors import MetaOptError, shown, whole
-from meta_opt.optimizees.layout import Layout, depths_of, kind_of
-from meta_opt.optimizers.checking import check_built
+from meta_opt.optimizees.layout import depths_of, kind_of
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
-from meta_opt.saved.pretrained import pretrained_path
-from meta_opt.saved.recipes import check_class, load_optimizer, read_recipe
 from meta_opt.saved.weights import hash_of
 
 _MOST_STEPS = 1 << 53  # of a training: what a float counts
-
-
-@runtime_checkable
-class Trained(Protocol):
-    """What has trained a learned optimizer: a :class:`~meta_opt.MetaLearner`."""
-
-    @property
-    def trained(self) -> OptimizerNetwork:
-        """The learned optimizer."""
-
-    @property
-    def layout(self) -> Layout:
-        """What its weights were made for."""
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -113,24 +97,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 (FSDP, DTensor) and the network looks at more than single coordinates, or a group names no network of
                 the checkpoint's although there are several.
         """
-        if isinstance(pretrained, str) and pretrained.endswith(".ckpt"):
-            raise MetaOptError(f"pretrained is a name; give the path {pretrained} as checkpoint")
-        if checkpoint is not None and not isinstance(checkpoint, str | Path):
-            raise MetaOptError(f"checkpoint is a path; give {shown(checkpoint)} as pretrained")
-        if (pretrained is None) == (checkpoint is None):
-            raise MetaOptError("give either pretrained, a name or what you have trained, or checkpoint, a path")
         if engine not in get_args(Engine):
             raise MetaOptError(f"engine must be one of {', '.join(get_args(Engine))}, not {engine!r}")
-        if pretrained is None or isinstance(pretrained, str):
-            path = Path(checkpoint) if checkpoint is not None else pretrained_path(str(pretrained))
-            recipe = read_recipe(path)
-            check_class("optimizer_class", optimizer_class, [recipe])
-            learned = load_optimizer(path, optimizer_class)
-            names = learned.network_names(recipe.layout) if isinstance(learned, SharedNetworks) else []
-            title = path.stem
-        else:
-            learned, names = _copy(pretrained)
-            title = type(learned).__name__
+        chosen = choose(pretrained, checkpoint, optimizer_class)
+        learned, title = chosen.network, chosen.title
         if engine != "auto":
             if not isinstance(learned, CoordinatewiseLSTM):
                 raise MetaOptError(f"engine {engine}: {type(learned).__name__} has no engine to choose")
@@ -142,7 +112,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise MetaOptError(
                 f"num_steps {num_steps}: {title} makes nothing of it; leave it out, or choose another checkpoint"
             )
-        self._networks = names or ["all"]
+        self._networks = chosen.names or ["all"]
         self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"
         self._network = learned
         self._order = None if order is None else dict(_depths(list(order)))
@@ -378,26 +348,6 @@ def _list_once(group: dict[str, Any]) -> None:
 
 def _is_trained(param: Tensor) -> bool:
     return param.requires_grad or param.grad is not None
-
-
-def _copy(trained: OptimizerNetwork | Trained) -> tuple[OptimizerNetwork, list[str]]:
-    """A copy of a learned optimizer, frozen and on the CPU, and the names of its networks, if it shares them."""
-    network = trained.trained if isinstance(trained, Trained) else trained
-    if not isinstance(network, OptimizerNetwork):
-        raise MetaOptError(
-            "pretrained must be the name of a checkpoint that comes with meta-opt, a MetaLearner or a learned "
-            f"optimizer, not {type(network).__name__}"
-        )
-    check_built(network)
-    names: list[str] = []
-    if isinstance(network, SharedNetworks) and network.share != "all":
-        if not isinstance(trained, Trained):
-            raise MetaOptError(
-                f"this {type(network).__name__} has a network for each {network.share}, whose names it does not know: "
-                "give the MetaLearner that has trained it, or a checkpoint"
-            )
-        names = network.network_names(trained.layout)
-    return copy.deepcopy(network).cpu().requires_grad_(False), names
 
 
 def _depths(params: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from meta_opt import LearnedOptimizer
-from meta_opt.drop_in import torch_optimizer
+from meta_opt.drop_in import chosen
 from meta_opt.errors import CheckpointError, MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.contract import Optimizee
@@ -781,7 +781,7 @@ class LossReader(OptimizerNetwork):
 
 
 def test_a_closure_tells_the_loss(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_optimizer, "load_optimizer", lambda *_: LossReader())
+    monkeypatch.setattr(chosen, "load_optimizer", lambda *_: LossReader())
     param = nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer = LearnedOptimizer([param], checkpoint=path)
 
