@@ -36,6 +36,7 @@ _LEAST_LEFT = 0.001  # of a run: the updates of one that goes on longer than was
 _USUAL_STEPS = 1000.0  # of a run
 _FEWEST_STEPS = 300.0  # for which steps are longer than for more
 _POWER = 1.25  # of what is left of a run, by which updates fall
+_OF_ONE = math.sqrt(2.0)  # what a lone matrix bears of the steps of others
 _NUM_WORTHWHILE = 1 << 25  # coordinates, that CUDA graphs of steps are worth it for
 _LEAST_SQUARE = 1e-6  # of a direction, whose logarithm is read
 
@@ -63,17 +64,18 @@ class SOAPState:
 class LearnedSOAP(OptimizerNetwork):
     """SOAP (Vyas et al. 2024, arXiv:2409.11321) whose steps have the length that a network chooses for each tensor.
 
-        θ ← θ - base_step · min(√(1000/T), s √(1000/300)) · (1 - (t-1)/T)^1.25 · unit · e^(net_φ(features)) · d
+        θ ← θ - base_step · min(max(1, s) √(1000/T), s √(1000/300)) · (1 - (t-1)/T)^1.25
+                · unit · e^(net_φ(features)) · d
 
     The direction d is m̂/√v̂ of gradients, for matrices and filters read in bases in which they are as good as
     uncorrelated, and turned back. In m̂ the last gradient weighs more than in an average, as in Nesterov's momentum
     (quasi-hyperbolic momentum: Ma and Yarats 2018, arXiv:1810.06801). The unit is what makes a step mean the same at
     any width and shape (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more
     steps there are, the shorter they are, from T = 300 on, or later in deep networks, which bear only a share s of the
-    longest steps (:func:`share_of`). Where T is not known, they are those of the middle of a run: at step t of one of
-    2t steps, but at least of 300. One network, a hidden layer of tanh, for all tensors; at first it says nothing. It
-    reads what kind of tensor there is, its place and size, how far the run is, and the size of d, which is 1 where all
-    gradients agree, and small where they are noise.
+    longest steps, where a single matrix bears more of all (:func:`share_of`). Where T is not known, they are those of
+    the middle of a run: at step t of one of 2t steps, but at least of 300. One network, a hidden layer of tanh, for all
+    tensors; at first it says nothing. It reads what kind of tensor there is, its place and size, how far the run is,
+    and the size of d, which is 1 where all gradients agree, and small where they are noise.
 
     The bases are those of gradients as they are, also where second derivatives are taken.
     """
@@ -230,7 +232,8 @@ class LearnedSOAP(OptimizerNetwork):
         horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
         left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
         longest = state.shares * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
-        length = -self.base_step * left**_POWER * torch.minimum((_USUAL_STEPS / horizon).sqrt(), longest)
+        usual = state.shares.clamp_min(1.0) * (_USUAL_STEPS / horizon).sqrt()
+        length = -self.base_step * left**_POWER * torch.minimum(usual, longest)
         features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
         return torch.cat(directions, 1) * (mean != 0.0), length, features, after
 
@@ -240,9 +243,9 @@ def share_of(num_matrices: int) -> float:
 
     What they change adds up where they follow each other (as the masses of Large et al. 2024, arXiv:2405.14813). More
     than sixteen are rarely trained without skips, and branches of a residual network want hardly less, the more there
-    are.
+    are. A single one, with nothing before or behind it, bears √2 of all steps.
     """
-    return min(1.0, max(4.0 / max(num_matrices, 1), 0.25))
+    return _OF_ONE if num_matrices == 1 else min(1.0, max(4.0 / max(num_matrices, 1), 0.25))
 
 
 def _features(state: SOAPState, lengths: Tensor, far: Tensor) -> Tensor:

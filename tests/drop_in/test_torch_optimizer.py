@@ -208,7 +208,8 @@ def test_what_begins_later_ends_with_the_rest() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(2)]
     optimizer = LearnedOptimizer(parameters[:1], pretrained="general", num_steps=40)
     grads = torch.randn(40, 3, 4, generator=torch.Generator().manual_seed(0))
-    alone = LearnedOptimizer([torch.nn.Parameter(torch.zeros(3, 4))], pretrained="general", num_steps=10)
+    both = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(2)]
+    alone = LearnedOptimizer(both, pretrained="general", num_steps=10)
     for step, grad in enumerate(grads):
         if step == 20:
             saved = optimizer.state_dict()

@@ -218,16 +218,23 @@ def of_matrices(count: int) -> Layout:
     return Layout.of({f"{n}": torch.zeros(3, 4) for n in range(count)} | {"vector": torch.zeros(5)})
 
 
-@pytest.mark.parametrize(("count", "share"), [(1, 1.0), (4, 1.0), (8, 0.5), (16, 0.25), (40, 0.25)])
+@pytest.mark.parametrize(
+    ("count", "share"), [(1, math.sqrt(2.0)), (2, 1.0), (4, 1.0), (8, 0.5), (16, 0.25), (40, 0.25)]
+)
 def test_each_of_many_matrices_takes_its_share(count: int, share: float):
     optimizer, layout = built(), of_matrices(count)
     grads = gradients(4, size=17)
     many = torch.cat([*[grads[..., :12]] * count, grads[..., 12:]], dim=-1)
-    alone, found = updates(optimizer, grads, of_matrices(1)), updates(optimizer, many, layout)
-    torch.testing.assert_close(found[..., -17:], share * alone)
-    alone, found = updates(built(), grads, of_matrices(1), 6000), updates(built(), many, layout, 6000)
+    two = torch.cat([grads[..., :12], grads], dim=-1)
+
+    def of_two(horizon: int = 0) -> torch.Tensor:
+        return updates(built(), two, of_matrices(2), horizon or None)[..., -17:]
+
+    found = updates(optimizer, many, layout)
+    torch.testing.assert_close(found[..., -17:], share * of_two())
+    found = updates(built(), many, layout, 6000)
     longest = share * math.sqrt(1000 / 300)
-    torch.testing.assert_close(found[..., -17:], min(1.0, longest / math.sqrt(1000 / 6000)) * alone)
+    torch.testing.assert_close(found[..., -17:], min(max(1.0, share), longest / math.sqrt(1000 / 6000)) * of_two(6000))
 
 
 def test_the_drop_in_counts_the_matrices_that_it_trains():
