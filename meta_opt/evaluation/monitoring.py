@@ -76,23 +76,23 @@ class ValidationCurves(Callback):
 
     def _draw(self, logger: TensorBoardLogger, module: MetaLearner, curves: Curves) -> None:
         writer: SummaryWriter = logger.experiment
-        episode = module.episode
+        episode, step = module.episode, module.episode - 1  # that of the last episode, as of all that is logged
         name = registry.name_of(type(module.optimizee)).rpartition(".")[2]
         title, reference = f"{name} after {episode} episodes", self._reference
         label = "" if reference.lr is None else f"Adam, learning rate {reference.lr:.2g}"
-        writer.add_figure("validation", loss_figure(self._means, reference.curves, title, label), episode)
+        writer.add_figure("validation", loss_figure(self._means, reference.curves, title, label), step)
         if (finals := curves.final[curves.final.isfinite()]).numel():
-            writer.add_histogram("validation/final_loss", finals.cpu(), episode)
+            writer.add_histogram("validation/final_loss", finals.cpu(), step)
         if layout_of(module.optimizee).num_coordinates == 2:
             optimizers: dict[str, InnerOptimizer] = {"learned optimizer": module.trained}
             if reference.lr is not None:
                 optimizers[label] = adam(reference.lr)
-            writer.add_figure("paths", landscape_figure(_panels(module, optimizers), caption=title), episode)
+            writer.add_figure("paths", landscape_figure(_panels(module, optimizers), caption=title), step)
         final = {"val/hp_final_loss": float(curves.final.mean())}
         if self._hyperparameters_logged:
-            logger.log_metrics(final, episode)
+            logger.log_metrics(final, step)
         else:
-            logger.log_hyperparams(_varied(module), final, episode)
+            logger.log_hyperparams(_varied(module), final, step)
             self._hyperparameters_logged = True
 
 

@@ -33,6 +33,8 @@ class Reference(Judging):
         best: The lowest ratio of all validations.
     """
 
+    by_monitor = False
+
     def __init__(self) -> None:
         """Do nothing until training starts."""
         self.lr: float | None = None

@@ -17,8 +17,8 @@ from meta_opt.meta_training.judging import RunCheckpoint
 class Interruption(Callback):
     """Stops meta-training on Ctrl-C and SIGTERM where resuming is exact; at once on the second.
 
-    The place is the end of an episode, or of the epoch where that episode is the last of its epoch: validation and
-    the checkpoint that follow it are finished then, so that resuming neither repeats nor misses them.
+    The place is the end of an episode, or of the epoch where that episode is the last of its epoch. Validation that
+    follows it is finished, and is in the checkpoint, so that resuming neither repeats nor misses it.
 
     Attributes:
         signal: The signal that was received, if any.
@@ -60,11 +60,11 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, if it is time to stop and nothing else is due after this episode."""
-        if not _validates_after(trainer, batch_idx) and self._wanted(trainer):
+        """Save, if it is time to stop and the epoch does not end here."""
+        if batch_idx + 1 < trainer.num_training_batches and self._wanted(trainer):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, RunCheckpoint) and callback.monitor is None:
-                    trainer.save_checkpoint(callback.path, weights_only=False)
+                    callback.save_in_epoch(trainer)
                     self.saved = callback.path
             self.agreed = True
 
@@ -94,9 +94,3 @@ class Interruption(Callback):
     def _wanted(self, trainer: Trainer) -> bool:
         """Whether to stop; the same in all processes, whichever the signal reached."""
         return bool(trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False))
-
-
-def _validates_after(trainer: Trainer, batch_idx: int) -> bool:
-    number = batch_idx + 1
-    every = trainer.val_check_batch
-    return number >= trainer.num_training_batches or bool(every and number % every == 0)

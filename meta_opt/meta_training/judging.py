@@ -19,15 +19,18 @@ class Judging(Callback):
     """What remembers a best validation, and forgets it when a run goes on that is validated on something else.
 
     Attributes:
+        by_monitor: Whether another figure of validation (``model.monitor``) counts as something else, too.
         anew: Whether the checkpoint that a run goes on from was validated on something else.
     """
 
+    by_monitor = True
     anew = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Compare what was validated on then and now; called before the state is loaded."""
-        now = pl_module.recipe()  # type: ignore[operator]
-        self.anew = _validated_on(checkpoint["meta_opt"]) != _validated_on(now)
+        then, now = checkpoint["meta_opt"], pl_module.recipe()  # type: ignore[operator]
+        figures = [recipe["model"].get("monitor", "objective") for recipe in (then, now)]
+        self.anew = _validated_on(then) != _validated_on(now) or (self.by_monitor and len({*figures}) > 1)
 
 
 def _validated_on(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -119,7 +122,9 @@ class RunCheckpoint(Judging, ModelCheckpoint):
         """Say that a best is forgotten."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if self.anew and self.monitor is not None and trainer.is_global_zero:
-            print("validation is on other problems or steps than before: best.ckpt is chosen anew")
+            print(
+                "validation is on other problems or steps than before, or by another figure: best.ckpt is chosen anew"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """An epoch goes on, and is not counted as done: Lightning does where ``max_steps`` is set in a resumed run."""
@@ -135,8 +140,18 @@ class RunCheckpoint(Judging, ModelCheckpoint):
         """Save where training ends in the middle of an epoch: after it, Lightning counts the epoch as done."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self.monitor is None and batch_idx + 1 < trainer.num_training_batches and _ends(trainer):
+            self.save_in_epoch(trainer)
+
+    def save_in_epoch(self, trainer: Trainer) -> None:
+        """Save in the middle of an epoch, after which training ends; again after validation, if that follows."""
+        trainer.save_checkpoint(self.path)
+        self._unfinished = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the best, or what is known after a last validation in the middle of an epoch."""
+        super().on_validation_end(trainer, pl_module)
+        if self._unfinished and not trainer.sanity_checking:
             trainer.save_checkpoint(self.path)
-            self._unfinished = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, unless the epoch was left in the middle."""

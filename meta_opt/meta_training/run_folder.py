@@ -86,8 +86,14 @@ class RunFolder(Callback):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, RunCheckpoint):
                 callback.dirpath = str(run.checkpoints.resolve())
-        if self._logger:
-            trainer.logger = RunLogger(run.logs.parent.parent, run.logs.parent.name, run.name, default_hp_metric=False)
+        self._open_log(trainer)
+
+    def _open_log(self, trainer: Trainer, purge_step: int | None = None) -> None:
+        """Log to the folder of the run; what is there from ``purge_step`` on, TensorBoard then leaves out."""
+        if self._logger and self.run is not None:
+            logs = self.run.logs
+            options: dict[str, Any] = {"default_hp_metric": False, "purge_step": purge_step}
+            trainer.logger = RunLogger(logs.parent.parent, logs.parent.name, self.run.name, **options)
 
     def _lock_run(self) -> bool:
         """Hold the lock of the run until :meth:`release` or the end of the process; False if another does."""
@@ -129,12 +135,14 @@ class RunFolder(Callback):
                             empty.rmdir()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say which callbacks the run had that are not there now: a checkpoint cannot make them."""
+        """Say which callbacks the run had that are not there now, and log over what came after the checkpoint."""
         now = {type(callback).__qualname__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
         missing = {key.partition("{")[0] for key in checkpoint.get("callbacks", ())} - now - _OF_OPTIONS
         if missing and trainer.is_global_zero:
             names = ", ".join(sorted(missing))
             warnings.warn(f"the run goes on without {names}: say --trainer.callbacks as before", stacklevel=2)
+        episode: Any = pl_module.episode
+        self._open_log(trainer, purge_step=episode)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the settings that resuming needs; notice where the run's folder is gone, which saving makes anew."""

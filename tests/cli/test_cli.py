@@ -604,12 +604,19 @@ def test_a_run_that_goes_on_with_other_validations_chooses_its_best_anew(trained
     more = ("--model.num_steps", "30", "--trainer.max_epochs", "3")  # more steps, and so a larger sum of losses
     status, out, _ = meta_opt("fit", "--ckpt_path", "last", *more, *QUIET)
     assert status == 0
-    assert "validation is on other problems or steps than before: best.ckpt is chosen anew" in out
+    assert "than before, or by another figure: best.ckpt is chosen anew" in out
     assert (path / "best.ckpt").read_bytes() != before
     assert checkpoint(path / "best.ckpt")["epoch"] == 2
     status, out, _ = meta_opt("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4", *QUIET)
     assert status == 0
     assert "chosen anew" not in out
+
+
+def test_another_figure_that_chooses_the_best_is_said(trained, meta_opt):
+    more = ("--model.monitor", "final_loss", "--trainer.max_epochs", "3")
+    status, out, _ = meta_opt("fit", "--ckpt_path", "last", *more, *QUIET)
+    assert status == 0
+    assert "by another figure: best.ckpt is chosen anew" in out
 
 
 def test_weights_of_steps_are_not_of_validation(trained, meta_opt):

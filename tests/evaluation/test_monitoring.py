@@ -81,9 +81,9 @@ def test_one_run_and_one_axis(log_dir: Path) -> None:
     scalars = events(log_dir)
     for tag in ("val/hp_final_loss", "val/times_adam"):
         assert len(scalars.Scalars(tag)) == 2, tag
-    assert [event.step for event in scalars.Scalars("val/hp_final_loss")] == [3, 6]
-    assert [event.step for event in scalars.Images("validation")] == [3, 6]
-    assert [event.step for event in scalars.Histograms("validation/final_loss")] == [3, 6]
+    assert [event.step for event in scalars.Scalars("val/hp_final_loss")] == [2, 5]
+    assert [event.step for event in scalars.Images("validation")] == [2, 5]
+    assert [event.step for event in scalars.Histograms("validation/final_loss")] == [2, 5]
     assert "epoch" not in scalars.Tags()["scalars"]
 
 
@@ -136,4 +136,4 @@ def test_paths_where_there_are_two_parameters(tmp_path: Path) -> None:
     )
     quiet = trainer(logger=logger, callbacks=shown(), log_every_n_steps=1)
     quiet.fit(module)
-    assert [event.step for event in events(Path(logger.log_dir)).Images("paths")] == [1, 2]
+    assert [event.step for event in events(Path(logger.log_dir)).Images("paths")] == [0, 1]

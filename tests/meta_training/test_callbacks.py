@@ -26,13 +26,19 @@ RESUME = ["fit", "--ckpt_path", "last", *QUIET]
 
 
 def outcome(folder):
-    """What must not depend on interruptions: the weights, last and best, and the log."""
+    """What must not depend on interruptions: the weights, last and best, the log, and what validation has told."""
     events = EventAccumulator(str(folder / "logs/bowl/run_0"), size_guidance={"scalars": 0})
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag not in ("train/steps_per_s", "train/seconds")]
     scalars = {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
     weights = {name: torch.load(folder / RUN / name, weights_only=True) for name in ("best.ckpt", "last.ckpt")}
-    return {name: content["state_dict"] for name, content in weights.items()}, scalars
+    return {name: content["state_dict"] for name, content in weights.items()}, scalars | told(weights["last.ckpt"])
+
+
+def told(checkpoint):
+    callbacks = checkpoint["callbacks"]
+    (best,) = (state["best_model_score"] for state in callbacks.values() if state.get("monitor"))
+    return {"best": float(best), "curves": callbacks["ValidationCurves"]["means"]}
 
 
 def same(left, right):
@@ -90,6 +96,47 @@ def test_resuming_is_exact(reference, plugins, meta_opt, hook, episode, number, 
     assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+OFTEN = {
+    "in every epoch": ("--trainer.val_check_interval", "2"),
+    "over epochs": ("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "4"),
+}
+
+
+@pytest.mark.parametrize(("often", "episode"), [("in every epoch", 1), ("in every epoch", 4), ("over epochs", 3)])
+@pytest.mark.parametrize("stopped_by", ["signal", "max_steps"])
+def test_a_validation_where_a_run_is_stopped_counts(plugins, meta_opt, often, episode, stopped_by):
+    """Within an epoch; the best is then not forgotten."""
+    assert meta_opt(*FIT, *OFTEN[often])[0] == 0
+    whole = outcome(Path())
+    shutil.rmtree("checkpoints")
+    shutil.rmtree("logs")
+    if stopped_by == "signal":
+        assert meta_opt(*FIT, *OFTEN[often], *send("episode", episode, signal.SIGINT))[0] == 130
+        assert meta_opt(*RESUME)[0] == 0
+    else:  # two meta-steps an episode
+        assert meta_opt(*FIT, *OFTEN[often], "--trainer.max_steps", 2 * episode + 2)[0] == 0
+        assert episode + 1 in told(torch.load(RUN / "last.ckpt", weights_only=True))["curves"]
+        assert meta_opt(*RESUME, "--trainer.max_steps=-1")[0] == 0
+    same(outcome(Path()), whole)
+
+
+def test_the_log_of_a_run_that_goes_back_is_one_history(plugins, meta_opt):
+    """What came after the checkpoint that it goes on from is left out."""
+    assert meta_opt(*FIT, "--trainer.val_check_interval", "2")[0] == 0
+    _, before = outcome(Path())
+    shutil.copy(RUN / "best.ckpt", "kept.ckpt")
+    seen = torch.load("kept.ckpt", weights_only=True)["state_dict"]["_extra_state"]["episode"]
+    shutil.copy("kept.ckpt", RUN / "kept.ckpt")
+    assert meta_opt("fit", "--ckpt_path", RUN / "kept.ckpt", "--model.lr", "0.1", *QUIET)[0] == 0
+    _, after = outcome(Path())
+    for tag in ("train/meta_loss", "val/objective", "val/hp_final_loss"):
+        steps = [step for step, _ in after[tag]]
+        assert steps == sorted({*steps})
+        assert [pair for pair in before[tag] if pair[0] < seen] == [pair for pair in after[tag] if pair[0] < seen]
+    assert seen < 6
+    assert before["train/meta_loss"] != after["train/meta_loss"]
+
+
 def test_every_episode_interrupted(reference, plugins, meta_opt):
     meta_opt(*FIT, *send("episode", 0, signal.SIGTERM))
     for episode in range(1, 6):
@@ -114,8 +161,7 @@ def test_the_second_signal_stops_at_once(reference, plugins, meta_opt):
         int(torch.load(RUN / "last.ckpt", weights_only=True)["state_dict"]["_extra_state"]["episode"]) == 3
     )  # of the last epoch's end
     assert meta_opt(*RESUME)[0] == 0
-    weights, _ = outcome(Path())
-    torch.testing.assert_close(weights, reference[0], rtol=0, atol=0, equal_nan=True)
+    same(outcome(Path()), reference)
 
 
 @pytest.mark.slow
@@ -124,8 +170,7 @@ def test_killed(reference, plugins, meta_opt, plugin_folder):
     command = [sys.executable, "-m", "meta_opt.cli", *FIT, *send("episode", 4, signal.SIGKILL)]
     assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
     assert meta_opt(*RESUME)[0] == 0
-    weights, _ = outcome(Path())
-    torch.testing.assert_close(weights, reference[0], rtol=0, atol=0, equal_nan=True)
+    same(outcome(Path()), reference)
 
 
 def test_a_run_is_trained_by_one_process(reference, plugins, meta_opt):
