@@ -116,10 +116,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"
         self._network = learned
         self._order = None if order is None else dict(_depths(list(order)))
-        self._others: set[Tensor] = set()  # parameters of the model that have been trained by other optimizers
         self._states = ParameterStates(learned, num_steps)
         self._begun = False
-        super().__init__(params, {"lr": lr, "network": None, "depths": None, "taken": 0, "weights": hash_of(learned)})
+        kept = {"depths": None, "taken": 0, "others": [], "weights": hash_of(learned)}
+        super().__init__(params, {"lr": lr, "network": None, **kept})
         everything = _depths([param for group in self.param_groups for param in group["params"]])
         for group in self.param_groups:
             group["depths"] = [self._depth(param, next(everything)[1]) for param in group["params"]]
@@ -149,7 +149,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
-        group |= {"weights": self.defaults["weights"], "taken": 0}  # of another optimizer's group, its own are not ours
+        group |= {
+            "weights": self.defaults["weights"],
+            "taken": 0,
+            "others": [],
+        }  # of another optimizer's group, its own are not ours
         if self._begun:
             group["depths"] = [self._depth(param, 1.0) for param in group["params"]]
             group["taken"] = self.param_groups[0]["taken"]
@@ -226,7 +230,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
             states.update(self._fitting(incoming))
             numbers = {number for group in incoming["param_groups"] for number in group["params"]}
             incoming["state"] = {key: value for key, value in incoming["state"].items() if key not in numbers}
-            own = [{name: group[name] for name in ("depths", "taken", "weights")} for group in self.param_groups]
+            kept = ("depths", "taken", "others", "weights")
+            own = [{name: group[name] for name in kept} for group in self.param_groups]
             saved = incoming["param_groups"]
             if len(own) == len(saved):  # or else super() says so
                 incoming["param_groups"] = [known | group for known, group in zip(own, saved, strict=True)]
@@ -243,7 +248,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 hook.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_networks", "_by_kind", "_network", "_order", "_others", "_states", "_begun")
+        own = ("_networks", "_by_kind", "_network", "_order", "_states", "_begun")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -287,12 +292,22 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _num_matrices(self) -> int:
         """How many matrices and filters of the model are trained, by this optimizer or another.
 
-        Those of others are also frozen in turn, while it is this one's: what has been trained once counts.
+        Those of others are also frozen in turn, while it is this one's: what has been trained once counts. The places
+        of these in the model are kept in the groups.
         """
-        own = [param for group in self.param_groups for param in group["params"]]
+        own = {param: None for group in self.param_groups for param in group["params"]}
+        trained = [param for param in own if _is_trained(param)]
         if self._order is not None:
-            self._others = self._others.union(filter(_is_trained, self._order)).difference(own)
-        return sum(param.dim() > 1 for param in (*filter(_is_trained, own), *self._others))
+            seen = {*self.param_groups[0]["others"]}
+            others = {
+                place: param
+                for place, param in enumerate(self._order)
+                if param not in own and (place in seen or _is_trained(param))
+            }
+            trained += others.values()
+            for group in self.param_groups:
+                group["others"] = [*others]
+        return sum(param.dim() > 1 for param in trained)
 
     def _depth(self, param: Tensor, otherwise: float) -> float:
         """The place of a parameter in the model."""

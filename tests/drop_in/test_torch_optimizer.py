@@ -283,6 +283,29 @@ def test_what_others_freeze_in_turn_counts_among_the_matrices_of_the_model() -> 
     assert shares == {0.25}
 
 
+def test_what_others_have_trained_is_in_the_state() -> None:
+    """One optimizer trains its half of the model, then the other: also where the run is cut in between."""
+
+    def run(*, cut: bool) -> torch.Tensor:
+        model = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(16)]
+        halves = model[:8], model[8:]
+        first, second = (LearnedOptimizer(half, "general", num_steps=9, order=model) for half in halves)
+        for parameter in model:
+            parameter.grad = torch.ones(3, 4)
+        first.step()
+        for parameter in halves[0]:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        if cut:
+            saved = second.state_dict()
+            second = LearnedOptimizer(halves[1], "general", num_steps=9, order=model)
+            second.load_state_dict(saved)
+        second.step()
+        return torch.stack(model).detach()
+
+    assert torch.equal(run(cut=True), run(cut=False))
+
+
 SHRINKS = ("general", "general_mlp", "alpha_opt", "quadratic", "hierarchical_rnn", "lstm_gac")
 
 
