@@ -175,6 +175,7 @@ VALIDATION_TASKS: dict[str, Task] = {
     ),
     "ratings": Task("embeddings", lambda: drawn("ratings"), Ratings, functional.mse_loss),
     "digits linear": Task("linear", lambda: digits(16, 10000, 0.3), lambda: mlp(256, 10)),
+    "digits linear by heart": Task("linear", lambda: digits(16, 1000, 0.3), lambda: mlp(256, 10)),
     "digits, 7 layers": Task("deep perceptron", lambda: digits(16, 10000, 0.3), lambda: mlp(256, *[64] * 6, 10)),
     "digits, 17 layers, LayerNorm": Task(
         "deep perceptron", lambda: digits(16, 10000, 0.3), lambda: mlp(256, *[64] * 16, 10, norm=True)
