@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from meta_opt import __version__, registry
-from meta_opt.cli import launched
+from meta_opt.cli import launched, requeueing
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.commands import COMMANDS
 from meta_opt.cli.defaults import OF_THE_BEGINNING, RESUMED_SETTINGS, find_defaults, recommended_by, set_defaults
@@ -231,6 +231,8 @@ class MetaOptCLI(LightningCLI):
         except Exception as error:  # what Lightning raises for options that cannot be is not specified
             raise MetaOptError(f"the trainer cannot be made: {clipped(error, 300)}") from error
         launched.check(trainer)
+        begins = self._command == "fit" and self._defaults.checkpoint is None
+        requeueing.turn_off(trainer, config["plugins"], begins=begins)
         return trainer
 
     def _run_folder(self, config: dict[str, Any]) -> RunFolder:

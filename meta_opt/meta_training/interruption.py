@@ -17,6 +17,8 @@ from meta_opt.meta_training.judging import RunCheckpoint
 class Interruption(Callback):
     """Stops meta-training on Ctrl-C and SIGTERM where resuming is exact; at once on the second.
 
+    Under SLURM also on SIGUSR1, which jobs are sent before their time is up if they ask for it (``--signal=USR1@90``).
+
     The place is the end of an episode, or of the epoch where that episode is the last of its epoch: validation and
     the checkpoint that follow it are finished then, so that resuming neither repeats nor misses them.
 
@@ -40,7 +42,10 @@ class Interruption(Callback):
             self.signal = signal.SIGTERM
         self._first_process = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if "SLURM_JOB_ID" in os.environ and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+                numbers.append(signal.SIGUSR1)  # unless a plugin of the user's does something with it
+            for number in numbers:
                 self._former[number] = signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

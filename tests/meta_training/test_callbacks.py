@@ -90,6 +90,18 @@ def test_resuming_is_exact(reference, plugins, meta_opt, hook, episode, number, 
     assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def test_the_signal_of_slurm_stops_a_run_as_others_do(reference, plugins, meta_opt, slurm):
+    before = signal.getsignal(signal.SIGUSR1)
+    status, out, _ = meta_opt(*FIT, *send("episode", 1, signal.SIGUSR1))
+    assert status == 128 + signal.SIGUSR1
+    assert "stopped after 2 episodes" in out
+    assert f"--ckpt_path {RUN}/last.ckpt\n" in out
+    assert not list(Path().glob("*.ckpt"))
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert meta_opt(*RESUME)[0] == 0
+    same(outcome(Path()), reference)
+
+
 def test_every_episode_interrupted(reference, plugins, meta_opt):
     meta_opt(*FIT, *send("episode", 0, signal.SIGTERM))
     for episode in range(1, 6):
