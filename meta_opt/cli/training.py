@@ -291,10 +291,10 @@ class MetaOptCLI(LightningCLI):
             self.status = 143 if self.trainer.received_sigterm else 130
         finally:
             self._interruption.restore()
-        if self._interruption.signal:
-            self.status = 128 + self._interruption.signal
+        if number := self._interruption.signal or self._interruption.agreed:
+            self.status = 128 + number
         if subcommand == "fit":
-            interrupted = self._interruption.signal is not None or self.status != 0
+            interrupted = self.status != 0
             if self._report.end(self.trainer, self.model, self._reference, interrupted=interrupted):
                 self.status = 1
 

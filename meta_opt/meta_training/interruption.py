@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from meta_opt.meta_training.judging import RunCheckpoint
@@ -25,14 +26,14 @@ class Interruption(Callback):
     Attributes:
         signal: The signal that was received, if any.
         saved: The checkpoint that was written because of it.
-        agreed: Whether all processes stop, at the same place.
+        agreed: The signal for which all processes stop at the same place, if they do; another may have received it.
     """
 
     def __init__(self) -> None:
         """Do nothing until training starts."""
         self.signal: signal.Signals | None = None
         self.saved: Path | None = None
-        self.agreed = False
+        self.agreed: signal.Signals | None = None
         self._first_process = True
         self._former: dict[signal.Signals, Any] = {}
 
@@ -51,6 +52,7 @@ class Interruption(Callback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal is not None, signal.Signals(number)
         if again:
+            self.agreed = None  # other processes may be elsewhere
             raise KeyboardInterrupt
         if self._first_process:  # not by print, which may be what was interrupted
             os.write(2, f"\n{self.signal.name}: stopping after this episode; once more to stop at once\n".encode())
@@ -66,12 +68,11 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, if it is time to stop and nothing else is due after this episode."""
-        if not _validates_after(trainer, batch_idx) and self._wanted(trainer):
+        if not _validates_after(trainer, batch_idx) and self._agree(trainer):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, RunCheckpoint) and callback.monitor is None:
                     trainer.save_checkpoint(callback.path, weights_only=False)
                     self.saved = callback.path
-            self.agreed = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop; only now, when the last episode has been logged."""
@@ -80,7 +81,7 @@ class Interruption(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop after what ends an epoch."""
-        if self._wanted(trainer):
+        if self._agree(trainer):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,9 +97,12 @@ class Interruption(Callback):
         while self._former:
             signal.signal(*self._former.popitem())
 
-    def _wanted(self, trainer: Trainer) -> bool:
+    def _agree(self, trainer: Trainer) -> bool:
         """Whether to stop; the same in all processes, whichever the signal reached."""
-        return bool(trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False))
+        own = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+        if number := int(trainer.strategy.reduce(own, reduce_op="max")):
+            self.agreed = signal.Signals(number)
+        return number > 0
 
 
 def _validates_after(trainer: Trainer, batch_idx: int) -> bool:

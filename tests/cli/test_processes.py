@@ -82,12 +82,14 @@ def test_an_error_of_all_is_said_once(plugin_folder, tmp_path):
     assert err == "meta-opt: error: model.lr_schedule cosine needs a length: set trainer.max_epochs\n"
 
 
-def test_a_signal_to_the_first_stops_all(plugin_folder, together, tmp_path):
-    send = kill(0)[1].replace(f": {int(signal.SIGKILL)},", f": {int(signal.SIGTERM)},")
+@pytest.mark.parametrize(("rank", "episode", "hook", "stopped"), [(0, 4, "episode", 5), (1, 3, "epoch_end", 3)])
+def test_a_signal_to_one_stops_all(plugin_folder, together, tmp_path, rank, episode, hook, stopped):
+    send = kill(rank, episode, hook)[1].replace(f": {int(signal.SIGKILL)},", f": {int(signal.SIGTERM)},")
     command = [*FIT, *TWO, "--model.num_problems", "2", "--trainer.callbacks+", send]
     status, out, err = fit(tmp_path, plugin_folder, *command)
     assert status == 128 + signal.SIGTERM
-    assert "stopped after 5 episodes" in out
-    assert err.strip() == "SIGTERM: stopping after this episode; once more to stop at once"
+    assert f"stopped after {stopped} episodes" in out
+    said = "SIGTERM: stopping after this episode; once more to stop at once"
+    assert err.strip() == (said if rank == 0 else "")
     assert fit(tmp_path, plugin_folder, "fit", *TWO, *FIT[-4:], "--ckpt_path", "last")[0] == 0
     torch.testing.assert_close(weights(tmp_path), weights(together), rtol=0, atol=0, equal_nan=True)

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from meta_opt import cli
@@ -88,6 +90,26 @@ def test_resuming_is_exact(reference, plugins, meta_opt, hook, episode, number, 
     assert meta_opt(*RESUME)[0] == 0
     same(outcome(Path()), reference)
     assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("stopped", "options"), [(2, []), (3, []), (3, ["--trainer.min_epochs", "2"])])
+def test_a_signal_that_reaches_only_another_process(
+    reference, plugins, meta_opt, monkeypatch, number, stopped, options
+):
+    agreements = itertools.count(1)  # one after each episode
+
+    def reduce(self, tensor, *_, reduce_op="mean"):
+        return torch.tensor(int(number)) if reduce_op == "max" and next(agreements) == stopped else tensor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SingleDeviceStrategy, "reduce", reduce)
+        status, out, _ = meta_opt(*FIT, *options)
+    assert status == 128 + number
+    assert f"stopped after {stopped} episodes" in out
+    assert f"--ckpt_path {RUN}/last.ckpt\n" in out
+    assert meta_opt(*RESUME)[0] == 0
+    same(outcome(Path()), reference)
 
 
 def test_the_signal_of_slurm_stops_a_run_as_others_do(reference, plugins, meta_opt, slurm):
