@@ -269,7 +269,8 @@ class MetaOptCLI(LightningCLI):
                 raise
             self.status = 2
         else:
-            self._companions.leave(failed=bool(self.status) and not self._interruption.agreed)
+            stopped_alone = bool(self.status) and not self._interruption.agreed
+            self._companions.leave(failed=stopped_alone, said=self.trainer.is_global_zero)
 
     def _run_trainer(self, subcommand: str) -> None:
         checkpoint = self._defaults.checkpoint

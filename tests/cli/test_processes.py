@@ -2,14 +2,20 @@
 
 import json
 import os
+import queue
 import re
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from in_processes import FIT, RUN, finish, fit, start, weights
+
+from meta_opt.cli.processes import Companions, Processes
 
 pytestmark = pytest.mark.slow
 TWO = ["--trainer.devices", "2"]
@@ -73,6 +79,28 @@ def test_a_process_that_is_killed_before_it_has_joined(plugin_folder, tmp_path):
     assert (status, out) == (1, "")
     expected = "process 1 was ended by SIGKILL; begin anew: no checkpoint was saved"
     assert err == f"\nmeta-opt: error: {expected}\n"
+
+
+def test_the_first_says_that_another_was_interrupted_alone(monkeypatch, capfd):
+    processes, ended = Processes(), queue.Queue()
+    monkeypatch.setattr(os, "_exit", ended.put)
+    processes.sockets[1], other = socket.socketpair()
+    with processes.sockets[1]:
+        with other, subprocess.Popen([sys.executable, "-c", "raise SystemExit(130)"]) as processes.children[1]:
+            Companions(processes, lambda: "begin anew")
+        assert ended.get(timeout=30) == 128 + signal.SIGINT
+    assert capfd.readouterr().err == "\nmeta-opt: error: process 1 was stopped by SIGINT; begin anew\n"
+
+
+@pytest.mark.parametrize(("said", "word"), [(True, b"\1"), (False, b"")])
+def test_what_the_first_is_to_say_is_left_to_it(said, word):
+    processes = Processes()
+    companions = Companions(processes, lambda: "begin anew")
+    processes.sockets[0], first = socket.socketpair()
+    with first:
+        with processes.sockets[0]:
+            assert not companions.leave(failed=True, said=said)
+        assert first.recv(2) == word
 
 
 def test_an_error_of_all_is_said_once(plugin_folder, tmp_path):
