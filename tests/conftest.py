@@ -82,3 +82,11 @@ def meta_opt(capsys, tmp_path, monkeypatch):
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """The environment of a job of one task, as srun starts it."""
+    tells = {"JOB_ID": "77", "JOB_NAME": "train", "NTASKS": "1", "NNODES": "1", "STEP_ID": "0"}
+    for name, value in {**tells, "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)

@@ -35,15 +35,24 @@ def find_launch() -> Launch | None:
     """The launcher that this process tells of in its environment, if any.
 
     Raises:
-        MetaOptError: If SLURM has reserved several tasks, and only this process was started.
+        MetaOptError: If SLURM has reserved several tasks, and only this process was started; or if it has started
+            several in a job whose name tells Lightning that they are one.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         processes = _number("WORLD_SIZE")
         return Launch("torchrun", processes, max(1, processes // _number("LOCAL_WORLD_SIZE")))
-    if "SLURM_NTASKS" not in os.environ or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+    if "SLURM_NTASKS" not in os.environ:
         return None
-    tasks = _number("SLURM_NTASKS")
-    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+    tasks, in_step = _number("SLURM_NTASKS"), "SLURM_STEP_ID" in os.environ
+    if (name := os.environ.get("SLURM_JOB_NAME")) in ("bash", "interactive"):
+        # The first task may be a shell, in which this is the only command.
+        if tasks > 1 and in_step and os.environ.get("SLURM_PROCID", "0") != "0":
+            raise MetaOptError(
+                f"srun has started {tasks} tasks in a job named {name}, where each would run alone: start the command "
+                "with srun --job-name train"
+            )
+        return None
+    if tasks > 1 and not in_step:
         raise MetaOptError(
             f"SLURM has reserved {tasks} tasks, and started only this process: start the command with srun, or with "
             "SLURM_JOB_NAME=interactive for one process"

@@ -108,11 +108,12 @@ class Companions(Callback):
         if self._processes.children:
             self._watch()
 
-    def leave(self, *, failed: bool) -> bool:
+    def leave(self, *, failed: bool, said: bool = True) -> bool:
         """Tell the other processes that this one ends.
 
         Args:
-            failed: Whether for a reason that they need not share, and that is said here.
+            failed: Whether for a reason that they need not share.
+            said: Whether that is said here. If not, the first process says how this one has ended.
 
         Returns:
             Whether the first process says the same, so that nothing need be said here.
@@ -120,7 +121,8 @@ class Companions(Callback):
         if not self._processes.sockets:
             return False
         self._leaving.acquire()
-        self._tell(_FAILED if failed else _DONE)
+        if said or not failed:
+            self._tell(_FAILED if failed else _DONE)
         if failed:
             return 0 in self._processes.sockets and self._failed.wait(2.0)
         for child in self._processes.children.values():
@@ -158,17 +160,18 @@ class Companions(Callback):
         child = self._processes.children.get(rank)
         if child is not None:
             first = self._processes.node_rank() * (len(self._processes.children) + 1)
-            self._end(f"process {first + rank} {_ending(child)}")
+            reason = f"process {first + rank} {_ending(child)}"
+            self._end(reason, child.returncode if _was_stopped(child) else 1)
         self._end("the first process has gone" if self._processes.local_rank() == 1 else None)
 
-    def _end(self, reason: str | None) -> None:
+    def _end(self, reason: str | None, status: int = 1) -> None:
         """End this process, and the others, at once: what waits for a process that is gone cannot be interrupted."""
         if not self._leaving.acquire(blocking=False):
             return
         if reason is not None:
             os.write(2, f"\nmeta-opt: error: {reason}; {self._how_to_go_on()}\n".encode())
         self._tell(_FAILED)
-        os._exit(1)
+        os._exit(status)
 
     def _tell(self, word: bytes) -> None:
         for link in self._processes.sockets.values():
@@ -188,4 +191,11 @@ def _ending(child: subprocess.Popen[bytes]) -> str:
         status = child.wait(1.0)
     except subprocess.TimeoutExpired:
         return "has gone"
+    if _was_stopped(child):
+        return f"was stopped by {signal.Signals(status - 128).name}"
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def _was_stopped(child: subprocess.Popen[bytes]) -> bool:
+    """Whether a process left because of a signal, by itself."""
+    return child.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)

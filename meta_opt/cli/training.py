@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from meta_opt import __version__, registry
-from meta_opt.cli import launched
+from meta_opt.cli import launched, requeueing
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.commands import COMMANDS
 from meta_opt.cli.defaults import OF_THE_BEGINNING, RESUMED_SETTINGS, find_defaults, recommended_by, set_defaults
@@ -231,6 +231,8 @@ class MetaOptCLI(LightningCLI):
         except Exception as error:  # what Lightning raises for options that cannot be is not specified
             raise MetaOptError(f"the trainer cannot be made: {clipped(error, 300)}") from error
         launched.check(trainer)
+        begins = self._command == "fit" and self._defaults.checkpoint is None
+        requeueing.turn_off(trainer, config["plugins"], begins=begins)
         return trainer
 
     def _run_folder(self, config: dict[str, Any]) -> RunFolder:
@@ -267,7 +269,8 @@ class MetaOptCLI(LightningCLI):
                 raise
             self.status = 2
         else:
-            self._companions.leave(failed=bool(self.status) and not self._interruption.agreed)
+            stopped_alone = bool(self.status) and not self._interruption.agreed
+            self._companions.leave(failed=stopped_alone, said=self.trainer.is_global_zero)
 
     def _run_trainer(self, subcommand: str) -> None:
         checkpoint = self._defaults.checkpoint
@@ -289,10 +292,10 @@ class MetaOptCLI(LightningCLI):
             self.status = 143 if self.trainer.received_sigterm else 130
         finally:
             self._interruption.restore()
-        if self._interruption.signal:
-            self.status = 128 + self._interruption.signal
+        if number := self._interruption.signal or self._interruption.agreed:
+            self.status = 128 + number
         if subcommand == "fit":
-            interrupted = self._interruption.signal is not None or self.status != 0
+            interrupted = self.status != 0
             if self._report.end(self.trainer, self.model, self._reference, interrupted=interrupted):
                 self.status = 1
 

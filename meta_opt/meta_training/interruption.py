@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from meta_opt.meta_training.judging import RunCheckpoint
@@ -17,20 +18,22 @@ from meta_opt.meta_training.judging import RunCheckpoint
 class Interruption(Callback):
     """Stops meta-training on Ctrl-C and SIGTERM where resuming is exact; at once on the second.
 
+    Under SLURM also on SIGUSR1, which jobs are sent before their time is up if they ask for it (``--signal=USR1@90``).
+
     The place is the end of an episode, or of the epoch where that episode is the last of its epoch. Validation that
     follows it is finished, and is in the checkpoint, so that resuming neither repeats nor misses it.
 
     Attributes:
         signal: The signal that was received, if any.
         saved: The checkpoint that was written because of it.
-        agreed: Whether all processes stop, at the same place.
+        agreed: The signal for which all processes stop at the same place, if they do; another may have received it.
     """
 
     def __init__(self) -> None:
         """Do nothing until training starts."""
         self.signal: signal.Signals | None = None
         self.saved: Path | None = None
-        self.agreed = False
+        self.agreed: signal.Signals | None = None
         self._first_process = True
         self._former: dict[signal.Signals, Any] = {}
 
@@ -40,12 +43,16 @@ class Interruption(Callback):
             self.signal = signal.SIGTERM
         self._first_process = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if "SLURM_JOB_ID" in os.environ and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+                numbers.append(signal.SIGUSR1)  # unless a plugin of the user's does something with it
+            for number in numbers:
                 self._former[number] = signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal is not None, signal.Signals(number)
         if again:
+            self.agreed = None  # other processes may be elsewhere
             raise KeyboardInterrupt
         if self._first_process:  # not by print, which may be what was interrupted
             os.write(2, f"\n{self.signal.name}: stopping after this episode; once more to stop at once\n".encode())
@@ -61,12 +68,11 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, if it is time to stop and the epoch does not end here."""
-        if batch_idx + 1 < trainer.num_training_batches and self._wanted(trainer):
+        if batch_idx + 1 < trainer.num_training_batches and self._agree(trainer):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, RunCheckpoint) and callback.monitor is None:
                     callback.save_in_epoch(trainer)
                     self.saved = callback.path
-            self.agreed = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop; only now, when the last episode has been logged."""
@@ -75,7 +81,7 @@ class Interruption(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop after what ends an epoch."""
-        if self._wanted(trainer):
+        if self._agree(trainer):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,6 +97,9 @@ class Interruption(Callback):
         while self._former:
             signal.signal(*self._former.popitem())
 
-    def _wanted(self, trainer: Trainer) -> bool:
+    def _agree(self, trainer: Trainer) -> bool:
         """Whether to stop; the same in all processes, whichever the signal reached."""
-        return bool(trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False))
+        own = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+        if number := int(trainer.strategy.reduce(own, reduce_op="max")):
+            self.agreed = signal.Signals(number)
+        return number > 0

@@ -72,6 +72,20 @@ def test_tasks_that_nobody_started(monkeypatch, meta_opt, plugins):
     assert launched.find_launch() is None
 
 
+@pytest.mark.parametrize("name", ["bash", "interactive"])
+def test_tasks_that_would_each_run_alone(monkeypatch, meta_opt, plugins, name):
+    tell(monkeypatch, SRUN | {"SLURM_JOB_NAME": name})
+    assert launched.find_launch() is None  # the first task, which may be a shell
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    error = (
+        f"meta-opt: error: srun has started 4 tasks in a job named {name}, where each would run alone: start the "
+        "command with srun --job-name train\n"
+    )
+    assert meta_opt("fit", "--optimizee", "bowl", "--trainer.accelerator", "cpu") == (2, "", error)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert launched.find_launch() is None
+
+
 def test_srun_with_other_numbers_is_one_line(monkeypatch, meta_opt, plugins):
     tell(monkeypatch, SRUN)
     status, out, err = meta_opt("fit", "--optimizee", "bowl", "--trainer.accelerator", "cpu", "--trainer.devices", "3")

@@ -2,14 +2,20 @@
 
 import json
 import os
+import queue
 import re
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from in_processes import FIT, RUN, finish, fit, start, weights
+
+from meta_opt.cli.processes import Companions, Processes
 
 pytestmark = pytest.mark.slow
 TWO = ["--trainer.devices", "2"]
@@ -75,6 +81,28 @@ def test_a_process_that_is_killed_before_it_has_joined(plugin_folder, tmp_path):
     assert err == f"\nmeta-opt: error: {expected}\n"
 
 
+def test_the_first_says_that_another_was_interrupted_alone(monkeypatch, capfd):
+    processes, ended = Processes(), queue.Queue()
+    monkeypatch.setattr(os, "_exit", ended.put)
+    processes.sockets[1], other = socket.socketpair()
+    with processes.sockets[1]:
+        with other, subprocess.Popen([sys.executable, "-c", "raise SystemExit(130)"]) as processes.children[1]:
+            Companions(processes, lambda: "begin anew")
+        assert ended.get(timeout=30) == 128 + signal.SIGINT
+    assert capfd.readouterr().err == "\nmeta-opt: error: process 1 was stopped by SIGINT; begin anew\n"
+
+
+@pytest.mark.parametrize(("said", "word"), [(True, b"\1"), (False, b"")])
+def test_what_the_first_is_to_say_is_left_to_it(said, word):
+    processes = Processes()
+    companions = Companions(processes, lambda: "begin anew")
+    processes.sockets[0], first = socket.socketpair()
+    with first:
+        with processes.sockets[0]:
+            assert not companions.leave(failed=True, said=said)
+        assert first.recv(2) == word
+
+
 def test_an_error_of_all_is_said_once(plugin_folder, tmp_path):
     options = ["--model.lr_schedule", "cosine", "--trainer.max_epochs", "-1"]
     status, out, err = fit(tmp_path, plugin_folder, *FIT, *TWO, *options)
@@ -82,12 +110,14 @@ def test_an_error_of_all_is_said_once(plugin_folder, tmp_path):
     assert err == "meta-opt: error: model.lr_schedule cosine needs a length: set trainer.max_epochs\n"
 
 
-def test_a_signal_to_the_first_stops_all(plugin_folder, together, tmp_path):
-    send = kill(0)[1].replace(f": {int(signal.SIGKILL)},", f": {int(signal.SIGTERM)},")
+@pytest.mark.parametrize(("rank", "episode", "hook", "stopped"), [(0, 4, "episode", 5), (1, 3, "epoch_end", 3)])
+def test_a_signal_to_one_stops_all(plugin_folder, together, tmp_path, rank, episode, hook, stopped):
+    send = kill(rank, episode, hook)[1].replace(f": {int(signal.SIGKILL)},", f": {int(signal.SIGTERM)},")
     command = [*FIT, *TWO, "--model.num_problems", "2", "--trainer.callbacks+", send]
     status, out, err = fit(tmp_path, plugin_folder, *command)
     assert status == 128 + signal.SIGTERM
-    assert "stopped after 5 episodes" in out
-    assert err.strip() == "SIGTERM: stopping after this episode; once more to stop at once"
+    assert f"stopped after {stopped} episodes" in out
+    said = "SIGTERM: stopping after this episode; once more to stop at once"
+    assert err.strip() == (said if rank == 0 else "")
     assert fit(tmp_path, plugin_folder, "fit", *TWO, *FIT[-4:], "--ckpt_path", "last")[0] == 0
     torch.testing.assert_close(weights(tmp_path), weights(together), rtol=0, atol=0, equal_nan=True)

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from meta_opt import cli
@@ -135,6 +137,38 @@ def test_the_log_of_a_run_that_goes_back_is_one_history(plugins, meta_opt):
         assert [pair for pair in before[tag] if pair[0] < seen] == [pair for pair in after[tag] if pair[0] < seen]
     assert seen < 6
     assert before["train/meta_loss"] != after["train/meta_loss"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("stopped", "options"), [(2, []), (3, []), (3, ["--trainer.min_epochs", "2"])])
+def test_a_signal_that_reaches_only_another_process(
+    reference, plugins, meta_opt, monkeypatch, number, stopped, options
+):
+    agreements = itertools.count(1)  # one after each episode
+
+    def reduce(self, tensor, *_, reduce_op="mean"):
+        return torch.tensor(int(number)) if reduce_op == "max" and next(agreements) == stopped else tensor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SingleDeviceStrategy, "reduce", reduce)
+        status, out, _ = meta_opt(*FIT, *options)
+    assert status == 128 + number
+    assert f"stopped after {stopped} episodes" in out
+    assert f"--ckpt_path {RUN}/last.ckpt\n" in out
+    assert meta_opt(*RESUME)[0] == 0
+    same(outcome(Path()), reference)
+
+
+def test_the_signal_of_slurm_stops_a_run_as_others_do(reference, plugins, meta_opt, slurm):
+    before = signal.getsignal(signal.SIGUSR1)
+    status, out, _ = meta_opt(*FIT, *send("episode", 1, signal.SIGUSR1))
+    assert status == 128 + signal.SIGUSR1
+    assert "stopped after 2 episodes" in out
+    assert f"--ckpt_path {RUN}/last.ckpt\n" in out
+    assert not list(Path().glob("*.ckpt"))
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert meta_opt(*RESUME)[0] == 0
+    same(outcome(Path()), reference)
 
 
 def test_every_episode_interrupted(reference, plugins, meta_opt):
