@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -26,6 +27,7 @@ from meta_opt.saved.costs import Cost
 
 FORMAT = 1
 _UNFINISHED = ".unfinished."
+_NAME = 17  # letters of a name in a table, where that is enough
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,12 @@ class Report:
         return plain
 
     def table(self) -> str:
-        """One line per optimizer, at most 100 columns; a part per horizon."""
+        """One line per optimizer, at most 100 columns unless names need more to differ; a part per horizon."""
         return "\n\n".join(self._table(comparison) for comparison in self.comparisons)
 
     def _table(self, comparison: Comparison) -> str:
-        width = min(17, max(len("optimizer"), *(len(entry.name) for entry in comparison.entries)))
+        labels = _labels(comparison.entries)
+        width = max(len("optimizer"), *map(len, labels))
         group = f"{'mean ± std. error':<19} {'rate':>8} {'ratio':>7}"
         lowest = "; losses are the lowest so far" if self.about.get("regret") else ""
         lines = [
@@ -111,8 +114,7 @@ class Report:
             f"{'optimizer':{width}}  {group}  {group} {'steps':>6}",
             "-" * (width + 83),
         ]
-        for entry in comparison.entries:
-            name = _short(entry, width)
+        for entry, label in zip(comparison.entries, labels, strict=True):
             groups = []
             for merit in MERITS:
                 rate = entry.runs[merit].learning_rate
@@ -121,18 +123,18 @@ class Report:
                 ratio_text = f"{ratio:.3f}" if 0.01 <= ratio < 999 else f"{ratio:.1g}"
                 groups.append(f"{_shown(entry.merit(merit)):<19} {rate_text:>8} {ratio_text:>7}")
             steps = comparison.steps_to_best_baseline_final(entry)
-            lines.append(f"{name:{width}}  {'  '.join(groups)} {'never' if steps is None else steps:>6}")
+            lines.append(f"{label:{width}}  {'  '.join(groups)} {'never' if steps is None else steps:>6}")
         lines += [f"{name}: not tuned; {reason}" for name, reason in comparison.not_tuned.items()]
         return "\n".join(lines)
 
     def time_table(self) -> str:
         """What a step takes, and what meta-training has cost; one line per optimizer."""
         entries = self.comparisons[0].entries
-        width = min(17, max(len("optimizer"), *(len(entry.name) for entry in entries)))
+        labels = _labels(entries)
+        width = max(len("optimizer"), *map(len, labels))
         lines = [f"{'optimizer':{width}}  {'µs per step':>12}  {'meta-training: optimizee steps':>31}  {'seconds':>9}"]
-        for entry in entries:
-            name = _short(entry, width)
-            line = f"{name:{width}}  {1e6 * entry.runs['final'].seconds_per_step:>12.1f}"
+        for entry, label in zip(entries, labels, strict=True):
+            line = f"{label:{width}}  {1e6 * entry.runs['final'].seconds_per_step:>12.1f}"
             if cost := self.costs.get(entry.name):
                 line += f"  {cost.optimizee_steps:>31,}  {cost.seconds:>9,.0f}"
             lines.append(line)
@@ -276,11 +278,23 @@ def _merits(run: Outcome) -> dict[str, Any]:
     return plain
 
 
-def _short(entry: Entry, width: int) -> str:
-    """Of a path the end, of a baseline the beginning: its learning rate has a column."""
-    if len(entry.name) <= width:
-        return entry.name
-    return f"…{entry.name[1 - width :]}" if entry.kind == "learned" else f"{entry.name[: width - 1]}…"
+def _labels(entries: Sequence[Entry]) -> list[str]:
+    """Names for a table, cut where they are long, but never so that two look alike.
+
+    Of a learned optimizer's path the end is kept, of a baseline the class and both ends of what follows.
+    """
+    bare = [entry.name if entry.kind == "learned" else re.sub(r"^[^:]*\.", "", entry.name) for entry in entries]
+    names = [name if bare.count(name) == 1 else entry.name for entry, name in zip(entries, bare, strict=True)]
+
+    def cut(width: int) -> list[str]:
+        heads = [0 if entry.kind == "learned" else width // 2 for entry in entries]
+        return [
+            name if len(name) <= width else f"{name[:head]}…{name[len(name) - (width - head - 1) :]}"
+            for name, head in zip(names, heads, strict=True)
+        ]
+
+    longest = max(map(len, names))
+    return next((cut(width) for width in range(_NAME, longest) if len(set(cut(width))) == len(names)), names)
 
 
 def _finite(value: float) -> float | None:
