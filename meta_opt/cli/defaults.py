@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
+from meta_opt.evaluation.precisions import PRECISIONS
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.meta_training.recommended import (
     DEFAULT_OPTIMIZER,
@@ -32,13 +31,6 @@ from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_reci
 from meta_opt.saved.runs import Run, relative
 from meta_opt.storage import expanded
 
-# Of compare: the type of θ, and that of autocast.
-PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
-    "32-true": (torch.float32, None),
-    "64-true": (torch.float64, None),
-    "16-mixed": (torch.float32, torch.float16),
-    "bf16-mixed": (torch.float32, torch.bfloat16),
-}
 NEWEST = ("last", "best")  # as --ckpt_path: of the run that saved last
 
 # What a checkpoint keeps of its run, so that resuming goes on in the same way. Nothing that names a file or a class.

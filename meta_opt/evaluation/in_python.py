@@ -16,9 +16,8 @@ from meta_opt.errors import MetaOptError, shown, whole
 from meta_opt.evaluation.compare import Comparison, Contestant, Validation
 from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.devices import device_of
-from meta_opt.evaluation.figures import comparison_figure
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
-from meta_opt.evaluation.reports import Report
+from meta_opt.evaluation.reports import Report, about
 from meta_opt.evaluation.setting import MERITS, Setting
 from meta_opt.evaluation.standing_in import let_stand_in
 from meta_opt.evaluation.validated import same_optimizee, validation_in, validation_of
@@ -85,9 +84,7 @@ class Compared:
 
     def plot(self) -> Figure:
         """The loss curves, as ``meta-opt compare`` draws them."""
-        return comparison_figure(
-            self.comparisons, title=self.report.optimizee, num_problems=self.report.num_problems, command=""
-        )
+        return self.report.figure()
 
 
 def compare(
@@ -163,7 +160,7 @@ def compare(
     title = registry.name_of(type(chosen)).rpartition(".")[2]
     places = {name: str(each) if isinstance(each, str | Path) else "" for name, each in named.items()}
     costs = {name: _cost(each) for name, each in named.items()}
-    return Compared(comparisons, Report(title, num_problems, comparisons, {"seed": seed}, places, "", costs))
+    return Compared(comparisons, Report(title, num_problems, comparisons, about(setting), places, "", costs))
 
 
 def _named(optimizers: Iterable[Learned]) -> dict[str, Learned]:

@@ -14,16 +14,21 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from meta_opt import __version__, registry
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.evaluation.compare import Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
-from meta_opt.evaluation.setting import MERITS
+from meta_opt.evaluation.precisions import PRECISIONS
+from meta_opt.evaluation.setting import MERITS, Setting
 from meta_opt.locks import BusyError, acquire, locked
 from meta_opt.saved.costs import Cost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = 1
 _UNFINISHED = ".unfinished."
@@ -38,7 +43,7 @@ class Report:
         optimizee: Name of the optimizee.
         num_problems: How many test problems.
         comparisons: One per horizon.
-        about: What else ``results.json`` says, in plain values.
+        about: What else ``results.json`` says, in plain values; see :func:`about`.
         checkpoints: Where the learned optimizers come from, by name.
         costs: What their meta-training has cost, by name, as far as it is known.
         command: The command that makes this report.
@@ -51,6 +56,12 @@ class Report:
     checkpoints: dict[str, str]
     command: str
     costs: Mapping[str, Cost | None] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> str:
+        """What losses are: ``loss`` or ``held-back loss``; with regret ``lowest ... so far``."""
+        loss = "held-back loss" if self.about.get("held_back") else "loss"
+        return f"lowest {loss} so far" if self.about.get("regret") else loss
 
     def results(self) -> dict[str, Any]:
         """The content of ``results.json``, as ``docs/compare.md`` describes it."""
@@ -106,9 +117,9 @@ class Report:
         labels = _labels(comparison.entries)
         width = max(len("optimizer"), *map(len, labels))
         group = f"{'mean ± std. error':<19} {'rate':>8} {'ratio':>7}"
-        lowest = "; losses are the lowest so far" if self.about.get("regret") else ""
+        measured = "" if self.loss == "loss" else f"; each loss is the {self.loss}"
         lines = [
-            f"{self.optimizee}, {comparison.num_steps} steps, {self.num_problems} test problems{lowest}",
+            f"{self.optimizee}, {comparison.num_steps} steps, {self.num_problems} test problems{measured}",
             "",
             f"{'':{width}}  {'sum of losses':36}  {'final loss':36}".rstrip(),
             f"{'optimizer':{width}}  {group}  {group} {'steps':>6}",
@@ -140,6 +151,16 @@ class Report:
             lines.append(line)
         return "\n".join(lines)
 
+    def figure(self) -> Figure:
+        """The loss curves."""
+        return comparison_figure(
+            self.comparisons,
+            title=self.optimizee,
+            num_problems=self.num_problems,
+            command=self.command,
+            loss=self.loss,
+        )
+
     def save(self, out: Path | None, default: Path) -> Path:
         """Write all files into a new folder; see :func:`new_folder`."""
         return new_folder(self._write, out, default)
@@ -148,10 +169,7 @@ class Report:
         text = json.dumps(self.results(), indent=1, allow_nan=False, ensure_ascii=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         self._write_curves(folder / "curves.csv")
-        figure = comparison_figure(
-            self.comparisons, title=self.optimizee, num_problems=self.num_problems, command=self.command
-        )
-        figure.savefig(folder / "curves.png")
+        self.figure().savefig(folder / "curves.png")
         self._write_tensorboard(folder / "tensorboard")
 
     def _write_curves(self, path: Path) -> None:
@@ -178,7 +196,7 @@ class Report:
         all_losses = torch.cat([entry.runs["final"].loss_mean for each in self.comparisons for entry in each.entries])
         positive = all_losses[all_losses > 0]
         has_logs = bool(len(positive)) and not bool((all_losses < 0).any())
-        tag = "log10 of the loss" if has_logs else "loss"
+        tag = f"log10 of the {self.loss}" if has_logs else self.loss
         for index, entry in enumerate(self.comparisons[0].entries):
             with SummaryWriter(str(folder / entry.name.lstrip("/"))) as writer:
                 for comparison in self.comparisons:
@@ -187,6 +205,20 @@ class Report:
                         (curve.clamp_min(positive.min()).log10() if has_logs else curve).tolist()
                     ):
                         writer.add_scalar(f"{tag}/{comparison.num_steps}_steps", loss, step)
+
+
+def about(setting: Setting) -> dict[str, Any]:
+    """What ``results.json`` says of how comparisons were made."""
+    return {
+        "meta_opt": __version__,
+        "optimizee_options": setting.optimizee.plain_init_args(registry.name_of),
+        "num_validation_problems": setting.num_validation_problems,
+        "held_back": setting.held_back,
+        "regret": setting.regret,
+        "seed": setting.seed,
+        "device": str(setting.device),
+        "precision": next(name for name, types in PRECISIONS.items() if types == (setting.dtype, setting.autocast)),
+    }
 
 
 def _remove_leftovers(parent: Path) -> None:

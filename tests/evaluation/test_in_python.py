@@ -63,6 +63,14 @@ def test_losses_are_those_of_training() -> None:
     assert asked[None] == asked[True] != asked[False]
 
 
+def test_what_was_compared_is_said_as_on_the_command_line() -> None:
+    result = compare([MetaLearner(HoldsBack(), num_steps=2, held_back=True)], num_steps=1, seed=4, **FEW)
+    found = result.report.results()
+    assert (found["held_back"], found["num_validation_problems"], found["seed"]) == (True, 2, 4)
+    assert (found["device"], found["precision"], found["optimizee_options"]) == ("cpu", "32-true", {"scale": 0.5})
+    assert result.plot().axes[0].get_ylabel() == "mean held-back loss on test problems"
+
+
 def test_what_it_is_compared_on(learner: MetaLearner) -> None:
     (own,) = compare([learner], **FEW).comparisons
     assert own.num_steps == 7  # as in training
