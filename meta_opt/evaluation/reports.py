@@ -22,7 +22,7 @@ from meta_opt import __version__, registry
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.evaluation.compare import Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
-from meta_opt.evaluation.precisions import PRECISIONS
+from meta_opt.evaluation.precisions import name_of_precision
 from meta_opt.evaluation.setting import MERITS, Setting
 from meta_opt.locks import BusyError, acquire, locked
 from meta_opt.saved.costs import Cost
@@ -217,7 +217,7 @@ def about(setting: Setting) -> dict[str, Any]:
         "regret": setting.regret,
         "seed": setting.seed,
         "device": str(setting.device),
-        "precision": next(name for name, types in PRECISIONS.items() if types == (setting.dtype, setting.autocast)),
+        "precision": name_of_precision((setting.dtype, setting.autocast)),
     }
 
 
