@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-from meta_opt import __version__, registry
+from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.asked import add_checkpoint_arguments, again, asked_optimizer, checkpoints_asked, class_asked
 from meta_opt.cli.bar import Bar
-from meta_opt.cli.defaults import PRECISIONS, find_comparison_defaults, set_defaults
+from meta_opt.cli.defaults import find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.launched import find_launch
 from meta_opt.cli.option_errors import check_seed
@@ -20,8 +20,9 @@ from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_pl
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Comparison, Contestant, compare
 from meta_opt.evaluation.devices import device_of
+from meta_opt.evaluation.precisions import PRECISIONS
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
-from meta_opt.evaluation.reports import Report, check_place
+from meta_opt.evaluation.reports import Report, about, check_place
 from meta_opt.evaluation.setting import Setting
 from meta_opt.evaluation.standing_in import let_stand_in
 from meta_opt.evaluation.validated import validation_of
@@ -83,22 +84,13 @@ def run(options: list[str]) -> int:
         name,
         config.num_problems,
         comparisons,
-        {
-            "meta_opt": __version__,
-            "optimizee_options": optimizee.plain_init_args(registry.name_of),
-            "num_validation_problems": config.num_validation_problems,
-            "held_back": config.held_back,
-            "regret": config.regret,
-            "seed": config.seed_everything,
-            "device": str(device),
-            "precision": config.precision,
-        },
+        about(setting),
         {label: _place(path) for label, path in paths.items()},
         command,
         {label: recipes[path].cost for label, path in paths.items()},
     )
     print(report.table())  # first: it is there even where nothing can be written
-    print(_legend(comparisons))
+    print(_legend(comparisons, held_back=setting.held_back))
     print(f"\n{report.time_table()}", flush=True)
     folder = report.save(out, default)
     print(f"\nresults.json, curves.csv and curves.png are in {relative(folder)}")
@@ -106,7 +98,7 @@ def run(options: list[str]) -> int:
     return 0
 
 
-def _legend(comparisons: Sequence[Comparison]) -> str:
+def _legend(comparisons: Sequence[Comparison], *, held_back: bool) -> str:
     """What the columns of the table are."""
     baselines = [entry for entry in comparisons[0].entries if entry.kind == "baseline"]
     if all(entry.tuned for entry in baselines):
@@ -115,7 +107,12 @@ def _legend(comparisons: Sequence[Comparison]) -> str:
         rate, best = "tuned on validation problems for that figure, or fixed", "the best tuned baseline"
     else:
         rate, best = "fixed, not tuned", "the best baseline, none of them tuned"
-    return f"\nrate: {rate}; ratio: to {best}\nsteps: until the loss is as low as the best baseline's final loss"
+    lines = [f"rate: {rate}; ratio: to {best}", "steps: until the loss is as low as the best baseline's final loss"]
+    if held_back:
+        lines.append(
+            "losses: on batches that the optimizee holds back, for tuning too (--held_back false: on the others)"
+        )
+    return "\n".join(["", *lines])
 
 
 # ------------------------------------------------------------------------------------------------------------ options

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
+from meta_opt.evaluation.precisions import precision_in
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.meta_training.recommended import (
     DEFAULT_OPTIMIZER,
@@ -32,13 +31,6 @@ from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_reci
 from meta_opt.saved.runs import Run, relative
 from meta_opt.storage import expanded
 
-# Of compare: the type of θ, and that of autocast.
-PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
-    "32-true": (torch.float32, None),
-    "64-true": (torch.float64, None),
-    "16-mixed": (torch.float32, torch.float16),
-    "bf16-mixed": (torch.float32, torch.bfloat16),
-}
 NEWEST = ("last", "best")  # as --ckpt_path: of the run that saved last
 
 # What a checkpoint keeps of its run, so that resuming goes on in the same way. Nothing that names a file or a class.
@@ -186,7 +178,7 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     elsewhere = {} if same else defaults.classes["optimizee"].recommended_settings()
     defaults.options["num_steps"] = [elsewhere.get("model.num_steps", model["num_steps"])]
     defaults.options["seed_everything"] = next(iter(recipes.values())).model["seed"]
-    defaults.options["precision"] = _precision(first, recipes[first])
+    defaults.options["precision"] = precision_in(recipes[first], first)
     defaults.options["held_back"] = same and model.get("held_back", False) is True
     trained_on = model["num_validation_problems"] if same else 0
     defaults.options["num_validation_problems"] = max(FEWEST_VALIDATION_PROBLEMS, trained_on)
@@ -203,15 +195,6 @@ def _alike(one: Path, other: Path, parts: Mapping[Path, Part]) -> bool:
         return same_optimizee(*(make("optimizee", parts[path], path) for path in (one, other)))
     except MetaOptError:
         return False
-
-
-def _precision(path: Path, recipe: Recipe) -> str:
-    """The precision of a checkpoint's training, by the name that ``compare`` gives it."""
-    said = recipe.run.get("trainer.precision")
-    found = [name for name in PRECISIONS if str(said or "32-true") in (name, name.partition("-")[0])]
-    if not found:
-        raise CheckpointError(f"{relative(path)} is damaged: its trainer.precision is {shown(said)}")
-    return found[0]
 
 
 def _described(part: Part) -> str:

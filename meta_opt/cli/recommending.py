@@ -37,6 +37,11 @@ def run(options: list[str]) -> int:
     found = try_out(optimizee, config.num_steps, seed=config.seed_everything, say=print)
     settings = settings_for(found)
     print(_described(found))
+    if not found.lr_is_best:
+        print(
+            f"warning: the loss still fell with the last learning rate that was tried, {found.lr:.2g}: it is not the "
+            "best, and the settings follow from it"
+        )
     print("\nsettings for fit:")
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
     parts = [f"--{name} {shlex.quote(text)}" for name, text in texts.items()]
@@ -62,10 +67,11 @@ def _of_optimizee(options: list[str]) -> list[str]:
 
 def _described(found: Findings) -> str:
     sizes = f"{found.layout.num_coordinates:,} parameters in {len(found.layout.names)} tensors"
+    best = "best at" if found.lr_is_best else "at"
     noise = f"mini-batches, whose gradients vary by {found.noise:.2g} times the square of their mean"
     return (
         f"\n{sizes}; {noise if found.stochastic else 'no mini-batches'}\n"
-        f"loss {found.first:.4g} at the start, {found.final:.4g} after {found.num_steps} steps of Adam, best at "
+        f"loss {found.first:.4g} at the start, {found.final:.4g} after {found.num_steps} steps of Adam, {best} "
         f"{found.lr:.2g}\n{1e3 * found.seconds_per_step:.2g} ms a step of Adam on one problem"
     )
 

@@ -100,12 +100,15 @@ def _plain_ticks(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter("")
 
 
-def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_problems: int, command: str) -> Figure:
+def comparison_figure(
+    comparisons: Sequence[Comparison], *, title: str, num_problems: int, command: str, loss: str = "loss"
+) -> Figure:
     """Mean loss over optimizee steps with a band of 1.96 standard errors; a panel per horizon.
 
     The scale is logarithmic, unless a loss is negative or the first is zero.
 
     Baselines are shown with the learning rate that was tuned for their final loss. The command stands underneath.
+    ``loss`` says what the losses are.
     """
     from meta_opt.evaluation.pictures import Picture
 
@@ -119,7 +122,7 @@ def comparison_figure(comparisons: Sequence[Comparison], *, title: str, num_prob
     panels[0].set_ylim(*_limits(comparisons, log=log))
     if log:
         _plain_ticks(panels[0])
-    panels[0].set_ylabel("mean loss on test problems")
+    panels[0].set_ylabel(f"mean {loss} on test problems")
     _legend(panels[-1], comparisons[-1])
     caption = f"Bands: ±1.96 standard errors of the mean over {num_problems} problems."
     if count == 1:

@@ -16,9 +16,9 @@ from meta_opt.errors import MetaOptError, shown, whole
 from meta_opt.evaluation.compare import Comparison, Contestant, Validation
 from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.devices import device_of
-from meta_opt.evaluation.figures import comparison_figure
+from meta_opt.evaluation.precisions import PRECISIONS, name_of_precision, precision_in
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
-from meta_opt.evaluation.reports import Report
+from meta_opt.evaluation.reports import Report, about
 from meta_opt.evaluation.setting import MERITS, Setting
 from meta_opt.evaluation.standing_in import let_stand_in
 from meta_opt.evaluation.validated import same_optimizee, validation_in, validation_of
@@ -85,9 +85,7 @@ class Compared:
 
     def plot(self) -> Figure:
         """The loss curves, as ``meta-opt compare`` draws them."""
-        return comparison_figure(
-            self.comparisons, title=self.report.optimizee, num_problems=self.report.num_problems, command=""
-        )
+        return self.report.figure()
 
 
 def compare(
@@ -105,6 +103,8 @@ def compare(
     optimizer_class: type[OptimizerNetwork] | None = None,
 ) -> Compared:
     """Compare learned optimizers with tuned baselines on the same test problems, as ``meta-opt compare`` does.
+
+    All are compared in the precision that the first was trained in, as far as that is known, else in float32.
 
     Example::
 
@@ -150,7 +150,8 @@ def compare(
     chosen = copy.deepcopy(chosen).to(place)
     paths = [_path(each) for each in named.values() if isinstance(each, str | Path)]
     check_class("optimizer_class", optimizer_class, map(read_recipe, paths))
-    learned = {name: _contestant(each, chosen, place, optimizer_class) for name, each in named.items()}
+    dtype, autocast = PRECISIONS[_precision(named.values(), chosen)]
+    learned = {name: _contestant(each, chosen, place, dtype, optimizer_class) for name, each in named.items()}
     made = [(learned[name].optimizer, _layout(each)) for name, each in named.items()]
     let_stand_in(network_for or {}, chosen, made, option="network_for")
     if baselines is not None and (isinstance(baselines, str) or not all(isinstance(each, str) for each in baselines)):
@@ -158,12 +159,14 @@ def compare(
     asked = list(baselines) if baselines is not None else default_baselines(max(horizons))
     if twice := sorted({*named} & {*asked}):
         raise MetaOptError(f"{twice[0]} is a baseline; give the learned optimizer another name")
-    setting = Setting(chosen, horizons, num_problems, num_validation_problems, seed, place, held_back=held_back)
+    setting = Setting(
+        chosen, horizons, num_problems, num_validation_problems, seed, place, dtype, autocast, held_back=held_back
+    )
     comparisons = compare_all(setting, learned, {each: baseline(each) for each in asked})
     title = registry.name_of(type(chosen)).rpartition(".")[2]
     places = {name: str(each) if isinstance(each, str | Path) else "" for name, each in named.items()}
     costs = {name: _cost(each) for name, each in named.items()}
-    return Compared(comparisons, Report(title, num_problems, comparisons, {"seed": seed}, places, "", costs))
+    return Compared(comparisons, Report(title, num_problems, comparisons, about(setting), places, "", costs))
 
 
 def _named(optimizers: Iterable[Learned]) -> dict[str, Learned]:
@@ -223,8 +226,30 @@ def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, known: Va
     return list(dict.fromkeys(whole("num_steps", steps, 1) for steps in several))
 
 
+def _precision(optimizers: Iterable[Learned], optimizee: Optimizee) -> str:
+    """That in which the first was trained that was so on this kind of optimizee, or else the first; float32 if none."""
+    trained = [each for each in optimizers if isinstance(each, str | Path | MetaLearner)]
+    name = registry.name_of(type(optimizee))
+    same = [each for each in trained if _name_of_optimizee(each) == name]
+    first = next(iter([*same, *trained]), None)
+    if isinstance(first, MetaLearner):
+        return name_of_precision(first.dtypes) or "32-true"
+    return "32-true" if first is None else precision_in(read_recipe(_path(first)), _path(first))
+
+
+def _name_of_optimizee(each: str | Path | MetaLearner) -> str | None:
+    """Of that which it was trained on."""
+    if isinstance(each, MetaLearner):
+        return registry.name_of(type(each.optimizee))
+    return read_recipe(_path(each)).optimizee.name
+
+
 def _contestant(
-    each: Learned, optimizee: Optimizee, device: torch.device, optimizer_class: type[OptimizerNetwork] | None
+    each: Learned,
+    optimizee: Optimizee,
+    device: torch.device,
+    dtype: torch.dtype,
+    optimizer_class: type[OptimizerNetwork] | None,
 ) -> Contestant:
     if isinstance(each, str | Path):
         optimizer = load_optimizer(_path(each), optimizer_class)
@@ -238,7 +263,7 @@ def _contestant(
             "MetaLearner or a learned optimizer"
         )
     check_built(optimizer)
-    frozen = copy.deepcopy(optimizer).requires_grad_(False).to(device, torch.float32)
+    frozen = copy.deepcopy(optimizer).requires_grad_(False).to(device, dtype)
     return Contestant(frozen, _validation(each, optimizee))
 
 

@@ -16,6 +16,7 @@ from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.contract import Optimizee, Split
 from meta_opt.optimizees.problems import Problems, layout_of
+from meta_opt.optimizees.streams import seeded
 from meta_opt.optimizers.contract import InnerOptimizer
 
 if TYPE_CHECKING:
@@ -94,10 +95,11 @@ def panel_of(
         problems = Problems(optimizee, split, [index], seed=seed, device=device, dtype=dtype)
         position = begin(problems, optimizer, num_steps=num_steps)
         path, along = [position.evaluation.params[0]], [position.evaluation.loss[0]]
-        for _ in range(num_steps):
-            position = unroll(problems, optimizer, position, 1).end.detach()
-            path.append(position.evaluation.params[0])
-            along.append(position.evaluation.loss[0])
+        with seeded(seed, split, index, "optimizer", device=device):
+            for _ in range(num_steps):
+                position = unroll(problems, optimizer, position, 1).end.detach()
+                path.append(position.evaluation.params[0])
+                along.append(position.evaluation.loss[0])
         paths[name], losses[name] = torch.stack(path).cpu().float(), torch.stack(along).cpu().float()
     axes = _around(list(paths.values()))
     first, second = torch.meshgrid(*axes, indexing="xy")

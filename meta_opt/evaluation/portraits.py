@@ -72,10 +72,14 @@ def _largest(layout: Layout) -> tuple[str, int, int]:
 
 
 def _updates(optimizer: OptimizerNetwork, layout: Layout, gradients: Tensor) -> Tensor:
-    """Updates of coordinates with chosen gradients, [T, P], spread over tensors and problems so that they are few."""
+    """Updates of coordinates with chosen gradients, [T, P], spread over tensors and problems so that they are few.
+
+    Which is where is drawn: in the order of their values, they would be a pattern to networks that see the matrix.
+    """
     _, start, size = _largest(layout)
     places = start + torch.arange(0, size, _APART)
     count = gradients.shape[1]
+    order = torch.randperm(count, generator=Generator().manual_seed(2))
     num_problems = -(-count // len(places))
     rows = torch.arange(num_problems).repeat_interleave(len(places))[:count]
     columns = places.repeat(num_problems)[:count]
@@ -83,12 +87,12 @@ def _updates(optimizer: OptimizerNetwork, layout: Layout, gradients: Tensor) -> 
     generator = Generator().manual_seed(0)
     updates = []
     with torch.no_grad():
-        for chosen in gradients:
+        for chosen in gradients[:, order]:
             grad = torch.randn(num_problems, layout.num_coordinates, generator=generator)
             grad[rows, columns] = chosen
             update, state, *_ = optimizer.step(_evaluation(optimizer, grad), state)
             updates.append(update[rows, columns].clone())
-    return torch.stack(updates)
+    return torch.stack(updates)[:, order.argsort()]
 
 
 def _schedule(optimizer: OptimizerNetwork, layout: Layout, num_steps: int) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from meta_opt.inner_loop.episodes import Curves
 from meta_opt.meta_training.judging import Judging
@@ -16,7 +16,7 @@ from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.optimizees.checking import TIMES
 
 _FACTOR = 10**0.5  # between learning rates that are tried
-_MOST_MOVES = 8  # in one direction
+_MOST_MOVES = 16  # in one direction: eight decades
 
 
 class Reference(Judging):
@@ -62,16 +62,24 @@ class Reference(Judging):
             runs[lr] = pl_module.reference_curves(lr)
             return float(pl_module.objective(runs[lr]))
 
-        lr = self.lr if self.lr is not None else climb(score, pl_module.reference_lr)
-        if lr is None:
+        if self.lr is not None:
+            score(self.lr)
+        elif (found := climb(score, pl_module.reference_lr)) is None:
             return
-        if self.lr is None:
-            _say(
-                trainer, f"Adam on the validation problems is best with a learning rate of {lr:.2g} ({len(runs)} runs)"
-            )
         else:
-            score(lr)
-        self.lr, self.curves = lr, runs[lr]
+            self.lr = found.rate
+            if found.is_best:
+                _say(
+                    trainer,
+                    f"Adam on the validation problems is best with a learning rate of {found.rate:.2g} "
+                    f"({len(runs)} runs)",
+                )
+            else:
+                rank_zero_warn(
+                    f"Adam on the validation problems has no best learning rate up to {found.rate:.2g}, where the "
+                    f"search ended; val/{TIMES} is to Adam with that, which flatters the learned optimizer"
+                )
+        self.curves = runs[self.lr]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the ratio."""
@@ -98,8 +106,22 @@ class Reference(Judging):
         return f"{text}: no better; try {longer} or --model.lr {lr / 3:.2g}"
 
 
-def climb(score: Callable[[float], float], start: float) -> float | None:
+class Climbed(NamedTuple):
+    """Where a search has ended.
+
+    Attributes:
+        rate: The learning rate with the lowest score.
+        is_best: Whether the next one was tried, and is no better; if not, the last step still lowered the score.
+    """
+
+    rate: float
+    is_best: bool
+
+
+def climb(score: Callable[[float], float], start: float) -> Climbed | None:
     """The learning rate from which neither a step up nor a step down lowers the score, each by √10.
+
+    The search ends at eight decades from where it began.
 
     Args:
         score: Score of a learning rate; not finite where it diverges.
@@ -115,17 +137,17 @@ def climb(score: Callable[[float], float], start: float) -> float | None:
 
     best, lowest = start, at(start)
     for factor in (1.0 / _FACTOR, _FACTOR):
-        moved = False
-        for _ in range(_MOST_MOVES):
+        moves = 0
+        while moves < _MOST_MOVES:
             value = at(best * factor)
             if value >= lowest and math.isfinite(lowest):
                 break
-            best, lowest, moved = best * factor, value, True
-        if moved and math.isfinite(lowest):
-            return best
+            best, lowest, moves = best * factor, value, moves + 1
+        if moves and math.isfinite(lowest):
+            return Climbed(best, moves < _MOST_MOVES)
         if not math.isfinite(lowest):
             best = start
-    return best if math.isfinite(lowest) else None
+    return Climbed(best, True) if math.isfinite(lowest) else None
 
 
 @rank_zero_only

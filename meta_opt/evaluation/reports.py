@@ -7,25 +7,32 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from meta_opt import __version__, registry
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.evaluation.compare import Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
-from meta_opt.evaluation.setting import MERITS
+from meta_opt.evaluation.precisions import name_of_precision
+from meta_opt.evaluation.setting import MERITS, Setting
 from meta_opt.locks import BusyError, acquire, locked
 from meta_opt.saved.costs import Cost
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FORMAT = 1
 _UNFINISHED = ".unfinished."
+_NAME = 17  # letters of a name in a table, where that is enough
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Report:
         optimizee: Name of the optimizee.
         num_problems: How many test problems.
         comparisons: One per horizon.
-        about: What else ``results.json`` says, in plain values.
+        about: What else ``results.json`` says, in plain values; see :func:`about`.
         checkpoints: Where the learned optimizers come from, by name.
         costs: What their meta-training has cost, by name, as far as it is known.
         command: The command that makes this report.
@@ -49,6 +56,12 @@ class Report:
     checkpoints: dict[str, str]
     command: str
     costs: Mapping[str, Cost | None] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> str:
+        """What losses are: ``loss`` or ``held-back loss``; with regret ``lowest ... so far``."""
+        loss = "held-back loss" if self.about.get("held_back") else "loss"
+        return f"lowest {loss} so far" if self.about.get("regret") else loss
 
     def results(self) -> dict[str, Any]:
         """The content of ``results.json``, as ``docs/compare.md`` describes it."""
@@ -97,22 +110,22 @@ class Report:
         return plain
 
     def table(self) -> str:
-        """One line per optimizer, at most 100 columns; a part per horizon."""
+        """One line per optimizer, at most 100 columns unless names need more to differ; a part per horizon."""
         return "\n\n".join(self._table(comparison) for comparison in self.comparisons)
 
     def _table(self, comparison: Comparison) -> str:
-        width = min(17, max(len("optimizer"), *(len(entry.name) for entry in comparison.entries)))
+        labels = _labels(comparison.entries)
+        width = max(len("optimizer"), *map(len, labels))
         group = f"{'mean ± std. error':<19} {'rate':>8} {'ratio':>7}"
-        lowest = "; losses are the lowest so far" if self.about.get("regret") else ""
+        measured = "" if self.loss == "loss" else f"; each loss is the {self.loss}"
         lines = [
-            f"{self.optimizee}, {comparison.num_steps} steps, {self.num_problems} test problems{lowest}",
+            f"{self.optimizee}, {comparison.num_steps} steps, {self.num_problems} test problems{measured}",
             "",
             f"{'':{width}}  {'sum of losses':36}  {'final loss':36}".rstrip(),
             f"{'optimizer':{width}}  {group}  {group} {'steps':>6}",
             "-" * (width + 83),
         ]
-        for entry in comparison.entries:
-            name = _short(entry, width)
+        for entry, label in zip(comparison.entries, labels, strict=True):
             groups = []
             for merit in MERITS:
                 rate = entry.runs[merit].learning_rate
@@ -121,22 +134,32 @@ class Report:
                 ratio_text = f"{ratio:.3f}" if 0.01 <= ratio < 999 else f"{ratio:.1g}"
                 groups.append(f"{_shown(entry.merit(merit)):<19} {rate_text:>8} {ratio_text:>7}")
             steps = comparison.steps_to_best_baseline_final(entry)
-            lines.append(f"{name:{width}}  {'  '.join(groups)} {'never' if steps is None else steps:>6}")
+            lines.append(f"{label:{width}}  {'  '.join(groups)} {'never' if steps is None else steps:>6}")
         lines += [f"{name}: not tuned; {reason}" for name, reason in comparison.not_tuned.items()]
         return "\n".join(lines)
 
     def time_table(self) -> str:
         """What a step takes, and what meta-training has cost; one line per optimizer."""
         entries = self.comparisons[0].entries
-        width = min(17, max(len("optimizer"), *(len(entry.name) for entry in entries)))
+        labels = _labels(entries)
+        width = max(len("optimizer"), *map(len, labels))
         lines = [f"{'optimizer':{width}}  {'µs per step':>12}  {'meta-training: optimizee steps':>31}  {'seconds':>9}"]
-        for entry in entries:
-            name = _short(entry, width)
-            line = f"{name:{width}}  {1e6 * entry.runs['final'].seconds_per_step:>12.1f}"
+        for entry, label in zip(entries, labels, strict=True):
+            line = f"{label:{width}}  {1e6 * entry.runs['final'].seconds_per_step:>12.1f}"
             if cost := self.costs.get(entry.name):
                 line += f"  {cost.optimizee_steps:>31,}  {cost.seconds:>9,.0f}"
             lines.append(line)
         return "\n".join(lines)
+
+    def figure(self) -> Figure:
+        """The loss curves."""
+        return comparison_figure(
+            self.comparisons,
+            title=self.optimizee,
+            num_problems=self.num_problems,
+            command=self.command,
+            loss=self.loss,
+        )
 
     def save(self, out: Path | None, default: Path) -> Path:
         """Write all files into a new folder; see :func:`new_folder`."""
@@ -146,10 +169,7 @@ class Report:
         text = json.dumps(self.results(), indent=1, allow_nan=False, ensure_ascii=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
         self._write_curves(folder / "curves.csv")
-        figure = comparison_figure(
-            self.comparisons, title=self.optimizee, num_problems=self.num_problems, command=self.command
-        )
-        figure.savefig(folder / "curves.png")
+        self.figure().savefig(folder / "curves.png")
         self._write_tensorboard(folder / "tensorboard")
 
     def _write_curves(self, path: Path) -> None:
@@ -176,7 +196,7 @@ class Report:
         all_losses = torch.cat([entry.runs["final"].loss_mean for each in self.comparisons for entry in each.entries])
         positive = all_losses[all_losses > 0]
         has_logs = bool(len(positive)) and not bool((all_losses < 0).any())
-        tag = "log10 of the loss" if has_logs else "loss"
+        tag = f"log10 of the {self.loss}" if has_logs else self.loss
         for index, entry in enumerate(self.comparisons[0].entries):
             with SummaryWriter(str(folder / entry.name.lstrip("/"))) as writer:
                 for comparison in self.comparisons:
@@ -185,6 +205,20 @@ class Report:
                         (curve.clamp_min(positive.min()).log10() if has_logs else curve).tolist()
                     ):
                         writer.add_scalar(f"{tag}/{comparison.num_steps}_steps", loss, step)
+
+
+def about(setting: Setting) -> dict[str, Any]:
+    """What ``results.json`` says of how comparisons were made."""
+    return {
+        "meta_opt": __version__,
+        "optimizee_options": setting.optimizee.plain_init_args(registry.name_of),
+        "num_validation_problems": setting.num_validation_problems,
+        "held_back": setting.held_back,
+        "regret": setting.regret,
+        "seed": setting.seed,
+        "device": str(setting.device),
+        "precision": name_of_precision((setting.dtype, setting.autocast)),
+    }
 
 
 def _remove_leftovers(parent: Path) -> None:
@@ -276,11 +310,23 @@ def _merits(run: Outcome) -> dict[str, Any]:
     return plain
 
 
-def _short(entry: Entry, width: int) -> str:
-    """Of a path the end, of a baseline the beginning: its learning rate has a column."""
-    if len(entry.name) <= width:
-        return entry.name
-    return f"…{entry.name[1 - width :]}" if entry.kind == "learned" else f"{entry.name[: width - 1]}…"
+def _labels(entries: Sequence[Entry]) -> list[str]:
+    """Names for a table, cut where they are long, but never so that two look alike.
+
+    Of a learned optimizer's path the end is kept, of a baseline the class and both ends of what follows.
+    """
+    bare = [entry.name if entry.kind == "learned" else re.sub(r"^[^:]*\.", "", entry.name) for entry in entries]
+    names = [name if bare.count(name) == 1 else entry.name for entry, name in zip(entries, bare, strict=True)]
+
+    def cut(width: int) -> list[str]:
+        heads = [0 if entry.kind == "learned" else width // 2 for entry in entries]
+        return [
+            name if len(name) <= width else f"{name[:head]}…{name[len(name) - (width - head - 1) :]}"
+            for name, head in zip(names, heads, strict=True)
+        ]
+
+    longest = max(map(len, names))
+    return next((cut(width) for width in range(_NAME, longest) if len(set(cut(width))) == len(names)), names)
 
 
 def _finite(value: float) -> float | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.optimizees.contract import Optimizee, Split
+from meta_opt.optimizees.streams import seeded
 from meta_opt.optimizers.baseline_names import HandMade
 from meta_opt.optimizers.contract import InnerOptimizer
 
@@ -77,19 +78,20 @@ class Setting:
         held_back: bool,
     ) -> Curves:
         """Curves on so many problems of ``split``, over so many steps."""
-        curves = run_episodes(
-            self.optimizee,
-            optimizer,
-            split,
-            num_problems,
-            num_steps,
-            seed=seed,
-            device=self.device,
-            dtype=self.dtype,
-            autocast=self.autocast,
-            held_back=held_back,
-            progress=self.progress.advance,
-        )
+        with seeded(seed, split, "optimizer", device=self.device):
+            curves = run_episodes(
+                self.optimizee,
+                optimizer,
+                split,
+                num_problems,
+                num_steps,
+                seed=seed,
+                device=self.device,
+                dtype=self.dtype,
+                autocast=self.autocast,
+                held_back=held_back,
+                progress=self.progress.advance,
+            )
         if not self.regret:
             return curves
         known = torch.where(curves.losses.isfinite(), curves.losses, torch.inf)  # a nan would stay the lowest for good

@@ -34,7 +34,8 @@ class Findings:
         stochastic: Whether the loss differs from step to step at the same θ.
         noise: Variance of a gradient at θ_0 over mini-batches, summed over coordinates, in squared lengths of its mean.
         first: Mean loss at θ_0.
-        lr: Adam's best learning rate.
+        lr: Adam's best learning rate, or the last that was tried.
+        lr_is_best: Whether it is the best; if not, the loss still fell at the last.
         final: Mean final loss with it.
         positive: Whether no loss was negative.
         num_steps: Steps of a run.
@@ -46,6 +47,7 @@ class Findings:
     noise: float
     first: float
     lr: float
+    lr_is_best: bool
     final: float
     positive: bool
     num_steps: int
@@ -78,14 +80,14 @@ def try_out(
         say(f"Adam, learning rate {lr:.2g}: mean loss {value / num_steps:.4g}, at the end {_mean(runs[lr].final):.4g}")
         return value
 
-    lr = climb(score, _START)
-    if lr is None:
+    climbed = climb(score, _START)
+    if climbed is None:
         raise MetaOptError("Adam diverges with every learning rate that was tried: is the loss scaled as it should be?")
     seconds = (time.perf_counter() - started) / (len(runs) * _NUM_PROBLEMS * num_steps)
-    best = runs[lr]
+    best = runs[climbed.rate]
     first, final = _mean(best.losses[0]), _mean(best.final)
     return Findings(
-        problems.layout, problems.stochastic, _noise(grads), first, lr, final,
+        problems.layout, problems.stochastic, _noise(grads), first, *climbed, final,
         not bool((best.losses < 0).any()), num_steps, seconds,
     )  # fmt: skip
 

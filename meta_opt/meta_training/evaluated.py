@@ -95,6 +95,11 @@ class EvaluatedLearner(LightningModule):
             self._log(f"{stage}/{name}", value, prog_bar=(stage, name) == ("val", "final_loss"))
 
     @property
+    def dtypes(self) -> tuple[torch.dtype, torch.dtype | None]:
+        """The type of θ, and that of autocast, as far as the trainer is known."""
+        return self._float, self._autocast
+
+    @property
     def _float(self) -> torch.dtype:
         """The type that φ has, and so θ."""
         return next(self.optimizer.parameters()).dtype

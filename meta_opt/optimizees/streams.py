@@ -1,4 +1,4 @@
-"""Random streams: one for each problem, and one floating-point type to draw in."""
+"""Random streams, one for each problem; seeds of the global generators; one floating-point type to draw in."""
 
 from __future__ import annotations
 
@@ -32,6 +32,28 @@ def problem_generator(seed: int, *key: str | int) -> Generator:
     generator = Generator()
     generator.set_state(torch.from_numpy(state.view(np.uint8)))
     return generator
+
+
+@contextmanager
+def seeded(seed: int, *key: str | int, device: torch.device | str) -> Iterator[None]:
+    """What is drawn in here from global generators depends on the seed and ``key``; afterwards they are as before.
+
+    Optimizers of other packages draw from them: PyTorch's, on the CPU and ``device``, NumPy's and Python's.
+    """
+    number = problem_generator(seed, *key).initial_seed()
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+        torch.default_generator.manual_seed(number)
+        if torch.device(device).type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        np.random.seed(number % 2**32)
+        random.seed(number)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
 
 
 @contextmanager

@@ -196,12 +196,12 @@ def _of_class(
     grads = [torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([[0.3, 1.0], [-2.0, 0.1]])]
 
     def run(rows: slice, columns: slice) -> Tensor:
-        param = torch.zeros_like(grads[0][rows, columns])
+        param = torch.zeros_like(grads[0][rows, columns]).requires_grad_()
         optimizer = optimizer_class([param], lr=0.1, **options)  # type: ignore[call-arg]
         for grad in grads:
             param.grad = grad[rows, columns].clone()
             optimizer.step()
-        return param
+        return param.detach()
 
     every = slice(None)
     try:
@@ -211,6 +211,8 @@ def _of_class(
             _refuse(name, "it evaluates the loss itself, through a closure")
         if "dense gradients" in str(error):
             _refuse(name, "it is for sparse gradients")
+        if "does not require grad" in str(error):
+            _refuse(name, "it differentiates gradients, which here have no graph")
         if "unexpected keyword argument 'lr'" in str(error):
             _refuse(name, f"{optimizer_class.__name__} takes no lr, the learning rate that is tuned")
         _refuse(name, clipped(error, 200))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,18 +26,45 @@ class Running:
     """``torch.optim`` optimizers at work, a state that changes in place.
 
     Attributes:
-        params: θ, [B, N], on views of which they work.
-        grads: [B, N], views of which are the ``.grad`` of these.
+        params: θ, [B, N], contiguous, on views of which they work.
         optimizers: They.
         rates: The learning rates of each, of its groups, before the schedule.
+        places: The view of ``params`` that each of their tensors is.
         time: How many steps they have taken.
     """
 
     params: Tensor
-    grads: Tensor
     optimizers: Sequence[torch.optim.Optimizer]
     rates: Sequence[list[float]]
+    places: list[Tensor] = field(init=False)
     time: int = 0
+
+    def __post_init__(self) -> None:
+        self.places = [tensor.detach() for tensor in self._tensors()]
+        memory = self.params.untyped_storage().data_ptr()
+        if any(place.untyped_storage().data_ptr() != memory for place in self.places):
+            name = type(self.optimizers[0]).__name__
+            raise MetaOptError(f"{name} cannot be a baseline: it moves the parameters that it is given")
+
+    def _tensors(self) -> list[Tensor]:
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [tensor for group in groups for tensor in group["params"]]
+
+    def give(self, grad: Tensor) -> None:
+        """Set the ``.grad`` of each tensor to its part of ``grad``, [B, N].
+
+        It is a new tensor at each step, as in a training loop: classes may clear, change or keep it.
+        """
+        grads = torch.empty_like(self.params).copy_(grad)
+        for tensor, place in zip(self._tensors(), self.places, strict=True):
+            tensor.grad = grads.as_strided(place.shape, place.stride(), place.storage_offset())
+
+    def gather(self) -> None:
+        """Bring back into ``params`` what a class has put elsewhere, as ``p.data = p.data - lr * p.grad`` does."""
+        for tensor, place in zip(self._tensors(), self.places, strict=True):
+            if tensor.data_ptr() != place.data_ptr():
+                place.copy_(tensor)
+                tensor.data = place
 
 
 class TorchOptimizer(InnerOptimizer):
@@ -60,16 +87,17 @@ class TorchOptimizer(InnerOptimizer):
     def step(self, evaluation: Evaluation, state: Layout | Running, noise: Generator | None = None) -> Step:
         """One step; unlike a learned optimizer's, the state changes in place."""
         if isinstance(state, Layout):
-            params, grads = (torch.empty_like(evaluation.params) for _ in range(2))
-            optimizers = self.make(state, params, grads)
-            state = Running(params, grads, optimizers, [self._rates(each) for each in optimizers])
+            params = evaluation.params.detach().clone(memory_format=torch.contiguous_format)
+            optimizers = self.make(state, params)
+            state = Running(params, optimizers, [self._rates(each) for each in optimizers])
         state.params.copy_(evaluation.params)
-        state.grads.copy_(evaluation.grad)
+        state.give(evaluation.grad)
         for optimizer, rates in zip(state.optimizers, state.rates, strict=True):
             if self.factor is not None:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * self.factor(state.time)
             optimizer.step()
+        state.gather()
         state.time += 1
         return Step(state.params - evaluation.params, state)
 
@@ -83,13 +111,12 @@ class TorchOptimizer(InnerOptimizer):
         return [group["lr"] for group in groups]
 
     @abstractmethod
-    def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:
-        """Optimizers, with one group of parameters each, of views of ``params`` whose gradients are of ``grads``.
+    def make(self, layout: Layout, params: Tensor) -> list[torch.optim.Optimizer]:
+        """Optimizers of views of ``params``.
 
         Args:
             layout: The layout of the N coordinates.
-            params: [B, N].
-            grads: [B, N].
+            params: θ_0, [B, N].
         """
 
 
@@ -111,25 +138,25 @@ class Baseline(TorchOptimizer):
         self.optimizer_class = optimizer_class
         self.options = {"lr": lr, **options}
 
-    def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:
+    def make(self, layout: Layout, params: Tensor) -> list[torch.optim.Optimizer]:
         """See :meth:`TorchOptimizer.make`."""
-        params.grad = grads
         return [self.optimizer_class([params], **self.options)]
 
 
 class BaselineOfTensors(Baseline):
-    """An optimizer that looks at whole tensors, or at all of them: one for each problem."""
+    """An optimizer that looks at whole tensors, or at all of them: one for each problem.
+
+    Its tensors require gradients, as those of a module do: some classes pass over others.
+    """
 
     scope: Scope = "problem"
 
-    def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:
+    def make(self, layout: Layout, params: Tensor) -> list[torch.optim.Optimizer]:
         """See :meth:`TorchOptimizer.make`."""
         made = []
-        for row, grad_row in zip(params, grads, strict=True):
-            tensors = layout.unflatten(row)
-            for tensor, grad in zip(tensors.values(), layout.unflatten(grad_row).values(), strict=True):
-                tensor.grad = grad
-            made.append(self.optimizer_class([*tensors.values()], **self.options))
+        for row in params:
+            tensors = [tensor.detach().requires_grad_() for tensor in layout.unflatten(row).values()]
+            made.append(self.optimizer_class(tensors, **self.options))
         return made
 
 
@@ -150,7 +177,7 @@ class Muon(TorchOptimizer):
         self.lr = lr
         self.weight_decay = weight_decay
 
-    def make(self, layout: Layout, params: Tensor, grads: Tensor) -> list[torch.optim.Optimizer]:
+    def make(self, layout: Layout, params: Tensor) -> list[torch.optim.Optimizer]:
         """See :meth:`TorchOptimizer.make`."""
         matrices: list[Tensor] = []
         others: list[Tensor] = []
@@ -158,11 +185,11 @@ class Muon(TorchOptimizer):
         for segment, shape in zip(segments, layout.shapes, strict=True):
             is_matrix = bool(segment.num_rows) and (self.filters or len(shape) == 2)
             columns = slice(segment.start, segment.stop)
-            for tensor, grad in zip(params[:, columns], grads[:, columns], strict=True):
+            for tensor in params[:, columns]:
                 if is_matrix:
-                    tensor, grad = (each.view(segment.num_rows, -1) for each in (tensor, grad))
-                tensor.grad = grad
-                (matrices if is_matrix else others).append(tensor)
+                    matrices.append(tensor.view(segment.num_rows, -1))
+                else:
+                    others.append(tensor)
         decay = self.weight_decay
         made: list[torch.optim.Optimizer] = []
         if matrices:

@@ -6,8 +6,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from problems_for_tests import Square
+from torch import Tensor
 
 from meta_opt.cli import main
+from meta_opt.optimizees.contract import TensorDict
 
 
 def test_the_command_that_is_printed_works(
@@ -24,6 +27,20 @@ def test_the_command_that_is_printed_works(
     short = ["--model.episodes_per_epoch", "1", "--trainer.max_epochs", "1"]
     assert main([*arguments, *short]) == 0
     assert "'model.num_steps': 8,\n" in out
+
+
+class Slope(Square):
+    """Has no lowest loss."""
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return params["x"].sum()
+
+
+def test_a_learning_rate_that_is_not_the_best_is_not_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "--optimizee", f"{__name__}.Slope", "--num_steps", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "\nwarning: the loss still fell with the last learning rate that was tried, 3e+06: it is not the best" in out
+    assert "best at" not in out
 
 
 @pytest.mark.parametrize(

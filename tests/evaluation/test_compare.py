@@ -1,8 +1,10 @@
 """Tuning and comparison."""
 
 import math
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from problems_for_tests import Regression, Square
@@ -150,6 +152,30 @@ def test_validation_is_that_of_training() -> None:
     )
     assert math.isnan(comparison.ratio(comparison.entries[0], "sum"))  # there is no baseline
     assert comparison.steps_to_best_baseline_final(comparison.entries[0]) is None
+
+
+class Noisy(torch.optim.SGD):
+    """SGD that draws from every global generator."""
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for param in group["params"]:
+                noise = torch.randn_like(param) + np.random.standard_normal() + random.gauss(0.0, 1.0)
+                param.data -= group["lr"] * (param.grad + noise)
+
+
+def test_baselines_that_draw_random_numbers() -> None:
+    """The same seed gives the same numbers, another one others; who draws after that gets what he would have got."""
+    made = {name: baseline(f"{__name__}.{name}") for name in ("Noisy", "Noisy:lr=0.1")}
+    found = []
+    for seed in (0, 0, 1):
+        before = torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
+        (comparison,) = compare(Setting(Square(), [3], 2, 2, seed), {}, made)
+        found.append(
+            [(one.runs[merit].learning_rate, *one.merit(merit)) for one in comparison.entries for merit in MERITS]
+        )
+        assert (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()) == before
+    assert found[0] == found[1] != found[2]
 
 
 def entry(name: str, kind: str, finals: list[float]) -> Entry:

@@ -63,6 +63,33 @@ def test_losses_are_those_of_training() -> None:
     assert asked[None] == asked[True] != asked[False]
 
 
+def test_what_was_compared_is_said_as_on_the_command_line() -> None:
+    result = compare([MetaLearner(HoldsBack(), num_steps=2, held_back=True)], num_steps=1, seed=4, **FEW)
+    found = result.report.results()
+    assert (found["held_back"], found["num_validation_problems"], found["seed"]) == (True, 2, 4)
+    assert (found["device"], found["precision"], found["optimizee_options"]) == ("cpu", "32-true", {"scale": 0.5})
+    assert result.plot().axes[0].get_ylabel() == "mean held-back loss on test problems"
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_precision_is_that_of_training(precision: str, tmp_path: Path) -> None:
+    module = MetaLearner(Square(), CoordinatewiseLSTM(), num_steps=3, unroll_length=3, num_validation_problems=2)
+    run = trainer(max_epochs=1, limit_train_batches=1, precision=precision)
+    run.fit(module)
+    run.save_checkpoint(tmp_path / "best.ckpt")
+    content = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    torch.save({**content, "meta_opt_run": {"trainer.precision": precision}}, tmp_path / "best.ckpt")
+
+    def compared(*optimizers: Any) -> Any:
+        return compare(optimizers, Square(), 3, **FEW)
+
+    mine = compared(module)
+    assert mine.comparisons[0].entries[0].validation["sum"] == float(run.callback_metrics["val/loss_sum"])
+    for optimizers in ([module], [tmp_path / "best.ckpt"], ["quadratic", module]):  # on Square only one was trained
+        assert compared(*optimizers).report.results()["precision"] == precision
+    assert compared("quadratic").report.results()["precision"] == "32-true"
+
+
 def test_what_it_is_compared_on(learner: MetaLearner) -> None:
     (own,) = compare([learner], **FEW).comparisons
     assert own.num_steps == 7  # as in training

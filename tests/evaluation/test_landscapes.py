@@ -31,6 +31,23 @@ def test_optimizers_are_told_how_long_the_run_is_as_in_comparisons() -> None:
     torch.testing.assert_close(panel.losses["general"], curves.losses[:, 0])
 
 
+class Noisy(torch.optim.SGD):
+    """SGD that draws from the global generator."""
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for param in self.param_groups[0]["params"]:
+            param.data -= 0.1 * (param.grad + torch.randn_like(param))
+
+
+def test_paths_are_the_same_again() -> None:
+    noisy = baseline(f"{__name__}.Noisy")(0.1)
+    first, again, other = (
+        panel_of("bowl", Landscape("convex_bowl"), {"Noisy": noisy}, 3, seed=seed).paths["Noisy"] for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first - first[0], other - other[0])
+
+
 def test_the_grid_is_of_the_same_problem() -> None:
     """The loss on the grid, next to the path's last point, is about the last loss; rows are the second coordinate."""
     panel = panel_of("rosenbrock", Landscape("rosenbrock"), {"Adam": adam(0.1)}, 40)

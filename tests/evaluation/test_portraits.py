@@ -30,8 +30,17 @@ class Averages(OptimizerNetwork):
         return Step(-self.rate * (evaluation.grad + state), evaluation.grad)
 
 
-def averages() -> Averages:
-    optimizer = Averages()
+class Looks(Averages):
+    """Updates by the gradient of a coordinate ten places before."""
+
+    scope = "tensor"
+
+    def step(self, evaluation: Evaluation, state: torch.Tensor, noise: Generator | None = None) -> Step:
+        return Step(-self.rate * evaluation.grad.roll(10, dims=1), state)
+
+
+def averages(kind: type[Averages] = Averages) -> Averages:
+    optimizer = kind()
     optimizer.build(LAYOUT, Generator())
     return optimizer.requires_grad_(False)
 
@@ -48,6 +57,13 @@ def test_the_panels_of_a_known_rule() -> None:
     assert len(portrait.schedule) == 7
     torch.testing.assert_close(portrait.schedule[0].item(), 0.1, rtol=0.3, atol=0.0)
     torch.testing.assert_close(portrait.schedule[1:].mean().item(), 0.1 * 2**0.5, rtol=0.2, atol=0.0)
+
+
+def test_what_is_beside_a_probe_has_nothing_to_do_with_it() -> None:
+    portrait = portrait_of(averages(Looks), LAYOUT, 2)
+    now = portrait.axis.expand_as(portrait.heat)
+    assert portrait.heat.std() > 0.1
+    assert torch.corrcoef(torch.stack([portrait.heat.flatten(), now.flatten()]))[0, 1].abs() < 0.15
 
 
 def test_the_schedule_of_an_optimizer_that_knows_the_length_falls_to_zero() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems_for_tests import Regression
+from problems_for_tests import Regression, Square
+from torch import Tensor
 from trainers_for_tests import trainer
 
 from meta_opt.evaluation.reference import Reference, climb
@@ -16,11 +17,12 @@ from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.meta_training.progress import EpisodeBar
+from meta_opt.optimizees.contract import TensorDict
 from meta_opt.optimizers.baseline_names import adam
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 
 
-@pytest.mark.parametrize("best", [1e-3, 0.03, 0.1, 3.0])
+@pytest.mark.parametrize("best", [1e-8, 1e-3, 0.03, 0.1, 3.0, 3e6])
 def test_climbs_to_the_best(best: float) -> None:
     asked = []
 
@@ -30,8 +32,17 @@ def test_climbs_to_the_best(best: float) -> None:
 
     found = climb(score, 0.1)
     assert found is not None
-    assert abs(math.log10(found / best)) <= 0.25 + 1e-9
+    assert found.is_best
+    assert abs(math.log10(found.rate / best)) <= 0.25 + 1e-9
     assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize(("score", "end"), [(lambda rate: rate, 1e-9), (lambda rate: -rate, 1e7)])
+def test_what_goes_on_getting_better_is_not_called_the_best(score: Callable[[float], float], end: float) -> None:
+    found = climb(score, 0.1)
+    assert found is not None
+    assert not found.is_best
+    assert found.rate == pytest.approx(end)
 
 
 @pytest.mark.parametrize("score", [lambda rate: math.nan, lambda rate: math.inf])
@@ -68,6 +79,23 @@ def test_the_ratio_is_to_the_best_adam(capsys: pytest.CaptureFixture[str]) -> No
     assert reference.best is not None
     assert reference.best <= reference.ratio
     assert f"learning rate of {reference.lr:.2g}" in capsys.readouterr().err
+
+
+class Slope(Square):
+    """Has no lowest loss."""
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return params["x"].sum()
+
+
+def test_an_adam_that_is_not_tuned_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    module = MetaLearner(Slope(), CoordinatewiseLSTM(hidden_size=4), num_steps=2, num_validation_problems=2)
+    quiet = trainer(callbacks=[Reference(), EpisodeBar()], max_epochs=1, enable_progress_bar=True)
+    with pytest.warns(
+        UserWarning, match=r"no best learning rate up to 1e\+05, where the search ended; val/times_adam is"
+    ):
+        quiet.fit(module)
+    assert "is best with" not in capsys.readouterr().err
 
 
 def test_what_was_found_is_not_sought_again(capsys: pytest.CaptureFixture[str]) -> None:

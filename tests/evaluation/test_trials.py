@@ -49,7 +49,7 @@ def test_where_adam_diverges() -> None:
 
 
 NET = Layout.of({"weight": torch.zeros(30, 50), "bias": torch.zeros(30)})
-FOUND = Findings(NET, True, 2.0, 2.3, 0.0316, 0.1, True, 100, 1e-3)
+FOUND = Findings(NET, True, 2.0, 2.3, 0.0316, True, 0.1, True, 100, 1e-3)
 
 
 def test_settings() -> None:

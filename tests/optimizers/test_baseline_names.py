@@ -172,6 +172,98 @@ def test_a_class_whose_rate_has_another_name() -> None:
         after(baseline(f"{__name__}.Eta:cosine")(0.1, 4), problems(), 4)
 
 
+class PassesOver(torch.optim.SGD):
+    """SGD of what requires gradients."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.requires_grad:
+                    self.move(param, group["lr"])
+
+    def move(self, param: Tensor, lr: float) -> None:
+        param -= lr * param.grad
+
+
+class Replaces(PassesOver):
+    """Puts new tensors in the place of the old ones."""
+
+    def move(self, param: Tensor, lr: float) -> None:
+        param.data = param.data - lr * param.grad
+
+
+class Clears(PassesOver):
+    """Leaves no gradients behind."""
+
+    def move(self, param: Tensor, lr: float) -> None:
+        super().move(param, lr)
+        param.grad = None
+
+
+class Keeps(PassesOver):
+    """Steps along the gradient before, which it has not copied, from the second step on."""
+
+    def move(self, param: Tensor, lr: float) -> None:
+        kept = self.state[param].get("kept", param.grad)
+        self.state[param]["kept"] = param.grad
+        param -= lr * kept
+
+
+class Returns(PassesOver):
+    """Half of the way back to where it was made."""
+
+    def __init__(self, params: list[Tensor], lr: float) -> None:
+        super().__init__(params, lr=lr)
+        for param in params:
+            self.state[param]["first"] = param.detach().clone()
+
+    def move(self, param: Tensor, lr: float) -> None:
+        super().move(param, lr)
+        param.lerp_(self.state[param]["first"], 0.5)
+
+
+@pytest.mark.parametrize("made", [PassesOver, Replaces, Clears, Keeps, Returns])
+def test_a_class_does_what_it_does_in_a_loop(made: type[torch.optim.SGD]) -> None:
+    given, steps = problems(), 4
+    found = after(baseline(f"{__name__}.{made.__name__}")(0.02), given, steps)
+    assert (found != given.initial_params).any(1).all()
+    for row in range(2):
+        alone = Problems(Regression(), "test", [row], seed=3)
+        tensors = {name: each[0].clone() for name, each in alone.layout.unflatten(alone.initial_params).items()}
+        optimizer = made([each.requires_grad_() for each in tensors.values()], lr=0.02)
+        for _ in range(steps):
+            theta = alone.layout.flatten({name: each.detach()[None] for name, each in tensors.items()})
+            for name, each in alone.layout.unflatten(alone.evaluate(theta).grad).items():
+                tensors[name].grad = each[0]
+            optimizer.step()
+        torch.testing.assert_close(found[row], alone.layout.flatten(tensors).detach())
+
+
+class Curved(PassesOver):
+    """Wants the graph of gradients."""
+
+    def move(self, param: Tensor, lr: float) -> None:
+        (curvature,) = torch.autograd.grad(param.grad.sum(), param)
+        param -= lr * param.grad / curvature
+
+
+class Moves(PassesOver):
+    """Works elsewhere from the first."""
+
+    def __init__(self, params: list[Tensor], lr: float) -> None:
+        super().__init__(params, lr=lr)
+        for param in params:
+            param.data = param.data.clone()
+
+
+def test_classes_that_cannot_work_here() -> None:
+    with pytest.raises(MetaOptError, match="Curved cannot be a baseline: it differentiates gradients, which here have"):
+        baseline(f"{__name__}.Curved")
+    with pytest.raises(MetaOptError, match="Moves cannot be a baseline: it moves the parameters that it"):
+        after(baseline(f"{__name__}.Moves")(0.1), problems(), 1)
+
+
 def test_a_scheduled_baseline_runs_for_each_horizon() -> None:
     setting = Setting(Regression(), [6, 12], num_problems=3, num_validation_problems=2, seed=3)
     make = baseline("Adam:cosine")
