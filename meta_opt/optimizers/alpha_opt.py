@@ -18,7 +18,7 @@ from meta_opt.optimizers.lstm.preprocessing import bounded
 from meta_opt.optimizers.observations import PARTS, Observed, num_features, observe
 from meta_opt.optimizers.policies import Decision, Gaussian, Policy, drawn
 from meta_opt.optimizers.pooling import pooled, spread
-from meta_opt.optimizers.secants import NUM_FEATURES, LastStep, root_mean_square, secant_lengths
+from meta_opt.optimizers.secants import NUM_FEATURES, LastStep, divisor, root_mean_square, secant_lengths
 from meta_opt.optimizers.state import axis
 from meta_opt.optimizers.weights import uniform
 
@@ -199,7 +199,7 @@ class AlphaOpt(Policy):
         if last is None:
             update = -state.spread(self.base_rate * factor) * direction
         else:
-            size = root_mean_square(direction, state.mean_of) + 1e-30
+            size = divisor(root_mean_square(direction, state.mean_of))
             update = -state.spread(torch.minimum(factor * length, limit) / size) * direction
             last = LastStep(update, grad)
         return Step(update, AlphaState(state.sizes, seen, last, type(state.hidden)(units)), record)

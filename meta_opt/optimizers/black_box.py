@@ -79,6 +79,8 @@ class CMA(Searcher):
     """CMA-ES of ``cma`` (Hansen), from where in the box the first place is nearest, over a third of the box's side."""
 
     def __init__(self, size: int, seed: int, box: float) -> None:
+        if size < 2:
+            raise MetaOptError("the baseline CMAES is for two coordinates or more, and here is one")
         self._box = box
         self._cma = _library("cma", "CMAES")
         self._size = size

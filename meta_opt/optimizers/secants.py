@@ -29,12 +29,19 @@ class LastStep:
 
 
 def root_mean_square(rows: Tensor, mean_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Over the coordinates of each action, [B, N] to [B, A].
+    """Over the coordinates of each action, [B, N] to [B, A]; where it is 0, its derivative counts as 0.
 
     In float64, where squares of small numbers are not 0, but on Apple's GPUs, which do not have it.
     """
     wide = rows if rows.device.type == "mps" else rows.double()
-    return mean_of(wide.square()).sqrt().to(rows.dtype)
+    squares = mean_of(wide.square())
+    known = squares > 0.0
+    return torch.where(known, torch.where(known, squares, 1.0).sqrt(), 0.0).to(rows.dtype)
+
+
+def divisor(size: Tensor) -> Tensor:
+    """Sizes of at least 1e-30 to divide by; 1 for 0, so that no derivative is infinite where a quotient is not used."""
+    return torch.where(size > 0.0, size, 1.0) + _LEAST
 
 
 def secant_lengths(
@@ -43,7 +50,7 @@ def secant_lengths(
     """How long the next step should be, by root mean squares over the coordinates of what has an action of its own.
 
     Args:
-        last: The last step. What it was is taken as it is: without a graph.
+        last: The last step. To first order, where ∇ has no graph, what it was is taken as it is.
         grad: ∇, [B, N].
         first: Length of the first step, and of one after none.
         longest: No step is longer than this.
@@ -54,15 +61,17 @@ def secant_lengths(
         them, [B, A, 3]: the cosine of s and y, below zero where the curvature is negative, and the logarithms of the
         length relative to the last step and to ``first``, both from -1 to 1.
     """
-    update, grad = last.update.detach(), grad.detach()
-    change = grad - last.grad.detach()
+    update, before = last.update, last.grad
+    if not grad.requires_grad:
+        update, before = update.detach(), before.detach()
+    change = grad - before
     stepped, size, bent = (root_mean_square(each, mean_of) for each in (update, grad, change))
     known = (stepped > 0.0) & (bent > 0.0)
     limit = torch.where(stepped > 0.0, LONGER * stepped, first).clamp_max(longest)
-    length = torch.where(known, stepped * (size / (bent + _LEAST)), torch.where(stepped > 0.0, stepped, first))
+    length = torch.where(known, stepped * (size / divisor(bent)), torch.where(stepped > 0.0, stepped, first))
     length = torch.minimum(length, limit)
-    cosine = mean_of(update * change) / (stepped * bent + _LEAST)
-    relative = torch.where(stepped > 0.0, (length + _LEAST) / (stepped + _LEAST), 1.0)
+    cosine = mean_of(update * change) / divisor(stepped * bent)
+    relative = torch.where(stepped > 0.0, length / divisor(stepped) + _LEAST, 1.0)
     features = [
         torch.where(known, cosine, 0.0).clamp(-1.0, 1.0),
         (relative.log10() / _DECADES).clamp(-1.0, 1.0),

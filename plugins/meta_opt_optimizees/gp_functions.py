@@ -13,13 +13,15 @@ from meta_opt.api import Optimizee, OptimizeeError, Split, TensorDict
 BOX = 1.5  # functions are of |θ_i| ≤ BOX; outside, the value at the edge and the squared distance to it
 _NUM_WAVES = 128
 _NUM_SAMPLES = 2048
+_NUM_DESCENDING = 40  # of the samples, for each dimension
+_NUM_DESCENTS = 40
 _NUM_ROUNDS = 6
 
 
 class GPFunctions(Optimizee):
     """Draws of a Gaussian process with a squared exponential kernel, as sums of random cosines (Rahimi and Recht 2007).
 
-    The loss is the value less the least that random search with local refinement finds in the box: the regret.
+    The loss is the value less the least that descents from the best of many places find in the box: the regret.
     """
 
     def __init__(self, dimensions: int = 2, length_scale: float = 0.6) -> None:
@@ -51,6 +53,10 @@ class GPFunctions(Optimizee):
             "weights": torch.randn(_NUM_WAVES, generator=generator) * math.sqrt(2.0 / _NUM_WAVES),
         }
         points = BOX * (2.0 * torch.rand(_NUM_SAMPLES, self._dimensions, generator=generator) - 1.0)
+        points = points[_value(points, waves).argsort()[: _NUM_DESCENDING * self._dimensions]]
+        for _ in range(_NUM_DESCENTS):
+            sines = (points @ waves["frequencies"].mT + waves["phases"]).sin() * waves["weights"]
+            points = (points + 0.2 * self._length_scale**2 * sines @ waves["frequencies"]).clamp(-BOX, BOX)
         width = 0.3 * self._length_scale
         for _ in range(_NUM_ROUNDS):  # around the best, closer and closer
             best = points[_value(points, waves).argsort()[:16]]

@@ -18,6 +18,7 @@ from meta_opt.inner_loop import episodes
 from meta_opt.inner_loop.episodes import Curves, run_episodes
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.black_box import BOX
+from meta_opt_optimizees.gp_functions import GPFunctions
 from meta_opt_optimizees.landscape import Landscape
 from meta_opt_optimizees.mixture import Mixture
 from meta_opt_optimizees.quadratic import Quadratic
@@ -93,3 +94,9 @@ def test_variants_of_a_family_draw_numbers_of_their_own() -> None:
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_they_begin_outside_the_box_too(name: str) -> None:
     assert run_episodes(Quadratic(dimension=3), made(name)(0.1), "test", 2, 3, seed=0).losses.isfinite().all()
+
+
+def test_cmaes_is_not_for_one_coordinate() -> None:
+    pytest.importorskip("cma")
+    with pytest.raises(MetaOptError, match="CMAES is for two coordinates or more, and here is one"):
+        run_episodes(GPFunctions(1), baseline("CMAES")(BOX), "test", 1, 2, seed=0)

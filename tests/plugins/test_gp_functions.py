@@ -34,6 +34,24 @@ def test_no_place_of_a_grid_is_below_zero_and_one_is_close() -> None:
         )
 
 
+@pytest.mark.parametrize("dimensions", [3, 6])
+def test_descents_from_many_places_end_hardly_below_the_least(dimensions: int) -> None:
+    problems, below = Problems(GPFunctions(dimensions), "test", range(6), seed=0), []
+    for index in range(6):
+        waves = {name: each[index] for name, each in problems._problem.items()}
+        start = torch.rand(1000, dimensions, generator=torch.Generator().manual_seed(1))
+        theta = (3.0 * start - 1.5).requires_grad_()
+        optimizer = torch.optim.Adam([theta], lr=0.05)
+        for _ in range(100):
+            optimizer.zero_grad()
+            _value(theta, waves).sum().backward()
+            optimizer.step()
+            theta.data.clamp_(-1.5, 1.5)
+        below.append(float(waves["least"] - _value(theta.detach(), waves).min()))
+    assert max(below) < 0.06
+    assert sum(below) < 0.1  # 1.6 with six dimensions without descents
+
+
 @pytest.mark.parametrize("options", [{"dimensions": 0}, {"length_scale": 0.0}])
 def test_values_out_of_range(options: dict[str, float]) -> None:
     with pytest.raises(OptimizeeError, match=f"optimizee.{next(iter(options))} must be"):

@@ -39,6 +39,6 @@ def draw_subset(layout: Layout, fraction: float, generator: Generator) -> Subset
         count = max(min(size, SMALL), round(fraction * size))
         drawn = torch.arange(size) if count == size else torch.randperm(size, generator=generator)[:count].sort().values
         columns.append(start + drawn)
-        weights.append(torch.full((count,), size / count))
+        weights.append(torch.full((count,), size / max(count, 1)))
         start += size
     return Subset(torch.cat(columns), torch.cat(weights))

@@ -18,6 +18,7 @@ from meta_opt.meta_training.estimators.first_order import FirstOrder, first_orde
 from meta_opt.meta_training.estimators.second_order import SecondOrder, second_order
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
+from meta_opt.optimizers.alpha_opt import AlphaOpt
 from meta_opt.optimizers.contract import OptimizerNetwork, Step
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM
 from meta_opt.optimizers.lstm_gac import LSTMGAC
@@ -56,8 +57,11 @@ def rollout(
     "meta_loss", [MetaLoss("sum", "constant"), MetaLoss("log_sum", "linear:0.3"), MetaLoss("log_mean", "constant")]
 )
 def test_gradcheck(options: dict[str, object], meta_loss: MetaLoss) -> None:
-    optimizer = setup(**options)
-    parameters = list(optimizer.parameters())
+    check_gradient(setup(**options), draw, meta_loss)
+
+
+def check_gradient(optimizer: OptimizerNetwork, draw: Callable[[], Problems], meta_loss: MetaLoss) -> None:
+    parameters = optimizer.trained_parameters()
 
     def meta_loss_of(*values: Tensor) -> Tensor:
         with torch.no_grad():
@@ -82,6 +86,33 @@ def test_gradcheck(options: dict[str, object], meta_loss: MetaLoss) -> None:
     assert torch.autograd.gradcheck(
         lambda *inputs: Exact.apply(*inputs), [value.requires_grad_() for value in values], atol=1e-7, rtol=1e-5
     )
+
+
+class WithIdle(Regression):
+    """A tensor beside the others has a gradient of zero."""
+
+    def init_params(self, generator: torch.Generator) -> Any:
+        return {**super().init_params(generator), "idle": torch.zeros(2)}
+
+    def loss(self, params: Any, problem: Any, batch: Any) -> Any:
+        return super().loss({**params}, problem, batch) + 0.0 * params["idle"].sum()
+
+
+@pytest.mark.parametrize("action", ["tensor", "coordinate", "problem"])
+@pytest.mark.parametrize("direction", ["gradient", "adam"])
+def test_gradcheck_of_secants(action: Any, direction: Any) -> None:
+    """Also where a step, a gradient and its change are zero."""
+
+    def draw() -> Problems:
+        return Problems(WithIdle(), "train", range(2), seed=3, dtype=torch.float64)
+
+    optimizer = AlphaOpt(
+        action=action, direction=direction, unit="secant", base_rate=0.03, decades=0.7, hidden_size=2, memory=1
+    )
+    optimizer.build(draw().layout, problem_generator(1, "phi"))
+    with torch.no_grad():
+        optimizer.output_weight.mul_(50.0)
+    check_gradient(optimizer.double(), draw, MetaLoss("sum", "constant"))
 
 
 def test_differs_from_first_order_but_not_in_value() -> None:

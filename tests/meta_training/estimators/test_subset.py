@@ -35,7 +35,7 @@ def test_every_coordinate_counts_alike_on_average() -> None:
 
 
 def test_small_tensors_are_whole_and_large_ones_cut() -> None:
-    drawn = draw_subset(layout(SMALL, 10 * SMALL, 5), 0.25, torch.Generator().manual_seed(0))
+    drawn = draw_subset(layout(SMALL, 10 * SMALL, 0, 5), 0.25, torch.Generator().manual_seed(0))
     counts = [int(((drawn.columns >= a) & (drawn.columns < b)).sum()) for a, b in ((0, SMALL), (SMALL, 11 * SMALL))]
     assert counts == [SMALL, round(2.5 * SMALL)]
     assert len(drawn.columns) == sum(counts) + 5
