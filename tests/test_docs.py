@@ -74,7 +74,7 @@ def test_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exec(lightning, names)
     module, trainer = names["classifier"], names["trainer"]
     assert module.training_step((names["images"], names["labels"]), 0) < 0.5
-    assert trainer.optimizers[0]._states._num_steps == trainer.global_step == 5 * 15
+    assert trainer.optimizers[0].param_groups[0]["num_steps"] == trainer.global_step == 5 * 15
 
     exec(networks, names)
     assert [group["network"] for group in names["optimizer"].param_groups] == ["conv", "linear"]

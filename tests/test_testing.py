@@ -171,6 +171,14 @@ class ArgumentThatIsAnObject(Good):
         super().__init__()
 
 
+class HoldsBackIfAsked(Good):
+    def sample_held_back(self, split: Split, generator: Generator) -> TensorDict:
+        return {}
+
+    def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
+        return {"of_no_examples": torch.tensor(torch.nan)}
+
+
 BROKEN_OPTIMIZEES: list[tuple[Callable[[], Optimizee], str, str]] = [
     (OtherShapes, "shapes", "OtherShapes.sample_problem returns 'unused' with shape"),
     (VectorMetric, "shapes", "VectorMetric: outputs must be a scalar tensor"),
@@ -678,6 +686,12 @@ def test_broken_optimizees(make: Callable[[], Optimizee], name: str, message: st
     with pytest.raises(AssertionError) as caught:
         check(make())
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["held_back_batches", "pure_loss"])
+def test_what_is_no_fault(name: str) -> None:
+    (check,) = (each for each in optimizee_checks() if each.__name__ == name)
+    check(HoldsBackIfAsked())
 
 
 @pytest.mark.parametrize(("make", "name", "message"), BROKEN_OPTIMIZERS)

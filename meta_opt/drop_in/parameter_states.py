@@ -105,19 +105,19 @@ class ParameterStates:
     Changed in place only, so that wrappers of optimizers that share it always see the same.
 
     Attributes:
+        num_steps: How many steps there will be, where that is known.
         taken: How many steps the optimizer has taken: what begins later has as many less to come.
         one_by_one: The state of each parameter that has one. Whatever is changed in it holds.
     """
 
-    def __init__(self, optimizer: OptimizerNetwork, num_steps: int | None = None) -> None:
+    def __init__(self, optimizer: OptimizerNetwork) -> None:
         """Nothing has a state yet.
 
         Args:
             optimizer: With weights, on the CPU.
-            num_steps: How many steps there will be, where that is known.
         """
         self._optimizer = optimizer
-        self._num_steps = num_steps
+        self.num_steps: int | None = None
         self.taken = 0
         self._copies: dict[tuple[torch.device, torch.dtype], OptimizerNetwork] = {}
         self.one_by_one = LiveStates(self._cut_buckets)
@@ -271,9 +271,9 @@ class ParameterStates:
         with no_autocast(device):
             optimizer = optimizer or self._copy(device, dtype)
             state = optimizer.init_state(_layout(places), 1)
-            if self._num_steps is None:
+            if self.num_steps is None:
                 return state
-            return optimizer.expect(state, max(self._num_steps - self.taken, 1))
+            return optimizer.expect(state, max(self.num_steps - self.taken, 1))
 
     def _copy(self, device: torch.device, dtype: torch.dtype) -> OptimizerNetwork:
         """The learned optimizer on the device, and in the type, of such parameters."""

@@ -24,6 +24,7 @@ from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.weights import hash_of
 
 _MOST_STEPS = 1 << 53  # of a training: what a float counts
+_OF_ALL = {"pretrained", "checkpoint", "num_steps", "engine", "order", "optimizer_class"}
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -116,9 +117,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._by_kind = isinstance(learned, SharedNetworks) and learned.share == "kind"
         self._network = learned
         self._order = None if order is None else dict(_depths(list(order)))
-        self._states = ParameterStates(learned, num_steps)
+        self._states = ParameterStates(learned)
         self._begun = False
-        kept = {"depths": None, "taken": 0, "others": [], "weights": hash_of(learned)}
+        kept: dict[str, Any] = {
+            "depths": None,
+            "num_steps": num_steps,
+            "taken": 0,
+            "others": [],
+            "weights": hash_of(learned),
+        }
         super().__init__(params, {"lr": lr, "network": None, **kept})
         everything = _depths([param for group in self.param_groups for param in group["params"]])
         for group in self.param_groups:
@@ -141,6 +148,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         Raises:
             MetaOptError: As when the optimizer is made.
         """
+        of_another = isinstance(param_group, dict) and "weights" in param_group  # learned optimizer
+        if isinstance(param_group, dict) and not of_another and (of_all := sorted(_OF_ALL & param_group.keys())):
+            raise MetaOptError(f"{of_all[0]} is one for all parameters: give it to the optimizer, not to a group")
         super().add_param_group({**param_group} if isinstance(param_group, dict) else param_group)
         group = self.param_groups[-1]
         _list_once(group)
@@ -149,14 +159,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
-        group |= {
-            "weights": self.defaults["weights"],
-            "taken": 0,
-            "others": [],
-        }  # of another optimizer's group, its own are not ours
+        # Of another optimizer's group, its own are not ours.
+        group |= {name: self.defaults[name] for name in ("num_steps", "taken", "others", "weights")}
         if self._begun:
             group["depths"] = [self._depth(param, 1.0) for param in group["params"]]
-            group["taken"] = self.param_groups[0]["taken"]
+            group |= {name: self.param_groups[0][name] for name in ("num_steps", "taken")}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -182,14 +189,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
             check_loss(loss)
         reads_grad = "grad" in self._network.reads
         num_matrices = self._num_matrices()
-        self._states.taken = self.param_groups[0]["taken"]
+        first = self.param_groups[0]
+        self._states.num_steps, self._states.taken = first["num_steps"], first["taken"]
         rates: dict[Tensor, float] = {}
         places: dict[Tensor, Place] = {}
         for group in self.param_groups:
-            if len(group["params"]) != len(group["depths"]):
-                raise MetaOptError("the parameters of a group stay those that it was made with; use add_param_group")
             check_terms(group)
-            for param, depth in zip(group["params"], group["depths"], strict=True):
+            for param, depth in zip(group["params"], self._depths_of(group), strict=True):
                 check_shards(param, self._network.scope)
                 if (grad := param.grad) is not None:
                     check_gradient(param, grad)
@@ -199,13 +205,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     rates[param] = float(group["lr"])
                 if moves or (self._network.scope == "problem" and self._states.has_state(param)):
                     places[param] = place
-        if not rates:
-            return loss
-        if loss is None and "loss" in self._network.reads:
+        if rates and loss is None and "loss" in self._network.reads:
             raise MetaOptError(
                 "this learned optimizer reads the loss: give step a closure that computes and returns it"
             )
-        for bucket in self._states.buckets(places):
+        for bucket in self._states.buckets(places) if rates else ():
             moved = [
                 (param, each) for param, each in zip(bucket.params, bucket.step(loss), strict=True) if param in rates
             ]
@@ -230,7 +234,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             states.update(self._fitting(incoming))
             numbers = {number for group in incoming["param_groups"] for number in group["params"]}
             incoming["state"] = {key: value for key, value in incoming["state"].items() if key not in numbers}
-            kept = ("depths", "taken", "others", "weights")
+            kept = ("depths", "num_steps", "taken", "others", "weights")
             own = [{name: group[name] for name in kept} for group in self.param_groups]
             saved = incoming["param_groups"]
             if len(own) == len(saved):  # or else super() says so
@@ -312,6 +316,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _depth(self, param: Tensor, otherwise: float) -> float:
         """The place of a parameter in the model."""
         return otherwise if self._order is None else self._order[param]
+
+    def _depths_of(self, group: dict[str, Any]) -> list[float]:
+        """The places of the parameters of a group; where there is an order, whatever the group has been loaded with."""
+        if self._order is not None:
+            return [self._order[param] for param in group["params"]]
+        if len(group["params"]) != len(group["depths"]):
+            raise MetaOptError("the parameters of a group stay those that it was made with; use add_param_group")
+        depths: list[float] = group["depths"]
+        return depths
 
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""

@@ -306,6 +306,60 @@ def test_what_others_have_trained_is_in_the_state() -> None:
     assert torch.equal(run(cut=True), run(cut=False))
 
 
+@pytest.mark.parametrize("pop", [False, True])
+def test_the_number_of_steps_is_known_to_what_begins_after_loading(*, pop: bool) -> None:
+    """Whatever the optimizer was made with that goes on."""
+    parameters = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(2)]
+    optimizer = LearnedOptimizer(parameters, "general", num_steps=60)
+    parameters[0].grad = torch.ones(3, 4)
+    for _ in range(20):
+        optimizer.step()
+    for num_steps in (None, 600):
+        again = LearnedOptimizer(parameters, "general", num_steps=num_steps)
+        again.load_state_dict(optimizer.state_dict())
+        if pop:
+            again.state.pop(parameters[0])
+        parameters[1].grad = torch.ones(3, 4)
+        again.step()
+        assert [int(again.state[each]["horizon"]) for each in parameters] == [40 if pop else 60, 40]
+
+
+def test_a_step_without_any_gradient_is_one_of_the_run() -> None:
+    """Of an optimizer of its own for a part that is frozen at first."""
+    parameter = torch.nn.Parameter(torch.zeros(3, 4))
+    optimizer = LearnedOptimizer([parameter], "general", num_steps=60)
+    for _ in range(20):
+        optimizer.step()
+    parameter.grad = torch.ones(3, 4)
+    optimizer.step()
+    assert int(optimizer.state[parameter]["horizon"]) == 40
+
+
+@pytest.mark.parametrize("option", [{"num_steps": 40}, {"order": []}, {"engine": "torch"}])
+def test_what_is_for_all_parameters_is_refused_in_a_group(option: dict[str, Any]) -> None:
+    group = {"params": [torch.nn.Parameter(torch.zeros(3))], **option}
+    (name,) = option
+    with pytest.raises(MetaOptError, match=f"^{name} is one for all parameters: give it to the optimizer, not to"):
+        LearnedOptimizer([group], "general")
+
+
+def test_places_in_a_given_order_are_not_taken_from_a_state() -> None:
+    """As ZeroRedundancyOptimizer loads that of the first process into all: the groups alone, of other parameters."""
+    model = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(3)]
+    first, second = (LearnedOptimizer(part, "general_mlp", order=model) for part in (model[:2], model[2:]))
+    expected = copy.deepcopy(model[2])
+    for parameter in model:
+        parameter.grad = torch.ones(3, 4)
+    alone = LearnedOptimizer(model[2:], "general_mlp", order=model)
+    alone.step()
+    moved = model[2].detach().clone()
+    with torch.no_grad():
+        model[2].copy_(expected)
+    second.param_groups[0] |= {name: each for name, each in first.param_groups[0].items() if name != "params"}
+    second.step()
+    assert torch.equal(model[2], moved)
+
+
 SHRINKS = ("general", "general_mlp", "alpha_opt", "quadratic", "hierarchical_rnn", "lstm_gac")
 
 
