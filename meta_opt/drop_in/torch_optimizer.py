@@ -24,7 +24,6 @@ from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.weights import hash_of
 
 _MOST_STEPS = 1 << 53  # of a training: what a float counts
-_OF_ALL = {"pretrained", "checkpoint", "num_steps", "engine", "order", "optimizer_class"}
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -148,13 +147,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         Raises:
             MetaOptError: As when the optimizer is made.
         """
-        of_another = isinstance(param_group, dict) and "weights" in param_group  # learned optimizer
-        if isinstance(param_group, dict) and not of_another and (of_all := sorted(_OF_ALL & param_group.keys())):
-            raise MetaOptError(f"{of_all[0]} is one for all parameters: give it to the optimizer, not to a group")
         super().add_param_group({**param_group} if isinstance(param_group, dict) else param_group)
         group = self.param_groups[-1]
+        of_another = isinstance(param_group, dict) and "weights" in param_group  # learned optimizer
         _list_once(group)
         try:
+            if group["num_steps"] != self.defaults["num_steps"] and not of_another:
+                raise MetaOptError("num_steps is one for all parameters: give it to the optimizer, not to a group")
             self._check_group(group)
         except BaseException:
             self.param_groups.pop()

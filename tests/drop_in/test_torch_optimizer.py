@@ -335,12 +335,38 @@ def test_a_step_without_any_gradient_is_one_of_the_run() -> None:
     assert int(optimizer.state[parameter]["horizon"]) == 40
 
 
-@pytest.mark.parametrize("option", [{"num_steps": 40}, {"order": []}, {"engine": "torch"}])
-def test_what_is_for_all_parameters_is_refused_in_a_group(option: dict[str, Any]) -> None:
-    group = {"params": [torch.nn.Parameter(torch.zeros(3))], **option}
-    (name,) = option
-    with pytest.raises(MetaOptError, match=f"^{name} is one for all parameters: give it to the optimizer, not to"):
+def test_a_number_of_steps_for_a_group_is_refused() -> None:
+    group = {"params": [torch.nn.Parameter(torch.zeros(3))], "num_steps": 40}
+    with pytest.raises(MetaOptError, match="^num_steps is one for all parameters: give it to the optimizer, not to"):
         LearnedOptimizer([group], "general")
+
+
+def test_in_a_zero_redundancy_optimizer() -> None:
+    """Which puts its arguments into groups, and loads groups into what is inside."""
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        found = []
+        for loads in (False, True):
+            model = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(2)]
+
+            def made(model: list[torch.nn.Parameter]) -> ZeroRedundancyOptimizer:
+                options: dict[str, Any] = {"pretrained": "general", "num_steps": 9, "order": model}
+                return ZeroRedundancyOptimizer(model[1:], LearnedOptimizer, **options)
+
+            optimizer = made(model)
+            for step in range(4):
+                if loads and step == 2:
+                    optimizer.consolidate_state_dict()
+                    saved, optimizer = optimizer.state_dict(), made(model)
+                    optimizer.load_state_dict(saved)
+                for parameter in model:
+                    parameter.grad = torch.ones(3, 4)
+                optimizer.step()
+            found.append(model[1].detach())
+        assert torch.equal(*found)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_places_in_a_given_order_are_not_taken_from_a_state() -> None:
