@@ -17,6 +17,7 @@ import torch
 from checkpoints_for_tests import save_untrained
 from problems_for_tests import Regression
 from torch import Tensor, distributed, nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from meta_opt import LearnedOptimizer
