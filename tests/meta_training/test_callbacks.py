@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ def outcome(folder):
     scalars = {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
     weights = {name: torch.load(folder / RUN / name, weights_only=True) for name in ("best.ckpt", "last.ckpt")}
     return {name: content["state_dict"] for name, content in weights.items()}, scalars | told(weights["last.ckpt"])
+
+
+def later():
+    """Until the next second, by which TensorBoard tells which file of a log comes first."""
+    time.sleep(1.0 - time.time() % 1.0 + 0.05)
 
 
 def told(checkpoint):
@@ -129,6 +135,7 @@ def test_the_log_of_a_run_that_goes_back_is_one_history(plugins, meta_opt):
     shutil.copy(RUN / "best.ckpt", "kept.ckpt")
     seen = torch.load("kept.ckpt", weights_only=True)["state_dict"]["_extra_state"]["episode"]
     shutil.copy("kept.ckpt", RUN / "kept.ckpt")
+    later()
     assert meta_opt("fit", "--ckpt_path", RUN / "kept.ckpt", "--model.lr", "0.1", *QUIET)[0] == 0
     _, after = outcome(Path())
     for tag in ("train/meta_loss", "val/objective", "val/hp_final_loss"):
@@ -194,6 +201,7 @@ def test_the_second_signal_stops_at_once(reference, plugins, meta_opt):
     assert (
         int(torch.load(RUN / "last.ckpt", weights_only=True)["state_dict"]["_extra_state"]["episode"]) == 3
     )  # of the last epoch's end
+    later()
     assert meta_opt(*RESUME)[0] == 0
     same(outcome(Path()), reference)
 
@@ -203,6 +211,7 @@ def test_killed(reference, plugins, meta_opt, plugin_folder):
     environment = {**os.environ, "PYTHONPATH": f"{plugin_folder}:{Path(__file__).parents[1]}"}
     command = [sys.executable, "-m", "meta_opt.cli", *FIT, *send("episode", 4, signal.SIGKILL)]
     assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    later()
     assert meta_opt(*RESUME)[0] == 0
     same(outcome(Path()), reference)
 
