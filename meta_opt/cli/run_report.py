@@ -89,16 +89,20 @@ class RunReport:
         for title, path in [*shown, ("TensorBoard log", folder.run.logs)]:
             if path.exists():
                 print(f"  {title:15}  {relative(path)}")
-        print("next:")
+        following = []
         if interrupted and last.exists():
-            print(f"  {self._resumed(last)}")
+            following.append(self._resumed(last))
         elif best.exists():
             for command in ("test", "compare"):
                 kinds = registry.KINDS if command == "test" else ("optimizee", "optimizer")
                 options = [relative(best), *self._foreign_classes(kinds)]
-                print(f"  {_program()} {command} --ckpt_path {shlex.join(options)}")
+                following.append(f"{_program()} {command} --ckpt_path {shlex.join(options)}")
         if folder.run.logs.exists():
-            print(f"  tensorboard --logdir {shlex.quote(relative(folder.run.logs.parent.parent))}")
+            following.append(f"tensorboard --logdir {shlex.quote(relative(folder.run.logs.parent.parent))}")
+        if following:
+            print("next:", *following, sep="\n  ")
+        else:
+            print(self.how_to_go_on())
         return nothing
 
     def _done(self, folder: RunFolder, model: MetaLearner, cut: str | None, *, interrupted: bool) -> str:

@@ -178,6 +178,13 @@ def test_the_signal_of_slurm_stops_a_run_as_others_do(reference, plugins, meta_o
     same(outcome(Path()), reference)
 
 
+def test_a_signal_before_training_says_that_nothing_was_saved(plugins, meta_opt):
+    status, out, _ = meta_opt(*FIT, *send("validation", 0, signal.SIGINT), "--trainer.num_sanity_val_steps", "1")
+    assert status == 130
+    assert out.endswith("stopped after 0 episodes\nbegin anew: no checkpoint was saved\n")
+    assert not Path("checkpoints").exists()
+
+
 def test_every_episode_interrupted(reference, plugins, meta_opt):
     meta_opt(*FIT, *send("episode", 0, signal.SIGTERM))
     for episode in range(1, 6):
