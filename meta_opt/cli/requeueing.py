@@ -33,9 +33,10 @@ def turn_off(trainer: Trainer, plugins: Collection[Any], *, begins: bool) -> Non
     environment = trainer._accelerator_connector.cluster_environment  # of one process the strategy does not know it
     if isinstance(environment, SLURMEnvironment):
         environment.auto_requeue = False
-    if begins and SLURMEnvironment.detect():
-        for path in sorted(Path(trainer.default_root_dir).glob("*hpc_ckpt_*")):
-            raise MetaOptError(
-                f"under SLURM Lightning would begin with {relative(path)}, which another run has left: move it away, "
-                "or go on with it by --ckpt_path"
-            )
+    if not begins or not SLURMEnvironment.detect():
+        return
+    if left := sorted(Path(trainer.default_root_dir).glob("*hpc_ckpt_*")):
+        raise MetaOptError(
+            f"under SLURM Lightning would begin with {relative(left[0])}, which another run has left: move it away, "
+            "or go on with it by --ckpt_path"
+        )

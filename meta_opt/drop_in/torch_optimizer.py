@@ -24,6 +24,7 @@ from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.weights import hash_of
 
 _MOST_STEPS = 1 << 53  # of a training: what a float counts
+_KEPT = ("depths", "num_steps", "taken", "others", "weights")  # in groups, beside what the user chooses
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -159,7 +160,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         # Of another optimizer's group, its own are not ours.
-        group |= {name: self.defaults[name] for name in ("num_steps", "taken", "others", "weights")}
+        group |= {name: self.defaults[name] for name in _KEPT}
         if self._begun:
             group["depths"] = [self._depth(param, 1.0) for param in group["params"]]
             group |= {name: self.param_groups[0][name] for name in ("num_steps", "taken")}
@@ -233,8 +234,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             states.update(self._fitting(incoming))
             numbers = {number for group in incoming["param_groups"] for number in group["params"]}
             incoming["state"] = {key: value for key, value in incoming["state"].items() if key not in numbers}
-            kept = ("depths", "num_steps", "taken", "others", "weights")
-            own = [{name: group[name] for name in kept} for group in self.param_groups]
+            own = [{name: group[name] for name in _KEPT} for group in self.param_groups]
             saved = incoming["param_groups"]
             if len(own) == len(saved):  # or else super() says so
                 incoming["param_groups"] = [known | group for known, group in zip(own, saved, strict=True)]
@@ -298,10 +298,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         Those of others are also frozen in turn, while it is this one's: what has been trained once counts. The places
         of these in the model are kept in the groups.
         """
-        own = {param: None for group in self.param_groups for param in group["params"]}
-        trained = [param for param in own if _is_trained(param)]
+        params = [param for group in self.param_groups for param in group["params"]]
+        trained = [param for param in params if _is_trained(param)]
         if self._order is not None:
-            seen = {*self.param_groups[0]["others"]}
+            own, seen = {*params}, {*self.param_groups[0]["others"]}
             others = {
                 place: param
                 for place, param in enumerate(self._order)
