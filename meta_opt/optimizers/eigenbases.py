@@ -159,17 +159,27 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor.mT, wide, upper=True, left=False).to(matrix.dtype)
 
 
-def smallest_square(grad: Tensor) -> Tensor:
-    """What part of the mean v̂ of a matrix the smallest of its v̂ count for, [B].
+def used_rows(grad: Tensor) -> Tensor:
+    """How far the rows of a matrix are used, [B]: twice the part of them whose gradient is not exactly zero, 1 at most.
 
-    A thousandth, but more where more than half of the rows of G are exactly zero, up to a tenth: an embedding of which
-    few rows are used at a time. Of the others v̂ has forgotten most, and the steps of small batches would be too long.
+    Less than 1 is an embedding of which few rows are used at a time.
 
     Args:
         grad: G, [B, r, c].
     """
-    unused = (grad == 0.0).all(-1).to(grad.dtype).mean(-1)
-    return SMALLEST_SQUARE + (_SMALLEST_OF_SPARSE - SMALLEST_SQUARE) * (2.0 * unused - 1.0).clamp_min(0.0)
+    return (2.0 * (grad != 0.0).any(-1).to(grad.dtype).mean(-1)).clamp_max(1.0)
+
+
+def smallest_square(used: Tensor) -> Tensor:
+    """What part of the mean v̂ of a matrix the smallest of its v̂ count for, [B].
+
+    A thousandth, but more where few rows are used, up to a tenth: of the others v̂ has forgotten most, and the steps of
+    small batches would be too long.
+
+    Args:
+        used: See :func:`used_rows`, [B].
+    """
+    return SMALLEST_SQUARE + (_SMALLEST_OF_SPARSE - SMALLEST_SQUARE) * (1.0 - used)
 
 
 def normalized(mean: Tensor, square: Tensor, smallest: Tensor | float) -> Tensor:

@@ -23,6 +23,7 @@ from meta_opt.optimizers.eigenbases import (
     normalized,
     smallest_square,
     turns,
+    used_rows,
 )
 from meta_opt.optimizers.lstm.preprocessing import Scales, bounded, log_odds
 from meta_opt.optimizers.lstm.settings import unit_of
@@ -36,7 +37,7 @@ _LEAST_LEFT = 0.001  # of a run: the updates of one that goes on longer than was
 _USUAL_STEPS = 1000.0  # of a run
 _FEWEST_STEPS = 300.0  # for which steps are longer than for more
 _POWER = 1.25  # of what is left of a run, by which updates fall
-_OF_ONE = math.sqrt(2.0)  # what a lone matrix bears of the steps of others
+_OF_ONE = 2.0  # what a lone matrix bears of the steps of others
 _NUM_WORTHWHILE = 1 << 25  # coordinates, that CUDA graphs of steps are worth it for
 _LEAST_SQUARE = 1e-6  # of a direction, whose logarithm is read
 
@@ -220,19 +221,21 @@ class LearnedSOAP(OptimizerNetwork):
         of_mean, of_square = 1.0 - (1.0 - self.last_gradient) * self.momentum**steps, 1.0 - BETA**steps
         hat = torch.lerp(mean, grad, self.last_gradient) / of_mean
         grads, hats, before = (each.split(state.sizes, dim=1) for each in (grad, hat, state.square))
-        stepped: dict[int, tuple[Tensor, Tensor, Tensor, Eigenbases]] = {}
+        stepped: dict[int, tuple[Tensor, Tensor, Tensor, Tensor, Eigenbases]] = {}
         for group in _alike(state.segments):
             part, hat, square = (_together([each[index] for index in group]) for each in (grads, hats, before))
             bases = Eigenbases.joined([state.bases[index] for index in group])
             made, bases = _in_bases(state.segments[group[0]], part, hat, square, bases, of_square, turn=turn)
             parts = (*(each.chunk(len(group)) for each in made), bases.parted(len(group)))
             stepped |= zip(group, zip(*parts, strict=True), strict=True)
-        directions, lengths, squares, all_bases = zip(*(stepped[index] for index in range(len(stepped))), strict=True)
+        in_order = (stepped[index] for index in range(len(stepped)))
+        directions, lengths, used, squares, all_bases = zip(*in_order, strict=True)
         after = replace(state, mean=mean, square=torch.cat(squares, 1), bases=all_bases, scales=scales, steps=steps)
         horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
         left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
-        longest = state.shares * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
-        usual = state.shares.clamp_min(1.0) * (_USUAL_STEPS / horizon).sqrt()
+        shares = torch.minimum(state.shares, 1.0 + torch.stack(used, 1))  # of embeddings, as far as they are used
+        longest = shares * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
+        usual = shares.clamp_min(1.0) * (_USUAL_STEPS / horizon).sqrt()
         length = -self.base_step * left**_POWER * torch.minimum(usual, longest)
         features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
         return torch.cat(directions, 1) * (mean != 0.0), length, features, after
@@ -243,7 +246,7 @@ def share_of(num_matrices: int) -> float:
 
     What they change adds up where they follow each other (as the masses of Large et al. 2024, arXiv:2405.14813). More
     than sixteen are rarely trained without skips, and branches of a residual network want hardly less, the more there
-    are. A single one, with nothing before or behind it, bears √2 of all steps.
+    are. A single one, with nothing before or behind it, bears twice all steps, or once, if few of its rows are used.
     """
     return _OF_ONE if num_matrices == 1 else min(1.0, max(4.0 / max(num_matrices, 1), 0.25))
 
@@ -256,7 +259,7 @@ def _features(state: SOAPState, lengths: Tensor, far: Tensor) -> Tensor:
 
 def _in_bases(
     segment: Segment, grad: Tensor, hat: Tensor, square: Tensor, bases: Eigenbases, of_square: Tensor, *, turn: bool
-) -> tuple[tuple[Tensor, Tensor, Tensor], Eigenbases]:
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Eigenbases]:
     """One step of tensors of one shape, with n coordinates, as of B problems.
 
     Args:
@@ -269,14 +272,15 @@ def _in_bases(
         turn: Whether to turn the bases.
 
     Returns:
-        The direction in units of the tensor, [B, n], its mean square before that, [B], and the average of squares,
-        [B, n]; and the bases.
+        The direction in units of the tensor, [B, n], its mean square before that, [B], how far rows are used, [B], and
+        the average of squares, [B, n]; and the bases.
     """
-    smallest: Tensor | float = SMALLEST_SQUARE
+    used, smallest = grad.new_ones(len(grad)), SMALLEST_SQUARE
     if bases:
         shape = segment.num_rows, segment.num_columns
         grad, hat, square = (each.unflatten(1, shape) for each in (grad, hat, square))
-        smallest = smallest_square(grad)
+        used = used_rows(grad)
+        smallest = smallest_square(used)
         bases = bases.after(grad.detach(), turn=turn)
         grad, hat = bases.read(grad), bases.read(hat)
     square = torch.lerp(square, grad.square(), 1.0 - BETA)
@@ -284,7 +288,7 @@ def _in_bases(
     length = mean_of(direction.square())
     if bases:
         direction = bases.back(direction).flatten(1)
-    return (unit_of(segment) * direction, length, square.flatten(1)), bases
+    return (unit_of(segment) * direction, length, used, square.flatten(1)), bases
 
 
 def _alike(segments: tuple[Segment, ...]) -> tuple[tuple[int, ...], ...]:
