@@ -30,7 +30,7 @@ from meta_opt.optimizers.checking import check_built
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.costs import Cost
 from meta_opt.saved.pretrained import pretrained_path
-from meta_opt.saved.recipes import check_class, load_optimizer, make, read_recipe
+from meta_opt.saved.recipes import Recipe, check_class, load_optimizer, make, read_recipe
 from meta_opt.saved.runs import short_name
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def compare(
     Raises:
         MetaOptError: If something that is named does not exist, or a number is out of range.
     """
-    named = dict(optimizers) if isinstance(optimizers, Mapping) else _named(optimizers)
+    by_name = dict(optimizers) if isinstance(optimizers, Mapping) else _named(optimizers)
+    named = {name: _given(each) for name, each in by_name.items()}
     if not named:
         raise MetaOptError("say what to compare: one learned optimizer at least")
     chosen = _optimizee(optimizee, named)
@@ -148,8 +149,8 @@ def compare(
     place = device_of(device, "device")
     seed = whole("seed", seed, 0)
     chosen = copy.deepcopy(chosen).to(place)
-    paths = [_path(each) for each in named.values() if isinstance(each, str | Path)]
-    check_class("optimizer_class", optimizer_class, map(read_recipe, paths))
+    recipes = [each.recipe for each in named.values() if each.recipe is not None]
+    check_class("optimizer_class", optimizer_class, recipes)
     dtype, autocast = PRECISIONS[_precision(named.values(), chosen)]
     learned = {name: _contestant(each, chosen, place, dtype, optimizer_class) for name, each in named.items()}
     made = [(learned[name].optimizer, _layout(each)) for name, each in named.items()]
@@ -164,7 +165,7 @@ def compare(
     )
     comparisons = compare_all(setting, learned, {each: baseline(each) for each in asked})
     title = registry.name_of(type(chosen)).rpartition(".")[2]
-    places = {name: str(each) if isinstance(each, str | Path) else "" for name, each in named.items()}
+    places = {name: str(each) if isinstance(each, str | Path) else "" for name, each in by_name.items()}
     costs = {name: _cost(each) for name, each in named.items()}
     return Compared(comparisons, Report(title, num_problems, comparisons, about(setting), places, "", costs))
 
@@ -187,11 +188,31 @@ def _named(optimizers: Iterable[Learned]) -> dict[str, Learned]:
     return named
 
 
-def _path(each: str | Path) -> Path:
-    return Path(each) if isinstance(each, Path) or each.endswith(".ckpt") else pretrained_path(each)
+@dataclass(frozen=True)
+class _Given:
+    """A learned optimizer, and what is known of its training: by a checkpoint, or by what was trained."""
+
+    optimizer: OptimizerNetwork | None = None
+    learner: MetaLearner | None = None
+    path: Path = Path()  # of the checkpoint
+    recipe: Recipe | None = None  # in it
 
 
-def _optimizee(asked: str | Optimizee | None, optimizers: Mapping[str, Learned]) -> Optimizee:
+def _given(each: Learned) -> _Given:
+    if isinstance(each, MetaLearner):
+        return _Given(each.trained, each)
+    if isinstance(each, OptimizerNetwork):
+        return _Given(each)
+    if not isinstance(each, str | Path):
+        raise MetaOptError(
+            f"{type(each).__name__} cannot be compared: give the name of a pretrained optimizer, a checkpoint, a "
+            "MetaLearner or a learned optimizer"
+        )
+    path = Path(each) if isinstance(each, Path) or each.endswith(".ckpt") else pretrained_path(each)
+    return _Given(path=path, recipe=read_recipe(path))
+
+
+def _optimizee(asked: str | Optimizee | None, optimizers: Mapping[str, _Given]) -> Optimizee:
     if isinstance(asked, Optimizee):
         return asked
     if isinstance(asked, str):
@@ -210,13 +231,11 @@ def _optimizee(asked: str | Optimizee | None, optimizers: Mapping[str, Learned])
     return known[first]
 
 
-def _trained_on(each: Learned) -> Optimizee | None:
-    if isinstance(each, MetaLearner):
-        return each.optimizee
-    if isinstance(each, str | Path):
-        made: Optimizee = make("optimizee", read_recipe(_path(each)).optimizee, _path(each))
+def _trained_on(each: _Given) -> Optimizee | None:
+    if each.recipe is not None:
+        made: Optimizee = make("optimizee", each.recipe.optimizee, each.path)
         return made
-    return None
+    return each.learner.optimizee if each.learner is not None else None
 
 
 def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, known: Validation | None) -> list[int]:
@@ -226,65 +245,57 @@ def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, known: Va
     return list(dict.fromkeys(whole("num_steps", steps, 1) for steps in several))
 
 
-def _precision(optimizers: Iterable[Learned], optimizee: Optimizee) -> str:
+def _precision(optimizers: Iterable[_Given], optimizee: Optimizee) -> str:
     """That in which the first was trained that was so on this kind of optimizee, or else the first; float32 if none."""
-    trained = [each for each in optimizers if isinstance(each, str | Path | MetaLearner)]
+    trained = [each for each in optimizers if each.recipe is not None or each.learner is not None]
     name = registry.name_of(type(optimizee))
     same = [each for each in trained if _name_of_optimizee(each) == name]
-    first = next(iter([*same, *trained]), None)
-    if isinstance(first, MetaLearner):
-        return name_of_precision(first.dtypes) or "32-true"
-    return "32-true" if first is None else precision_in(read_recipe(_path(first)), _path(first))
+    first = next(iter([*same, *trained]), _Given())
+    if first.recipe is not None:
+        return precision_in(first.recipe, first.path)
+    return (first.learner and name_of_precision(first.learner.dtypes)) or "32-true"
 
 
-def _name_of_optimizee(each: str | Path | MetaLearner) -> str | None:
+def _name_of_optimizee(each: _Given) -> str | None:
     """Of that which it was trained on."""
-    if isinstance(each, MetaLearner):
-        return registry.name_of(type(each.optimizee))
-    return read_recipe(_path(each)).optimizee.name
+    if each.recipe is not None:
+        return each.recipe.optimizee.name
+    return registry.name_of(type(each.learner.optimizee)) if each.learner is not None else None
 
 
 def _contestant(
-    each: Learned,
+    each: _Given,
     optimizee: Optimizee,
     device: torch.device,
     dtype: torch.dtype,
     optimizer_class: type[OptimizerNetwork] | None,
 ) -> Contestant:
-    if isinstance(each, str | Path):
-        optimizer = load_optimizer(_path(each), optimizer_class)
-    elif isinstance(each, MetaLearner):
-        optimizer = each.trained
-    elif isinstance(each, OptimizerNetwork):
-        optimizer = each
-    else:
-        raise MetaOptError(
-            f"{type(each).__name__} cannot be compared: give the name of a pretrained optimizer, a checkpoint, a "
-            "MetaLearner or a learned optimizer"
-        )
+    optimizer = load_optimizer(each.path, optimizer_class) if each.optimizer is None else each.optimizer
     check_built(optimizer)
     frozen = copy.deepcopy(optimizer).requires_grad_(False).to(device, dtype)
     return Contestant(frozen, _validation(each, optimizee))
 
 
-def _validation(each: Learned, optimizee: Optimizee) -> Validation | None:
+def _validation(each: _Given, optimizee: Optimizee) -> Validation | None:
     """How training validated, if that was on this very optimizee."""
-    if isinstance(each, MetaLearner):
-        return validation_in(each.hparams) if same_optimizee(each.optimizee, optimizee) else None
-    return validation_of(read_recipe(_path(each)), _path(each), optimizee) if isinstance(each, str | Path) else None
+    if each.recipe is not None:
+        return validation_of(each.recipe, each.path, optimizee)
+    if each.learner is not None and same_optimizee(each.learner.optimizee, optimizee):
+        return validation_in(each.learner.hparams)
+    return None
 
 
-def _cost(each: Learned) -> Cost | None:
-    if isinstance(each, MetaLearner):
-        return each.cost
-    return read_recipe(_path(each)).cost if isinstance(each, str | Path) else None
+def _cost(each: _Given) -> Cost | None:
+    if each.recipe is not None:
+        return each.recipe.cost
+    return each.learner.cost if each.learner is not None else None
 
 
-def _layout(each: Learned) -> Layout | None:
+def _layout(each: _Given) -> Layout | None:
     """That which its networks were made for, if that is known."""
-    if isinstance(each, MetaLearner):
-        return each.layout
-    return read_recipe(_path(each)).layout if isinstance(each, str | Path) else None
+    if each.recipe is not None:
+        return each.recipe.layout
+    return each.learner.layout if each.learner is not None else None
 
 
 def _figures(comparison: Comparison, entry: Any, merit: Any) -> dict[str, Any]:
