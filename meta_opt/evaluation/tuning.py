@@ -17,6 +17,10 @@ _LIMIT = 8 * _FINE  # where widening ends
 FEWEST_RUNS = 2 * (_REACH // _COARSE) + 1 + 2
 
 
+class NoBestRateError(ValueError):
+    """The score of learning rates falls further than anybody looks."""
+
+
 class TuningError(MetaOptError):
     """A baseline has no best learning rate.
 
@@ -41,7 +45,7 @@ def tuned_rates(setting: Setting, name: str, make: HandMade) -> dict[tuple[Merit
                 what = "sum of losses" if merit == "sum" else "final loss"
                 try:
                     rates[merit, horizon] = tune(lambda rate, key=(merit, horizon): scores[rate][key], _START)  # type: ignore[misc]  # noqa: B023 called at once
-                except ValueError as error:
+                except NoBestRateError as error:
                     raise TuningError(name, f"for its {what} over {horizon} steps {error}") from error
     return rates
 
@@ -82,7 +86,7 @@ def tune(score: Callable[[float], float], start: float) -> float:
         start: The learning rate in the middle of the first grid, which reaches two and a half decades to each side.
 
     Raises:
-        ValueError: If the score falls all the way to 10^-8 or 10^8 times the start.
+        NoBestRateError: If the score falls all the way to 10^-8 or 10^8 times the start.
     """
     scores: dict[int, float] = {}
 
@@ -95,7 +99,7 @@ def tune(score: Callable[[float], float], start: float) -> float:
     low, high = -_REACH, _REACH
     while (best := min(range(low, high + 1, _COARSE), key=at)) in (low, high):
         if max(-low, high) >= _LIMIT:
-            raise ValueError(f"there is no best learning rate between {start * 1e-8:g} and {start * 1e8:g}")
+            raise NoBestRateError(f"there is no best learning rate between {start * 1e-8:g} and {start * 1e8:g}")
         low, high = (low - _FINE, high) if best == low else (low, high + _FINE)
     best = min((best - 1, best, best + 1), key=at)
     return start * 10 ** (best / _FINE)

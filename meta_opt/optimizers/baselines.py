@@ -7,7 +7,8 @@ each problem in their shapes.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation
 from meta_opt.optimizers.contract import InnerOptimizer, Scope, Step
@@ -96,7 +98,8 @@ class TorchOptimizer(InnerOptimizer):
             if self.factor is not None:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * self.factor(state.time)
-            optimizer.step()
+            with _named_in_errors(type(optimizer)):
+                optimizer.step()
         state.gather()
         state.time += 1
         return Step(state.params - evaluation.params, state)
@@ -120,6 +123,18 @@ class TorchOptimizer(InnerOptimizer):
         """
 
 
+@contextmanager
+def _named_in_errors(optimizer_class: type[torch.optim.Optimizer]) -> Iterator[None]:
+    """Say whose error it is: what a class of another package cannot do is found where it has real tensors."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {clipped(error, 200)}"
+        raise MetaOptError(f"{optimizer_class.__name__} cannot be a baseline here: {said}") from error
+
+
 class Baseline(TorchOptimizer):
     """An optimizer that works coordinate by coordinate: all of θ is one parameter."""
 
@@ -140,7 +155,11 @@ class Baseline(TorchOptimizer):
 
     def make(self, layout: Layout, params: Tensor) -> list[torch.optim.Optimizer]:
         """See :meth:`TorchOptimizer.make`."""
-        return [self.optimizer_class([params], **self.options)]
+        return [self._made([params])]
+
+    def _made(self, tensors: list[Tensor]) -> torch.optim.Optimizer:
+        with _named_in_errors(self.optimizer_class):
+            return self.optimizer_class(tensors, **self.options)
 
 
 class BaselineOfTensors(Baseline):
@@ -156,7 +175,7 @@ class BaselineOfTensors(Baseline):
         made = []
         for row in params:
             tensors = [tensor.detach().requires_grad_() for tensor in layout.unflatten(row).values()]
-            made.append(self.optimizer_class(tensors, **self.options))
+            made.append(self._made(tensors))
         return made
 
 

@@ -264,6 +264,24 @@ def test_classes_that_cannot_work_here() -> None:
         after(baseline(f"{__name__}.Moves")(0.1), problems(), 1)
 
 
+class Tires(PassesOver):
+    """Fails in its third step, after those that it is tried with."""
+
+    def move(self, param: Tensor, lr: float) -> None:
+        count = self.state[param]["count"] = self.state[param].get("count", 0) + 1
+        if count == 3:
+            raise ValueError("no more of this")
+
+
+def test_an_error_in_a_step_is_no_want_of_a_rate() -> None:
+    with pytest.raises(MetaOptError, match="^Tires cannot be a baseline here: ValueError: no more of this$"):
+        compare(
+            Setting(Regression(), [3], 2, 2, seed=3),
+            {},
+            {"Tires": baseline(f"{__name__}.Tires"), "SGD": baseline("SGD")},
+        )
+
+
 def test_a_scheduled_baseline_runs_for_each_horizon() -> None:
     setting = Setting(Regression(), [6, 12], num_problems=3, num_validation_problems=2, seed=3)
     make = baseline("Adam:cosine")
