@@ -20,7 +20,6 @@ from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_pl
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Comparison, Contestant, compare
 from meta_opt.evaluation.devices import device_of
-from meta_opt.evaluation.precisions import PRECISIONS
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.evaluation.reports import Report, about, check_place
 from meta_opt.evaluation.setting import Setting
@@ -29,6 +28,7 @@ from meta_opt.evaluation.validated import validation_of
 from meta_opt.memory import bounded
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.baseline_names import baseline, default_baselines
+from meta_opt.saved.precisions import PRECISIONS
 from meta_opt.saved.pretrained import pretrained
 from meta_opt.saved.recipes import Recipe, load_optimizer, read_recipe
 from meta_opt.saved.runs import relative

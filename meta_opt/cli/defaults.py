@@ -16,7 +16,6 @@ from typing import Any, get_args
 from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
-from meta_opt.evaluation.precisions import precision_in
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.meta_training.recommended import (
     DEFAULT_OPTIMIZER,
@@ -27,6 +26,7 @@ from meta_opt.meta_training.recommended import (
     recommended_estimator,
 )
 from meta_opt.registry import Kind
+from meta_opt.saved.precisions import precision_in
 from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_recipe
 from meta_opt.saved.runs import Run, relative
 from meta_opt.storage import expanded

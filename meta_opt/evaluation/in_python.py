@@ -16,7 +16,6 @@ from meta_opt.errors import MetaOptError, shown, whole
 from meta_opt.evaluation.compare import Comparison, Contestant, Validation
 from meta_opt.evaluation.compare import compare as compare_all
 from meta_opt.evaluation.devices import device_of
-from meta_opt.evaluation.precisions import PRECISIONS, name_of_precision, precision_in
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
 from meta_opt.evaluation.reports import Report, about
 from meta_opt.evaluation.setting import MERITS, Setting
@@ -29,6 +28,7 @@ from meta_opt.optimizers.baseline_names import baseline, default_baselines
 from meta_opt.optimizers.checking import check_built
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.costs import Cost
+from meta_opt.saved.precisions import PRECISIONS, name_of_precision, precision_in
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import Recipe, check_class, load_optimizer, make, read_recipe
 from meta_opt.saved.runs import short_name

@@ -22,10 +22,10 @@ from meta_opt import __version__, registry
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.evaluation.compare import Comparison, Entry, Mean, Outcome
 from meta_opt.evaluation.figures import comparison_figure
-from meta_opt.evaluation.precisions import name_of_precision
 from meta_opt.evaluation.setting import MERITS, Setting
 from meta_opt.locks import BusyError, acquire, locked
 from meta_opt.saved.costs import Cost
+from meta_opt.saved.precisions import name_of_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

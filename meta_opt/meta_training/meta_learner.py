@@ -55,6 +55,8 @@ from meta_opt.optimizers.checking import check_class, check_step
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.schedules import SHAPES
 from meta_opt.saved.costs import Cost, read_cost
+from meta_opt.saved.precisions import name_of_precision
+from meta_opt.saved.recipes import RUN_SETTINGS
 from meta_opt.saved.recipes import warm_start as start_warm
 from meta_opt.saved.upgrades import COUNTERS, FORMAT
 from meta_opt.saved.weights import check_kept, copied
@@ -448,8 +450,10 @@ class MetaLearner(EvaluatedLearner):
         return {**trainer_defaults(), **own}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note in plain values how to make this module again."""
+        """Note in plain values how to make this module again, and the precision, if the command line has not."""
         checkpoint["meta_opt"] = {"format": FORMAT, **self.recipe(), "cost": self.cost._asdict()}
+        if (precision := name_of_precision(self.dtypes)) is not None:
+            checkpoint.setdefault(RUN_SETTINGS, {"trainer.precision": precision})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting costs; take the precision asked for before weights are loaded: Lightning rounds them first.

@@ -275,7 +275,8 @@ def _in_bases(
         The direction in units of the tensor, [B, n], its mean square before that, [B], how far rows are used, [B], and
         the average of squares, [B, n]; and the bases.
     """
-    used, smallest = grad.new_ones(len(grad)), SMALLEST_SQUARE
+    smallest: Tensor | float = SMALLEST_SQUARE
+    used = grad.new_ones(len(grad))
     if bases:
         shape = segment.num_rows, segment.num_columns
         grad, hat, square = (each.unflatten(1, shape) for each in (grad, hat, square))

@@ -77,8 +77,6 @@ def test_precision_is_that_of_training(precision: str, tmp_path: Path) -> None:
     run = trainer(max_epochs=1, limit_train_batches=1, precision=precision)
     run.fit(module)
     run.save_checkpoint(tmp_path / "best.ckpt")
-    content = torch.load(tmp_path / "best.ckpt", weights_only=True)
-    torch.save({**content, "meta_opt_run": {"trainer.precision": precision}}, tmp_path / "best.ckpt")
 
     def compared(*optimizers: Any) -> Any:
         return compare(optimizers, Square(), 3, **FEW)

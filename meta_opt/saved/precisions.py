@@ -1,4 +1,4 @@
-"""Precisions of comparisons, by the names that Lightning gives them."""
+"""Precisions of meta-training and comparisons, by the names that Lightning gives them."""
 
 from __future__ import annotations
 
