@@ -17,6 +17,7 @@ from meta_opt import registry
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import CheckpointError, MetaOptError, shown
 from meta_opt.evaluation.protocol import FEWEST_VALIDATION_PROBLEMS
+from meta_opt.messages import clipped
 from meta_opt.meta_training.recommended import (
     DEFAULT_OPTIMIZER,
     Preset,
@@ -29,6 +30,7 @@ from meta_opt.registry import Kind
 from meta_opt.saved.precisions import precision_in
 from meta_opt.saved.recipes import Part, Recipe, load_optimizer, make, read_recipe
 from meta_opt.saved.runs import Run, relative
+from meta_opt.saved.vouched import unvouched
 from meta_opt.storage import expanded
 
 NEWEST = ("last", "best")  # as --ckpt_path: of the run that saved last
@@ -244,8 +246,9 @@ def _use_part(defaults: Defaults, kind: Kind, asked: type[Any] | None, path: Pat
                 f"with --{option} MODULE.CLASS, or --{option} FILE.py:CLASS"
             )
         asked = registry.load(kind, part.name)
-    if _names_a_class(part.init_args):
-        raise CheckpointError(f"the {kind} in {relative(path)} has an argument that names a class")
+    if (name := unvouched(asked, part.init_args)) is not None:
+        names = f"the {kind} in {relative(path)} has an argument that names a class or a file: {clipped(name, 40)}"
+        raise CheckpointError(f"{names}, and a checkpoint may not say what to import or read")
     _use_class(defaults, kind, asked, part.init_args)
     return True
 
@@ -273,14 +276,6 @@ def _recommend(defaults: Defaults, *, new: bool, preset: Preset = "recommended")
             defaults.options[option]["init_args"][argument] = value
         else:
             defaults.options[name] = value  # if it is no option, set_defaults says so
-
-
-def _names_a_class(value: Any) -> bool:
-    """Whether something in a checkpoint's arguments would be imported that is neither installed nor asked for."""
-    if isinstance(value, dict):
-        foreign = "class_path" in value and not registry.is_named(value["class_path"])
-        return foreign or any(_names_a_class(item) for item in value.values())
-    return isinstance(value, list) and any(_names_a_class(item) for item in value)
 
 
 def recommended_by(defaults: Defaults, option: str) -> str | None:

@@ -94,7 +94,7 @@ def _recipe(checkpoint: dict[str, Any], path: Path) -> Recipe:
             _part(recipe["optimizee"]),
             _part(recipe["optimizer"]),
             _part(recipe["estimator"]),
-            _dictionary(recipe["model"]),
+            _hyperparameters(recipe["model"]),
             checked_layout(recipe["layout"]),
             _dictionary(plain(checkpoint.get(RUN_SETTINGS, {}), RUN_SETTINGS)),
             "optimizer_states" in checkpoint,
@@ -111,6 +111,14 @@ def _part(entry: Any) -> Part:
     if not isinstance(name, str | None):
         raise ValueError(f"class_path is {shown(name)}")
     return Part(name, _dictionary(entry["init_args"]))
+
+
+def _hyperparameters(entry: Any) -> dict[str, Any]:
+    """Numbers and text by name; what has parts of its own is beside them."""
+    for name, value in _dictionary(entry).items():
+        if not name.isidentifier() or name in registry.KINDS or isinstance(value, list | dict):
+            raise ValueError(f"meta_opt.model.{clipped(name, 40)} is {shown(value)}")
+    return _dictionary(entry)
 
 
 def _dictionary(value: Any) -> dict[str, Any]:

@@ -778,12 +778,43 @@ def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):
     assert meta_opt("test", "--ckpt_path", path, "--optimizee", "bowl", *QUIET)[0] == 0
 
 
-def test_a_checkpoint_names_no_class_in_arguments(trained, meta_opt):
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("optimizee", "init_args", "dimension"), [{"class_path": "never_imported.Class"}]),
+        (("optimizee", "init_args", "dimension"), "never_imported.Class"),
+        (("model", "estimator"), "never_imported.Class"),
+        (("model", "estimator"), {"class_path": "never_imported.Class", "init_args": {}}),
+        (("model", "optimizee"), "never_imported.Class"),
+        (("model", "estimator.class_path"), "never_imported.Class"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_checkpoint_imports_nothing(trained, meta_opt, monkeypatch, command, where, value):
     def edit(content):
-        content["meta_opt"]["optimizee"]["init_args"]["dimension"] = [{"class_path": "subprocess.Popen"}]
+        inner = content["meta_opt"]
+        for name in where[:-1]:
+            inner = inner[name]
+        inner[where[-1]] = value
 
-    path = change("checkpoints/bowl/run_0/last.ckpt", edit)
-    assert "has an argument that names a class" in fails(meta_opt, "test", "--ckpt_path", path)
+    Path("never_imported.py").write_text("from pathlib import Path\nPath('imported').touch()\nclass Class: ...")
+    monkeypatch.syspath_prepend(Path.cwd())
+    message = fails(meta_opt, command, "--ckpt_path", change("checkpoints/bowl/run_0/last.ckpt", edit))
+    assert (
+        "has an argument that names a class or a file: dimension" in message or "is damaged: meta_opt.model." in message
+    )
+    assert not Path("imported").exists()
+
+
+def test_a_part_of_a_mixture_is_not_imported(trained, meta_opt, monkeypatch):
+    def edit(content):
+        content["meta_opt"]["optimizee"] = {"class_path": "mixture", "init_args": {"parts": ["never_imported.Class"]}}
+
+    Path("never_imported.py").write_text("from pathlib import Path\nPath('imported').touch()\nclass Class: ...")
+    monkeypatch.syspath_prepend(Path.cwd())
+    message = fails(meta_opt, "test", "--ckpt_path", change("checkpoints/bowl/run_0/last.ckpt", edit))
+    assert "has an argument that names a class or a file: parts" in message
+    assert not Path("imported").exists()
 
 
 # ------------------------------------------------------------------------------------------------- from a checkout
