@@ -201,8 +201,14 @@ class Evolution(Estimator):
         return self.control_variate and self.objective == "meta_loss" and "grad" in network.reads
 
     def _costs(self, episode: Episode, problems: Problems, end: Position, losses: Tensor) -> Tensor:
-        """What each particle costs, [P], of the losses [T, P, B] of this unroll, or of where it ends."""
+        """What each particle costs, [P], of the losses [T, P, B] of this unroll, or of where it ends.
+
+        Raises:
+            MetaOptError: If the meta-loss takes logarithms, and a loss is negative: it is low, and no divergence.
+        """
         if self.objective == "meta_loss":
+            if problem := episode.meta_loss.problem(losses):
+                raise MetaOptError(problem)
             return torch.stack([episode.meta_loss.value(own) for own in losses.unbind(1)])
         if self.objective == "final_loss":
             return losses[-1].mean(1)
