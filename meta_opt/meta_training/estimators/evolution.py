@@ -217,7 +217,8 @@ class Evolution(Estimator):
         return -values if self.objective.startswith("-") else values
 
     def _check_metric(self, problems: Problems) -> None:
-        problems.draw_batch()  # which metrics are of
+        draw = problems.draw_held_back if problems.held_back else problems.draw_batch
+        draw()  # what metrics are of
         metrics = problems.metrics(problems.initial_params)
         if self.objective.removeprefix("-") not in metrics:
             known = ", ".join([*_LOSSES, *metrics])
