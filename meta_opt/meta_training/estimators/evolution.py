@@ -147,7 +147,7 @@ class Evolution(Estimator):
             losses = trajectory.losses.unflatten(1, (len(particles), -1))  # [T, P, B]
             control = None
             if center is None:
-                recorded.append(losses.mean(1))
+                recorded.append(self._mean_losses(losses))
             else:
                 of_center = unroll(alone, network, center, length, grads=controlled, losses_only=not controlled)
                 center = of_center.end.detach()
@@ -226,6 +226,12 @@ class Evolution(Estimator):
                 f"model.estimator.objective must be one of {known}, metrics with a minus where more is better, not "
                 f"{self.objective}"
             )
+
+    def _mean_losses(self, losses: Tensor) -> Tensor:
+        """The mean over particles, [T, B], of losses [T, P, B]; where one may diverge, over those that are finite."""
+        if self.max_difference is None:
+            return losses.mean(1)
+        return torch.where(losses.isfinite(), losses, torch.nan).nanmean(1)
 
     def _differences(self, costs: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of what particles cost, [], and what the two of each pair differ by, [K]; of costs [P]."""

@@ -259,6 +259,7 @@ def test_a_particle_that_diverges_counts_as_the_largest_difference() -> None:
     (spoilt,) = PES(8, 0.1).estimates(episode())
     assert not spoilt.grads[0].isfinite().all()
     (estimate,) = PES(8, 0.1, max_difference=0.5).estimates(episode())
+    torch.testing.assert_close(estimate.losses.squeeze(), estimate.loss)  # both of those below the edge
     assert estimate.loss.isfinite()
     # Half of all particles are over the edge: E[0.5 |ε|] / 2σ, of eight pairs
     assert estimate.grads[0][0].item() == pytest.approx(0.5 * 0.798 / 0.2, abs=1.0)
