@@ -45,8 +45,8 @@ on what:
   --num_problems N                test problems (default: 100)
   --num_validation_problems N     problems to tune learning rates on (default: as many as training was validated on,
                                   32 at least)
-  --held_back true                losses are those on batches that the optimizee holds back, for learning rates too
-                                  (default: as in training)
+  --held_back true                losses and metrics are those on batches that the optimizee holds back, losses for
+                                  learning rates too (default: as in training)
   --regret true                   the loss after a step is the lowest so far: what a black-box optimizer has found
   --seed_everything N             all randomness comes from this (default: that of the first checkpoint)
   --config FILE                   these options from YAML; of a run's own config.yaml, what the run was trained on

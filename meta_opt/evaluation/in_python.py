@@ -123,7 +123,8 @@ def compare(
         num_problems: Test problems.
         num_validation_problems: Problems that learning rates are tuned on. None: as many as the optimizers' training
             was validated on if that was on the same optimizee, and 32 at least.
-        held_back: Whether losses are those on batches that the optimizee holds back. None: as in that training.
+        held_back: Whether losses and metrics are those on batches that the optimizee holds back. None: as in that
+            training.
         network_for: Of groups (or kinds, or tensors) of parameters that an optimizer has no network for, which of its
             networks works on them.
         seed: All randomness comes from it.

@@ -46,7 +46,7 @@ class Setting:
         device: Where to compute.
         dtype: Floating-point type of θ.
         autocast: The type in which ``torch.autocast`` lets losses compute what they may; None for none.
-        held_back: Whether losses are those on batches that the optimizee holds back.
+        held_back: Whether losses and metrics are those on batches that the optimizee holds back.
         regret: Whether the loss after a step is the lowest so far.
         progress: Is told what is being done.
     """

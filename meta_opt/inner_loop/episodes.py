@@ -103,7 +103,7 @@ def run_episodes(
         device: Where to compute.
         dtype: Floating-point type of θ.
         autocast: See :class:`Problems`.
-        held_back: Whether the curves are of losses on held-back batches.
+        held_back: Whether losses and metrics are those on held-back batches.
         progress: Is told how many steps have been taken, counted over all problems, since it was last told.
     """
     at_once = max(1, _COORDINATES_AT_ONCE // layout_of(optimizee).num_coordinates)

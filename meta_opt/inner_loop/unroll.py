@@ -81,11 +81,14 @@ def begin(
     with no_autocast(problems.initial_params.device):
         evaluation = problems.evaluate(problems.initial_params, grad=grads or "grad" in optimizer.reads)
         judged = problems.judge(problems.initial_params, grad=grads) if problems.held_back else evaluation
-        state = optimizer.init_state(problems.layout, len(problems))
-        state = optimizer.numbered(state, problems.layout, problems.numbers)
-        if num_steps is not None:
-            state = optimizer.expect(state, num_steps)
-        return Position(evaluation, state, judged)
+        return Position(evaluation, first_state(problems, optimizer, num_steps), judged)
+
+
+def first_state(problems: Problems, optimizer: InnerOptimizer, num_steps: int | None) -> Any:
+    """h_0, with a graph where it is made of φ; see :func:`begin`."""
+    state = optimizer.init_state(problems.layout, len(problems))
+    state = optimizer.numbered(state, problems.layout, problems.numbers)
+    return state if num_steps is None else optimizer.expect(state, num_steps)
 
 
 def unroll(

@@ -119,8 +119,8 @@ class MetaLearner(EvaluatedLearner):
                 the mean of f_t over an unroll, times its length (log_mean), or for black-box optimizers the lowest
                 loss so far of the unroll instead of f_t, Σ w_t min_{s≤t} f_s (best).
             step_weights: w_t for t = 1..T: constant, linear:BETA (1 + β(t-1)), exponential:GAMMA (γ^(T-t)) or last.
-            held_back: Take the meta-loss, and all losses that are logged, of batches that the optimizee holds back (its
-                sample_held_back): learn what generalizes, not what is fitted.
+            held_back: Take the meta-loss, and all losses and metrics that are logged, of batches that the optimizee
+                holds back (its sample_held_back): learn what generalizes, not what is fitted.
             lr: Learning rate of the meta-optimizer, Adam.
             lr_schedule: Keep lr, or let it fall to zero along a half cosine over all episodes of trainer.max_epochs or,
                 where that is -1, over trainer.max_steps.

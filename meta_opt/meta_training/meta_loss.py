@@ -49,8 +49,9 @@ class MetaLoss:
 
     def problem(self, losses: Tensor) -> str | None:
         """Why the meta-loss of these losses is not finite, where it is the meta-loss that is wrong for them."""
-        if self._name in ("log_sum", "log_mean") and bool((losses < 0).any()):
-            return f"model.meta_loss {self._name} takes logarithms, and a loss was {losses.min():.3g}: choose sum"
+        if self._name in ("log_sum", "log_mean") and bool((negative := losses < 0).any()):
+            lowest = losses[negative].min()  # others may be nan
+            return f"model.meta_loss {self._name} takes logarithms, and a loss was {lowest:.3g}: choose sum"
         return None
 
     def value(self, losses: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Optimizee(Configurable, ABC):
         """A batch like those of :meth:`sample_batch`, of examples of the problem that those never hold; ``{}`` if none.
 
         The loss on it tells what is learned from what is only fitted: with ``model.held_back`` the meta-loss is taken
-        of it.
+        of it, and so are :meth:`metrics`.
         """
         return {}
 
@@ -68,7 +68,10 @@ class Optimizee(Configurable, ABC):
         """f_t(θ_t), a tensor without dimensions, differentiable in ``params``."""
 
     def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
-        """Named scalars to log beside the loss at the end of an episode, an accuracy for example."""
+        """Named scalars to log beside the loss at the end of an episode, an accuracy for example.
+
+        They are of the batch that the logged loss is of: with ``model.held_back`` one of :meth:`sample_held_back`.
+        """
         return {}
 
     def groups(self) -> Mapping[str, str]:

@@ -21,7 +21,8 @@ def check_held_back(optimizee: Optimizee, generator: Generator) -> None:
         generator: Draws the batches.
 
     Raises:
-        OptimizeeError: If there are none, they differ in names, shapes or types, or the loss fails on them.
+        OptimizeeError: If there are none, they differ in names, shapes or types, or the loss or the metrics fail on
+            them.
     """
     for variant in variants_of(optimizee, generator):
         _check_variant(variant, int(torch.randint(2**62, (), generator=generator)))
@@ -44,3 +45,5 @@ def _check_variant(variant: Optimizee, seed: int) -> None:
             loss = problems.judge(problems.initial_params, grad=True).loss  # which it must have
         if not loss.isfinite().all():
             raise OptimizeeError(f"{watched.name}.held_back_loss is not finite at θ_0")
+        with watched.watching("metrics", "fails on a held-back batch with"):
+            problems.metrics(problems.initial_params)

@@ -120,6 +120,7 @@ class Problems:
         self.layout = Layout.of({name: tensor[0] for name, tensor in params.items()}, optimizee.groups())
         self.initial_params = self.layout.flatten(params)
         self._batch: TensorDict = {}
+        self._held_back_batch: TensorDict = {}
         self.trace = optimizee.vmappable or len(self) == 1  # else a graph of B losses, one behind the other
         self._traces = vars(optimizee).setdefault("_traces", Traces())
         self._draws_batches = getattr(optimizee.sample_batch, "__func__", None) is not Optimizee.sample_batch
@@ -171,6 +172,7 @@ class Problems:
         other.initial_params = self.initial_params.repeat(copies, 1)
         other._problem = {name: _repeated(tensor, copies) for name, tensor in self._problem.items()}
         other._batch = {}
+        other._held_back_batch = {}
         other.trace = self._optimizee.vmappable or len(other) == 1
         return other
 
@@ -191,13 +193,7 @@ class Problems:
 
     def judge(self, params: Tensor, *, grad: bool = False, graph: Literal["none", "second"] = "none") -> Evaluation:
         """Draw the next held-back batch of each problem; what counts of every problem on it, see :meth:`evaluate`."""
-        with drawn_in_float32():
-            rows = [self._optimizee.sample_held_back(self._split, generator) for generator in self._judges]
-        if not rows[0]:
-            raise OptimizeeError(NONE_HELD_BACK.format(self._name))
-        return self._evaluate(
-            self._stack("sample_held_back", rows), params, grad=grad, graph=graph, what="held_back_loss"
-        )
+        return self._evaluate(self.draw_held_back(), params, grad=grad, graph=graph, what="held_back_loss")
 
     def _evaluate(
         self, batch: TensorDict, params: Tensor, *, grad: bool, graph: Literal["none", "second"], what: _What = "loss"
@@ -222,11 +218,14 @@ class Problems:
         return Evaluation(known[0], known[1], params) if grad else Evaluation.of(loss=known[0], params=params)
 
     def metrics(self, params: Tensor) -> TensorDict:
-        """The optimizee's metrics at ``params`` [B, N], on the mini-batches evaluated last; each [B]."""
-        named = self.layout.unflatten(params)
+        """The optimizee's metrics at ``params`` [B, N], each [B].
+
+        They are of the mini-batches drawn last or, where optimizers are judged on held-back batches, of those.
+        """
+        named, batch = self.layout.unflatten(params), self._held_back_batch if self.held_back else self._batch
         with torch.no_grad():
             rows = [
-                self._optimizee.metrics(_item(named, i), _item(self._problem, i), _item(self._batch, i))
+                self._optimizee.metrics(_item(named, i), _item(self._problem, i), _item(batch, i))
                 for i in range(len(self))
             ]
         try:
@@ -267,6 +266,19 @@ class Problems:
             self._key = repr((self.layout, list(self._problem), list(batch)))
         self._batch = batch
         return self._batch
+
+    def draw_held_back(self) -> TensorDict:
+        """The next held-back batch of each problem.
+
+        Raises:
+            OptimizeeError: If the optimizee holds none back.
+        """
+        with drawn_in_float32():
+            rows = [self._optimizee.sample_held_back(self._split, generator) for generator in self._judges]
+        if not rows[0]:
+            raise OptimizeeError(NONE_HELD_BACK.format(self._name))
+        self._held_back_batch = self._stack("sample_held_back", rows)
+        return self._held_back_batch
 
     def _loss_and_gradient(
         self, what: _What, batch_names: Iterable[str], params: Tensor, *tensors: Tensor

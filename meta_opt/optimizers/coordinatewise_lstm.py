@@ -299,11 +299,14 @@ class CoordinatewiseLSTM(SharedNetworks):
         return state.hidden[0][0].is_cuda and sum(hidden[0].shape[1] for hidden in state.hidden) <= NUM_WORTHWHILE
 
     def _in_order(self, state: LSTMState, of_segments: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """The sums over each network's segments, in the order of the parameters; zero where it has none."""
+        """The sums over each network's segments, in the order of the trained parameters; zero where it has none."""
         total = {key: [torch.zeros_like(weight) for weight in net.parameters()] for key, net in self.networks.items()}
         for segment, grads in zip(state.segments, of_segments, strict=True):
             torch._foreach_add_(total[self._key(segment.name)], grads)
-        return tuple(grad for grads in total.values() for grad in grads)
+        of_all = (grad for of_network in total.values() for grad in of_network)
+        return tuple(
+            grad for weight, grad in zip(self.networks.parameters(), of_all, strict=True) if weight.requires_grad
+        )
 
     def _kernel(self, tensor: Tensor) -> native.Kernel | None:
         """The native kernel, if it is to be used and can work on such tensors."""

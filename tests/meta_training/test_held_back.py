@@ -13,8 +13,9 @@ from torch import Generator, Tensor
 from meta_opt.errors import MetaOptError, OptimizeeError
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.inner_loop.unroll import begin, joined, unroll
-from meta_opt.meta_training.estimators.contract import Episode
+from meta_opt.meta_training.estimators.contract import Episode, MetaGradient
 from meta_opt.meta_training.estimators.first_order import FirstOrder
+from meta_opt.meta_training.estimators.nres import NRES
 from meta_opt.meta_training.estimators.policy_gradient import PolicyGradient
 from meta_opt.meta_training.estimators.second_order import SecondOrder
 from meta_opt.meta_training.meta_learner import MetaLearner
@@ -95,6 +96,31 @@ def test_curves_are_of_held_back_losses() -> None:
     torch.testing.assert_close(curves.losses[0], first)
     fitted = run_episodes(HoldsBack(), adam(0.1), "test", 3, 4, seed=0)
     assert not torch.allclose(curves.losses, fitted.losses)
+
+
+def test_metrics_are_of_the_batch_that_judges() -> None:
+    """The last batch is that of θ_4; the root of the loss on it is the metric."""
+    for held_back in (False, True):
+        curves = run_episodes(HoldsBack(), adam(0.1), "test", 3, 4, seed=0, held_back=held_back)
+        torch.testing.assert_close(curves.metrics["root"], curves.losses[-1].sqrt())
+
+
+def test_a_metric_as_the_objective_is_of_held_back_batches() -> None:
+    """And to look at its name takes none of them from the episode."""
+    network, streams = built(Coupled()), partial(problem_generator, 0, "episode")
+
+    def of(objective: str, *, held_back: bool) -> MetaGradient:
+        run = problems(held_back=held_back)
+        episode = Episode(run, network, MetaLoss("sum", "constant"), T, T, streams)
+        return next(NRES(2, 0.1, objective=objective).estimates(episode))
+
+    one, other = (of("root", held_back=held_back) for held_back in (False, True))
+    assert not torch.allclose(one.grads[0], other.grads[0])
+    assert torch.equal(other.losses, of("final_loss", held_back=True).losses)
+    squares = [
+        each.losses[-1].mean() / each.loss.square() for each in (one, other)
+    ]  # a mean of squares over their root
+    assert all(0.99 < float(each) < 3.0 for each in squares)
 
 
 class JudgesOtherwise(HoldsBack):
@@ -187,6 +213,16 @@ class JudgesBadly(HoldsBack):
     def held_back_loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
         loss = self.loss(params, problem, batch)
         return {"vector": loss.expand(3), "count": (loss.detach() > 0).float(), "text": "low"}[self.kind]  # type: ignore[return-value]
+
+
+class MeasuresOnlyTheFirstRows(HoldsBack):
+    def metrics(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> TensorDict:
+        return {"first": (batch["x"] - torch.zeros(6, 3)).mean()}
+
+
+def test_metrics_must_have_a_value_on_held_back_batches() -> None:
+    with pytest.raises(OptimizeeError, match="metrics fails on a held-back batch with RuntimeError"):
+        check_held_back(MeasuresOnlyTheFirstRows(), Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(

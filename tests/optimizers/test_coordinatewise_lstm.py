@@ -118,6 +118,23 @@ def test_another_network_stands_in_for_a_group_without_one() -> None:
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ["native", "torch", "fused"])
+@pytest.mark.parametrize("frozen", [slice(None, None, 2), slice(4)])  # some of each network; all of the first
+def test_frozen_weights_have_no_gradient(frozen: slice, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = Problems(Regression(), "train", [0, 1], seed=0, dtype=torch.float64)
+    optimizer = built(problems.layout, share="group", num_layers=1, engine="native" if engine == "native" else "torch")
+    if engine == "fused":
+        monkeypatch.setattr(CoordinatewiseLSTM, "_fuses", lambda *_: True)
+    trajectory = unroll(problems, optimizer, begin(problems, optimizer), 5)
+    weights = [*optimizer.parameters()]
+    whole = first_order(trajectory, optimizer, MetaLoss("sum", "constant")).grads
+    for weight in weights[frozen]:
+        weight.requires_grad_(False)
+    expected = [grad for grad, weight in zip(whole, weights, strict=True) if weight.requires_grad]
+    part = first_order(trajectory, optimizer, MetaLoss("sum", "constant")).grads
+    torch.testing.assert_close([*part], expected, rtol=1e-10, atol=1e-12)
+
+
 def test_starts_from_the_network_of_the_same_name_or_the_only_one_or_that_of_matrices() -> None:
     layout = Problems(Regression(), "train", [0], seed=0).layout
     names: tuple[Sharing, ...] = ("all", "group")

@@ -63,6 +63,24 @@ def test_equals_one_graph(name: str, meta_loss: MetaLoss, monkeypatch: pytest.Mo
     assert any(grad.any() for grad in found[0])
 
 
+@pytest.mark.parametrize("large", [1 << 18, 0])
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"decay", "fall", "coupled"}))  # those of several weights
+def test_frozen_weights_have_no_gradient_and_change_no_other(
+    name: str, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = Problems(Regression(), "train", range(2), seed=3, dtype=torch.float64)
+    network = NETWORKS[name]()
+    network.build(problems.layout, problem_generator(0, "phi"))
+    trajectory = unroll(problems, network.double(), begin(problems, network, grads=True), 4, grads=True)
+    for module in (contract, first_order):
+        monkeypatch.setattr(module, "LARGE", large)
+    whole = first_order.first_order(trajectory, network, MetaLoss("sum", "constant")).grads
+    for weight in [*network.parameters()][::2]:
+        weight.requires_grad_(False)
+    part = first_order.first_order(trajectory, network, MetaLoss("sum", "constant")).grads
+    torch.testing.assert_close(part, whole[1::2], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("network", [LearnedFirstMean(), LearnedFirstMeanOfAll()], ids=["gradients", "everything"])
 def test_a_first_state_that_is_learned(network: OptimizerNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one graph, step by step, in pieces of exact meta-gradients and as a control variate."""

@@ -147,7 +147,7 @@ class Evolution(Estimator):
             losses = trajectory.losses.unflatten(1, (len(particles), -1))  # [T, P, B]
             control = None
             if center is None:
-                recorded.append(losses.mean(1))
+                recorded.append(self._mean_losses(losses))
             else:
                 of_center = unroll(alone, network, center, length, grads=controlled, losses_only=not controlled)
                 center = of_center.end.detach()
@@ -201,8 +201,14 @@ class Evolution(Estimator):
         return self.control_variate and self.objective == "meta_loss" and "grad" in network.reads
 
     def _costs(self, episode: Episode, problems: Problems, end: Position, losses: Tensor) -> Tensor:
-        """What each particle costs, [P], of the losses [T, P, B] of this unroll, or of where it ends."""
+        """What each particle costs, [P], of the losses [T, P, B] of this unroll, or of where it ends.
+
+        Raises:
+            MetaOptError: If the meta-loss takes logarithms, and a loss is negative: it is low, and no divergence.
+        """
         if self.objective == "meta_loss":
+            if problem := episode.meta_loss.problem(losses):
+                raise MetaOptError(problem)
             return torch.stack([episode.meta_loss.value(own) for own in losses.unbind(1)])
         if self.objective == "final_loss":
             return losses[-1].mean(1)
@@ -211,7 +217,8 @@ class Evolution(Estimator):
         return -values if self.objective.startswith("-") else values
 
     def _check_metric(self, problems: Problems) -> None:
-        problems.draw_batch()  # which metrics are of
+        draw = problems.draw_held_back if problems.held_back else problems.draw_batch
+        draw()  # what metrics are of
         metrics = problems.metrics(problems.initial_params)
         if self.objective.removeprefix("-") not in metrics:
             known = ", ".join([*_LOSSES, *metrics])
@@ -219,6 +226,12 @@ class Evolution(Estimator):
                 f"model.estimator.objective must be one of {known}, metrics with a minus where more is better, not "
                 f"{self.objective}"
             )
+
+    def _mean_losses(self, losses: Tensor) -> Tensor:
+        """The mean over particles, [T, B], of losses [T, P, B]; where one may diverge, over those that are finite."""
+        if self.max_difference is None:
+            return losses.mean(1)
+        return torch.where(losses.isfinite(), losses, torch.nan).nanmean(1)
 
     def _differences(self, costs: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of what particles cost, [], and what the two of each pair differ by, [K]; of costs [P]."""

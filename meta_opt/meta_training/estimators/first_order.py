@@ -41,7 +41,8 @@ class FirstOrder(Estimator):
         Args:
             update_every: Optimizee steps between two meta-updates, a divisor of T. Less than T, each of them looks at
                 the last T losses, a window that slides (the last of an episode at fewer, where update_every does not
-                divide its length); null for T, one unroll after the other.
+                divide its length); train/meta_loss, the sum over windows, then counts a loss in each of them. Null for
+                T, one unroll after the other.
             replay_fraction: Part of the coordinates of each large tensor, drawn anew for each meta-update, that the
                 meta-gradient is computed from; weighted, so that it is right on average. Less is faster and noisier.
 

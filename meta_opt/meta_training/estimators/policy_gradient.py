@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.errors import MetaOptError
-from meta_opt.inner_loop.unroll import Trajectory, begin, unroll, unroll_lengths
+from meta_opt.inner_loop.unroll import Trajectory, begin, first_state, unroll, unroll_lengths
 from meta_opt.meta_training.estimators.contract import Episode, Estimator, MetaGradient
 from meta_opt.meta_training.estimators.critic import Critic, inputs_of
 from meta_opt.meta_training.estimators.returns import (
@@ -35,8 +35,10 @@ class PolicyGradient(Estimator):
     """REINFORCE (Williams 1992) or PPO (Schulman et al. 2017) over the steps of each unroll, with a critic.
 
     What counts is the return, as the arguments say: model.meta_loss and model.step_weights do not.
-    Every unroll of T steps gives one meta-gradient, or with PPO one for each pass over it. The critic is trained beside
-    φ by the meta-optimizer, to the squared error of what it said the return would be.
+    Every unroll of T steps gives one meta-gradient, or with PPO one for each pass over it, of the probabilities that
+    its actions have at the φ of the pass: a first state that is made of φ is made anew, and the states that later
+    unrolls begin with stay what they are. The critic is trained beside φ by the meta-optimizer, to the squared error of
+    what it said the return would be.
     """
 
     def __init__(
@@ -111,10 +113,19 @@ class PolicyGradient(Estimator):
             losses = torch.stack([evaluation.loss for evaluation in trajectory.judged])  # [T + 1, B]
             inputs = inputs_of(losses, first, previous, start, episode.num_steps)
             start, previous = start + length, losses[-2]
-            yield from self._passes(episode, trajectory, losses, inputs, first, ends=start == episode.num_steps)
+            ends = start == episode.num_steps
+            yield from self._passes(episode, trajectory, losses, inputs, first, begins=number == 0, ends=ends)
 
     def _passes(
-        self, episode: Episode, trajectory: Trajectory, losses: Tensor, inputs: Tensor, first: Tensor, *, ends: bool
+        self,
+        episode: Episode,
+        trajectory: Trajectory,
+        losses: Tensor,
+        inputs: Tensor,
+        first: Tensor,
+        *,
+        begins: bool,
+        ends: bool,
     ) -> Iterator[MetaGradient]:
         """Meta-gradients of one unroll with losses [T + 1, B] and what the critic reads of them, [T + 1, B, 5]."""
         policy = cast(Policy, episode.network)
@@ -124,7 +135,10 @@ class PolicyGradient(Estimator):
         meta_loss, before = episode.meta_loss.value(losses[1:]), None
         for number in range(self.passes):
             with torch.enable_grad():
-                distributions = policy.distributions(observations, trajectory.start.state)
+                state = trajectory.start.state
+                if begins:  # it may be made of φ
+                    state = first_state(episode.problems, policy, episode.num_steps)
+                distributions = policy.distributions(observations, state)
                 log_probs = distributions.log_prob(actions)
                 if before is None:
                     before = log_probs.detach()

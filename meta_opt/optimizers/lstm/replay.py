@@ -20,7 +20,7 @@ from meta_opt.optimizers.lstm.settings import NetworkSettings
 from meta_opt.optimizers.lstm.state import LSTMState
 from meta_opt.optimizers.lstm.step import lstm_step, update_of
 
-Grads = tuple[Tensor, ...]  # of the parameters of one network, in their order
+Grads = tuple[Tensor, ...]  # of the parameters of one network, in their order; of frozen ones anything
 _BLOCK = 4096  # coordinates that a graph replays at once: what it keeps for the way back stays in the cache
 
 
@@ -86,11 +86,13 @@ def replay_by_graph(settings: NetworkSettings, networks: Sequence[LSTMNetwork], 
 
     def of_block(network: LSTMNetwork, block: Recording) -> Grads:
         inner, state = torch.zeros_like(block.coefficients[0][0, 0]), block.state
+        trained = [weight for weight in network.parameters() if weight.requires_grad]
         with torch.enable_grad():
             for grad, coefficient, read, direction in block.steps():
                 update, state = lstm_step(settings, [network], grad, state, read, direction)
                 inner = inner + torch.dot(coefficient.flatten(), update.flatten())
-            return torch.autograd.grad(inner, tuple(network.parameters()), materialize_grads=True)
+            grads = iter(torch.autograd.grad(inner, trained, materialize_grads=True) if trained else ())
+        return tuple(next(grads) if each.requires_grad else torch.zeros_like(each) for each in network.parameters())
 
     return _summed(networks, recorded, _BLOCK, of_block)
 

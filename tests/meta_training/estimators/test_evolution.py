@@ -259,9 +259,43 @@ def test_a_particle_that_diverges_counts_as_the_largest_difference() -> None:
     (spoilt,) = PES(8, 0.1).estimates(episode())
     assert not spoilt.grads[0].isfinite().all()
     (estimate,) = PES(8, 0.1, max_difference=0.5).estimates(episode())
+    torch.testing.assert_close(estimate.losses.squeeze(), estimate.loss)  # both of those below the edge
     assert estimate.loss.isfinite()
     # Half of all particles are over the edge: E[0.5 |ε|] / 2σ, of eight pairs
     assert estimate.grads[0][0].item() == pytest.approx(0.5 * 0.798 / 0.2, abs=1.0)
+
+
+class Plane(Parabola):
+    """f = Σ θ_i, from zero; not-a-number where it is ``edge`` and more."""
+
+    def __init__(self, edge: float) -> None:
+        self.edge = edge
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        total = params["theta"].sum()
+        return torch.where(total < self.edge, total, torch.nan)
+
+
+@pytest.mark.parametrize("max_difference", [None, 0.5])
+@pytest.mark.parametrize("meta_loss", ["log_sum", "log_mean"])
+def test_particles_whose_loss_has_no_logarithm_are_said_to_be_the_cause(
+    meta_loss: Any, max_difference: float | None
+) -> None:
+    """Of φ itself it is 1.5: with σ = 1 some particles are below zero, and others over the edge."""
+    episode = replace(an_episode(Plane(2.0), Constant(), 1, 1), meta_loss=MetaLoss(meta_loss, "constant"))
+    with pytest.raises(
+        MetaOptError, match=rf"meta_loss {meta_loss} takes logarithms, and a loss was -\d.*: choose sum"
+    ):
+        list(NRES(8, 1.0, max_difference=max_difference).estimates(episode))
+    assert next(NRES(8, 1.0, max_difference=0.5).estimates(replace(episode, meta_loss=SUM))).loss.isfinite()
+
+
+def test_particles_that_diverge_have_no_logarithm_either_and_count_as_the_largest_difference() -> None:
+    episode = replace(an_episode(Plane(1.5), Constant(), 1, 1), meta_loss=MetaLoss("log_mean", "constant"))
+    (estimate,) = NRES(50, 0.05, max_difference=0.5).estimates(episode)
+    assert estimate.loss.isfinite()
+    # One of each pair is over the edge, and ε adds up to √3 times a normal number: E[0.5 |Σ ε|] / 2σ
+    assert estimate.grads[0].sum().item() == pytest.approx(0.5 * 3**0.5 * 0.798 / 0.1, abs=2.0)
 
 
 def test_memory_does_not_grow_with_the_unroll() -> None:

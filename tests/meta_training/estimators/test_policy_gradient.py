@@ -141,6 +141,33 @@ def test_as_many_passes_as_asked_for_and_the_losses_once() -> None:
     assert all(len(each.own_grads) == 4 for each in estimates)
 
 
+class LearnedFirstState(Bandit):
+    """The same policy, whose mean is its state."""
+
+    def init_state(self, layout: Layout, num_problems: int) -> Tensor:
+        return self.mean.exp().log().expand(num_problems, layout.num_coordinates)
+
+    def step(self, evaluation: Evaluation, state: Tensor, noise: Generator | None = None) -> Step:
+        action = state if noise is None else drawn(Gaussian(state, self.log_std), noise)
+        return Step(action, state, Decision(torch.zeros(*action.shape, 0), action.detach()))
+
+    def distributions(self, observations: Tensor, state: Tensor) -> Gaussian:
+        return Gaussian(state.expand(observations.shape[:-1]), self.log_std)
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+def test_a_first_state_that_is_made_of_phi_is_that_of_each_pass(algorithm: Any) -> None:
+    runs = []
+    for policy in (Bandit(), LearnedFirstState()):
+        episode, grads = episode_of(policy, num_steps=4, unroll_length=4), []
+        for estimate in estimates_of(PolicyGradient(algorithm, passes=3, critic_size=0), episode):
+            grads.append(torch.stack(estimate.grads))
+            with torch.no_grad():
+                policy.mean += 0.05
+        runs.append(torch.stack(grads))
+    torch.testing.assert_close(*runs, rtol=1e-9, atol=1e-12)
+
+
 def test_the_critic_learns_the_returns() -> None:
     """Trained on its own gradients alone, it comes to tell the return of the losses it has seen."""
     estimator = PolicyGradient("reinforce", critic_size=16).double()
