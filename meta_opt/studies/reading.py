@@ -26,7 +26,7 @@ _KEPT = {  # a study says these
 }
 _GROUPS = {"model", "optimizee", "optimizer", "trainer", "early_stopping"}
 _CLASSES = {"optimizee", "optimizer", "model.estimator"}
-_PLAIN = (bool, int, float, str, type(None), list, dict)
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def read_study(name: str, content: Any) -> Study:
@@ -188,9 +188,19 @@ def _options(value: Any, where: str) -> dict[str, Any]:
             raise MetaOptError(f"{where}.{name} must be a name or FILE.py:CLASS, not {shown(content)}")
         if name in _GROUPS and isinstance(content, dict):
             raise MetaOptError(f"{where}.{name}: write its options one by one, as {name}.{next(iter(content), 'NAME')}")
-        if not isinstance(content, _PLAIN):
-            raise MetaOptError(f"{where}.{name} must be a plain value, not {shown(content)}")
+        _check_plain(content, f"{where}.{name}")
     return dict(options)
+
+
+def _check_plain(value: Any, where: str) -> None:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}.{index}")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_plain(item, f"{where}.{_text(name, f'{where}: a name in it')}")
+    elif not isinstance(value, _PLAIN):
+        raise MetaOptError(f"{where} must be a plain value, not {shown(value)}")
 
 
 def _known(given: Mapping[Any, Any], known: set[str], where: str) -> None:

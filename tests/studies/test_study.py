@@ -1,5 +1,7 @@
 """The file of a study."""
 
+from datetime import date
+
 import pytest
 
 from meta_opt.errors import MetaOptError
@@ -60,6 +62,12 @@ def test_numbers_may_be_labels():
         ({"also": {"a": {"optimizer": "my.yaml"}}}, "also.a.optimizer must be a name or FILE.py:CLASS, not 'my.yaml'"),
         ({"axes": AXES, "quick": {"axes": {"lr": []}}}, "quick.axes.lr must have a label at least"),
         ({"base": {**SMALL["base"], "a-b": 1}}, "base must be options by name, and 'a-b' is none"),
+        ({"base": {**SMALL["base"], "a.b": date(2020, 1, 1)}}, "base.a.b must be a plain value, not a date"),
+        (
+            {"base": {**SMALL["base"], "a": [1, {"b": date(2020, 1, 1)}]}},
+            "base.a.1.b must be a plain value, not a date",
+        ),
+        ({"base": {**SMALL["base"], "a": [{"b": 1, 2: 3}]}}, "base.a.0: a name in it must be text, not 2"),
         ({"axes": {"lr": {}}}, "axes.lr must have a label at least"),
         ({"axes": {"lr": [1]}}, "axes.lr must be entries by name, not a list of 1"),
         ({"axes": {"lr": {"a b": {}}}}, "a label must be one word of letters, digits"),
