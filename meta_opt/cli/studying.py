@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,7 +104,7 @@ def _check(study: Study) -> None:
     for axis, labels in study.axes.items():
         for label in labels:
             chosen = (study.axes[each][name] for each, name in {**first, axis: label}.items())
-            checked[f"axes.{axis}.{label}"] = reduce(merged, chosen, dict(study.base))
+            checked[f"axes.{axis}.{label}"] = merged(study.base, *chosen)
     checked |= {f"also.{label}": merged(study.base, options) for label, options in study.also.items()}
     worker = Worker(WORKER)
     work = {"check": checked, "tests": tests_of(study), "baselines": list(study.baselines)}

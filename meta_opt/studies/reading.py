@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from meta_opt.errors import MetaOptError, shown
@@ -102,7 +104,19 @@ def read_study(name: str, content: Any) -> Study:
     labels = [" ".join(point) for point, _ in study.points()]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise MetaOptError(f"two points are called {twice}")
+    _check_differences(study)
     return study
+
+
+def _check_differences(study: Study) -> None:
+    """See that every label of an axis changes something, whatever those of the others are."""
+    points: dict[str, str] = {}
+    for labels, options in replace(study, also={}).points():
+        tests = [name for name, test in study.tests.items() if test.of(labels)]
+        point = " ".join(labels)
+        other = points.setdefault(json.dumps([options, tests], sort_keys=True), point)
+        if other != point:
+            raise MetaOptError(f"axes: {other} and {point} are two points with the same options")
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
