@@ -107,8 +107,8 @@ def _check(study: Study) -> None:
             checked[f"axes.{axis}.{label}"] = merged(study.base, *chosen)
     checked |= {f"also.{label}": merged(study.base, options) for label, options in study.also.items()}
     worker = Worker(WORKER)
-    work = {"check": checked, "tests": tests_of(study), "baselines": list(study.baselines)}
-    answer = worker.perform(work, 0) or {}
+    work = {"check": checked, "checkpoint": study.checkpoint, "tests": tests_of(study)}
+    answer = worker.perform({**work, "baselines": list(study.baselines)}, 0) or {}
     worker.stop()
     refused: dict[str, str] = answer.get("results", {})
     for where, error in refused.items():

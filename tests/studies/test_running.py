@@ -195,6 +195,19 @@ def test_options_are_checked_without_a_run():
     assert "Adamm" in refused["baselines"]
 
 
+def test_a_best_checkpoint_needs_a_validation():
+    """Which is seen before the first run, where epochs say it."""
+    late = {**OPTIONS, "trainer.check_val_every_n_epoch": 3}
+    checked = {"check": {"late": late, "right": {**late, "trainer.max_epochs": 3}}, "checkpoint": "best"}
+    refused = perform(checked, 0, main, optimizee_of)["results"]
+    assert list(refused) == ["late"]
+    assert refused["late"].endswith("trainer.check_val_every_n_epoch is 3; lower it, or set checkpoint: last")
+    assert perform({**checked, "checkpoint": "last"}, 0, main, optimizee_of)["results"] == {}
+    cut = {**OPTIONS, "trainer.max_steps": 1, "trainer.check_val_every_n_epoch": 2}
+    made = perform({**WORK, "options": cut, "checkpoint": "best"}, 0, main, optimizee_of)
+    assert made["error"].startswith("there is no best checkpoint: the run ended before its first validation")
+
+
 def test_options_of_tests_are_those_of_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "bowl_for_a_study", raising=False)
