@@ -71,10 +71,12 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
     done = on_cluster(missing, asked.cluster, WORKER) if asked.cluster else here(missing, workers, WORKER)
     with closing(done) as ending:
         for count, (task, made) in enumerate(ending, start=1):
-            if file := changed(task):  # the process may have read either
+            if file := changed(task.work):  # the process may have read either
                 raise MetaOptError(
                     f"{file} was changed while the study ran: start it again, with the file as it is now"
                 )
+            if "unfit" in made:
+                raise MetaOptError(f"{made['unfit']}; when that is mended, the same command goes on")
             if "no_start" in made:
                 raise MetaOptError(f"no process can be started that does runs ({made['no_start']}): it says why above")
             if "no_room" in made:

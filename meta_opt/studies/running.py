@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import socket
 import tempfile
 import time
 from collections import defaultdict
@@ -34,6 +35,7 @@ from meta_opt.optimizees.problems import Problems, problem_generator
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.saved.recipes import load_optimizer, read_recipe
+from meta_opt.studies.tasks import changed
 
 Command = Callable[[list[str]], int]
 Maker = Callable[[list[str]], Optimizee]
@@ -56,15 +58,16 @@ def perform(work: Mapping[str, Any], run: int, main: Command, maker: Maker) -> d
 
     Args:
         work: Either options, tests, checkpoint, training_curves and meta_gradient_norms, or baselines and a test
-            (and hashes of files, which only tell apart what was done with others); or
+            (and hashes of the files that it depends on); or
             options, tests, baselines and checkpoint to check only, options and tests by name.
         run: Its number; all randomness of meta-training comes from it.
         main: The command line.
         maker: Makes an optimizee of options, as the command line does.
 
     Returns:
-        ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line, or ``no_room``, a line: it could
-        not be done, for there is no room on the disk for it; and ``seconds``, which do not.
+        ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line; or, as it could not be done here,
+        a line ``no_room``, where the disk is full, or ``unfit``, where a file differs; and ``seconds``, which depend on
+        the machine.
 
     Raises:
         StoppedError: If a signal ended it.
@@ -73,7 +76,10 @@ def perform(work: Mapping[str, Any], run: int, main: Command, maker: Maker) -> d
     seconds: dict[str, Any] = {}
     try:
         made: dict[str, Any]
-        if "check" in work:
+        if (file := changed(work)) is not None:
+            it_is = "another file than here" if Path(file).exists() else "missing"
+            made = {"unfit": f"on {socket.gethostname()}, in the folder {Path.cwd()}, {file} is {it_is}"}
+        elif "check" in work:
             made = {"results": _refused(work, main, maker)}
         elif "baselines" in work:
             made = {"results": _baselines(work, maker)}
