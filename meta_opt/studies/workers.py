@@ -24,6 +24,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped
 from meta_opt.studies.tasks import Task
 
 _PATIENCE = 10.0  # seconds that a process gets to end by itself
@@ -198,10 +199,10 @@ class _Crew:
 def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
     """Do runs on the workers of a ``dask.distributed`` scheduler; gives them as they end.
 
-    Those of a worker that is lost are done again on others.
+    Those of a worker that is lost are done again on others, until the scheduler gives them up.
 
     Raises:
-        MetaOptError: If distributed is not installed, or there is no scheduler.
+        MetaOptError: If distributed is not installed, there is no scheduler, or runs were given up.
     """
     try:
         from distributed import Client
@@ -217,6 +218,7 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
         client = OwnClient(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise MetaOptError(f"--cluster {address}: there is no scheduler to be reached ({error})") from error
+    lost: list[BaseException] = []
     with client:
         by_key = {f"meta-opt-{task.key}": task for task in tasks}
         ending = cluster_completed(
@@ -225,7 +227,12 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
         )
         for future in ending:
             failed = future.exception()
-            lost = {"error": f"{type(failed).__name__}: {failed}", "seconds": {}}
-            made = future.result() if failed is None else lost
+            made = future.result() if failed is None else {}
             future.release()  # or it would be made again if the worker that holds it were lost
-            yield by_key[future.key], made
+            if failed is None:
+                yield by_key[future.key], made
+            else:
+                lost.append(failed)
+    if lost:
+        reason = clipped(f"{type(lost[0]).__name__}: {lost[0]}", 200)
+        raise MetaOptError(f"{len(lost)} runs were lost with their workers; the same command does them ({reason})")

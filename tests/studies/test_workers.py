@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,6 +172,52 @@ def test_a_lost_worker_loses_no_run(cluster, begun):
             workers[0].kill()
     assert sorted(done) == [(run, 2 * run) for run in range(8)]
     assert sum(begun().values()) == 9  # the one that was lost once more
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A cluster whose future of each run is the one that is set, with what was submitted."""
+    cluster = SimpleNamespace(futures=[], submitted=[], workers={"tcp://there:1": 1})
+
+    class Client:
+        loop = None
+
+        def __init__(self, address, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def nthreads(self):
+            return cluster.workers
+
+        def submit(self, *work, key):
+            cluster.submitted.append(work)
+            future = cluster.futures[len(cluster.submitted) - 1]
+            future.key = key
+            return future
+
+    module = SimpleNamespace(Client=Client, as_completed=lambda futures, loop: futures)
+    monkeypatch.setitem(sys.modules, "distributed", module)
+    return cluster
+
+
+def future(result, failed=None):
+    return SimpleNamespace(exception=lambda: failed, result=result, release=lambda: None)
+
+
+def test_runs_that_are_lost_with_their_workers_are_no_results(pretended):
+    made = {"results": {}, "seconds": {}}
+    pretended.futures = [future(None, RuntimeError("killed\nby hand")), future(lambda: made)]
+    ending = on_cluster(tasks(2), "tcp://there:2", MODULE)
+    task, result = next(ending)
+    assert (task.run, result) == (1, made)
+    said = r"^1 runs were lost with their workers; the same command does them \(RuntimeError: killed by hand\)$"
+    with pytest.raises(MetaOptError, match=said):
+        next(ending)
 
 
 @pytest.mark.filterwarnings("ignore")
