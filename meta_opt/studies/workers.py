@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import shutil
@@ -202,13 +203,14 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
     Those of a worker that is lost are done again on others, until the scheduler gives them up.
 
     Raises:
-        MetaOptError: If distributed is not installed, there is no scheduler, or runs were given up.
+        MetaOptError: If distributed is not installed, there is no scheduler, that is lost, or runs were given up.
     """
     try:
         from distributed import Client
         from distributed import as_completed as cluster_completed
     except ImportError as error:
         raise MetaOptError("--cluster needs dask.distributed: pip install 'meta-opt[cluster]'") from error
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # that a scheduler is lost is said below
 
     class OwnClient(Client):
         def __del__(self) -> None:
@@ -220,19 +222,22 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
         raise MetaOptError(f"--cluster {address}: there is no scheduler to be reached ({error})") from error
     lost: list[BaseException] = []
     with client:
-        by_key = {f"meta-opt-{task.key}": task for task in tasks}
-        ending = cluster_completed(
-            [client.submit(perform_beside, module, task.work, task.run, key=key) for key, task in by_key.items()],
-            loop=client.loop,
-        )
-        for future in ending:
-            failed = future.exception()
-            made = future.result() if failed is None else {}
-            future.release()  # or it would be made again if the worker that holds it were lost
-            if failed is None:
-                yield by_key[future.key], made
-            else:
-                lost.append(failed)
+        try:
+            by_key = {f"meta-opt-{task.key}": task for task in tasks}
+            ending = cluster_completed(
+                [client.submit(perform_beside, module, task.work, task.run, key=key) for key, task in by_key.items()],
+                loop=client.loop,
+            )
+            for future in ending:
+                failed = future.exception()
+                made = future.result() if failed is None else {}
+                future.release()  # or it would be made again if the worker that holds it were lost
+                if failed is None:
+                    yield by_key[future.key], made
+                else:
+                    lost.append(failed)
+        except (CancelledError, OSError) as error:
+            raise MetaOptError(f"--cluster {address}: the scheduler was lost; the same command goes on") from error
     if lost:
         reason = clipped(f"{type(lost[0]).__name__}: {lost[0]}", 200)
         raise MetaOptError(f"{len(lost)} runs were lost with their workers; the same command does them ({reason})")

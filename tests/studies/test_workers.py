@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import CancelledError
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,6 +219,15 @@ def test_runs_that_are_lost_with_their_workers_are_no_results(pretended):
     said = r"^1 runs were lost with their workers; the same command does them \(RuntimeError: killed by hand\)$"
     with pytest.raises(MetaOptError, match=said):
         next(ending)
+
+
+def test_a_scheduler_that_is_lost(pretended):
+    def cancelled():
+        raise CancelledError
+
+    pretended.futures = [future(cancelled)]
+    with pytest.raises(MetaOptError, match="--cluster tcp://there:2: the scheduler was lost; the same command goes on"):
+        list(on_cluster(tasks(1), "tcp://there:2", MODULE))
 
 
 @pytest.mark.filterwarnings("ignore")
