@@ -24,6 +24,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import Any
 
+from meta_opt import __version__
 from meta_opt.errors import MetaOptError
 from meta_opt.messages import clipped
 from meta_opt.studies.tasks import Task
@@ -216,16 +217,34 @@ def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
         def __del__(self) -> None:
             """Nothing: it is closed below; of one that found no scheduler, the stock method waits and prints."""
 
+    def perform_there(work: Mapping[str, Any], run: int, module: str, version: str) -> dict[str, Any]:
+        """Being local, it is sent whole, and can say that there is no meta-opt where it is run."""
+        import socket
+
+        try:
+            import meta_opt
+            from meta_opt.studies.workers import perform_beside
+        except ImportError as error:
+            return {"unfit": f"on {socket.gethostname()} meta-opt cannot be imported ({error})"}
+        if meta_opt.__version__ != version:
+            return {"unfit": f"on {socket.gethostname()} meta-opt is {meta_opt.__version__}, and here {version}"}
+        return perform_beside(module, work, run)
+
     try:
         client = OwnClient(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise MetaOptError(f"--cluster {address}: there is no scheduler to be reached ({error})") from error
     lost: list[BaseException] = []
     with client:
+        if not client.nthreads():
+            print(f"waiting for workers of {address}", flush=True)
         try:
             by_key = {f"meta-opt-{task.key}": task for task in tasks}
             ending = cluster_completed(
-                [client.submit(perform_beside, module, task.work, task.run, key=key) for key, task in by_key.items()],
+                [
+                    client.submit(perform_there, task.work, task.run, module, __version__, key=key)
+                    for key, task in by_key.items()
+                ],
                 loop=client.loop,
             )
             for future in ending:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import meta_opt
 from meta_opt.errors import MetaOptError
 from meta_opt.studies.tasks import Task
 from meta_opt.studies.workers import Worker, here, on_cluster
@@ -228,6 +229,27 @@ def test_a_scheduler_that_is_lost(pretended):
     pretended.futures = [future(cancelled)]
     with pytest.raises(MetaOptError, match="--cluster tcp://there:2: the scheduler was lost; the same command goes on"):
         list(on_cluster(tasks(1), "tcp://there:2", MODULE))
+
+
+@pytest.mark.parametrize("workers", [{}, {"tcp://there:1": 1}], ids=["none", "one"])
+def test_where_there_are_no_workers_it_is_said(pretended, capsys, workers):
+    pretended.workers, pretended.futures = workers, [future(dict)]
+    assert len(list(on_cluster(tasks(1), "tcp://there:2", MODULE))) == 1
+    assert capsys.readouterr().out == ("" if workers else "waiting for workers of tcp://there:2\n")
+
+
+def test_a_worker_without_meta_opt_or_with_another_version_says_so(pretended, tmp_path, monkeypatch):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    pretended.futures = [future(dict)]
+    list(on_cluster(tasks(1), "tcp://there:2", MODULE))
+    ((perform, *work),) = pretended.submitted
+    (tmp_path / "meta_opt.py").write_text("raise ImportError('not here')\n")
+    code = "import cloudpickle, sys; perform, work = cloudpickle.load(sys.stdin.buffer); print(perform(*work))"
+    sent = cloudpickle.dumps((perform, work))
+    run = subprocess.run([sys.executable, "-c", code], input=sent, cwd=tmp_path, capture_output=True, check=True)
+    assert run.stdout.decode().endswith(" meta-opt cannot be imported (not here)'}\n")
+    monkeypatch.setattr(meta_opt, "__version__", "9.8")
+    assert perform(*work)["unfit"].endswith(f" meta-opt is 9.8, and here {work[-1]}")
 
 
 @pytest.mark.filterwarnings("ignore")
