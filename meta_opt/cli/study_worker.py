@@ -14,8 +14,12 @@ from meta_opt.cli.asked import optimizee_of
 from meta_opt.studies.running import StoppedError, perform
 from meta_opt.studies.workers import serve
 
+_imported: dict[str, str] = {}  # hashes of the files of earlier runs
+
 
 def _perform(work: Mapping[str, Any], run: int) -> dict[str, Any]:
+    if any(_imported.setdefault(name, value) != value for name, value in work.get("files", {}).items()):
+        sys.exit(1)  # classes stay as they were imported: the run is begun again in another process
     try:
         return perform(work, run, main, optimizee_of)
     except StoppedError:

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,10 +71,12 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
     done = on_cluster(missing, asked.cluster, WORKER) if asked.cluster else here(missing, workers, WORKER)
     with closing(done) as ending:
         for count, (task, made) in enumerate(ending, start=1):
-            if file := changed(task):  # the process may have read either
+            if file := changed(task.work):  # the process may have read either
                 raise MetaOptError(
                     f"{file} was changed while the study ran: start it again, with the file as it is now"
                 )
+            if "unfit" in made:
+                raise MetaOptError(f"{made['unfit']}; when that is mended, the same command goes on")
             if "no_start" in made:
                 raise MetaOptError(f"no process can be started that does runs ({made['no_start']}): it says why above")
             if "no_room" in made:
@@ -105,11 +106,11 @@ def _check(study: Study) -> None:
     for axis, labels in study.axes.items():
         for label in labels:
             chosen = (study.axes[each][name] for each, name in {**first, axis: label}.items())
-            checked[f"axes.{axis}.{label}"] = reduce(merged, chosen, dict(study.base))
+            checked[f"axes.{axis}.{label}"] = merged(study.base, *chosen)
     checked |= {f"also.{label}": merged(study.base, options) for label, options in study.also.items()}
     worker = Worker(WORKER)
-    work = {"check": checked, "tests": tests_of(study), "baselines": list(study.baselines)}
-    answer = worker.perform(work, 0) or {}
+    work = {"check": checked, "checkpoint": study.checkpoint, "tests": tests_of(study)}
+    answer = worker.perform({**work, "baselines": list(study.baselines)}, 0) or {}
     worker.stop()
     refused: dict[str, str] = answer.get("results", {})
     for where, error in refused.items():

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from meta_opt.errors import MetaOptError, shown
@@ -26,7 +28,7 @@ _KEPT = {  # a study says these
 }
 _GROUPS = {"model", "optimizee", "optimizer", "trainer", "early_stopping"}
 _CLASSES = {"optimizee", "optimizer", "model.estimator"}
-_PLAIN = (bool, int, float, str, type(None), list, dict)
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def read_study(name: str, content: Any) -> Study:
@@ -102,7 +104,19 @@ def read_study(name: str, content: Any) -> Study:
     labels = [" ".join(point) for point, _ in study.points()]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise MetaOptError(f"two points are called {twice}")
+    _check_differences(study)
     return study
+
+
+def _check_differences(study: Study) -> None:
+    """See that every label of an axis changes something, whatever those of the others are."""
+    points: dict[str, str] = {}
+    for labels, options in replace(study, also={}).points():
+        tests = [name for name, test in study.tests.items() if test.of(labels)]
+        point = " ".join(labels)
+        other = points.setdefault(json.dumps([options, tests], sort_keys=True), point)
+        if other != point:
+            raise MetaOptError(f"axes: {other} and {point} are two points with the same options")
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
@@ -188,9 +202,19 @@ def _options(value: Any, where: str) -> dict[str, Any]:
             raise MetaOptError(f"{where}.{name} must be a name or FILE.py:CLASS, not {shown(content)}")
         if name in _GROUPS and isinstance(content, dict):
             raise MetaOptError(f"{where}.{name}: write its options one by one, as {name}.{next(iter(content), 'NAME')}")
-        if not isinstance(content, _PLAIN):
-            raise MetaOptError(f"{where}.{name} must be a plain value, not {shown(content)}")
+        _check_plain(content, f"{where}.{name}")
     return dict(options)
+
+
+def _check_plain(value: Any, where: str) -> None:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}.{index}")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_plain(item, f"{where}.{_text(name, f'{where}: a name in it')}")
+    elif not isinstance(value, _PLAIN):
+        raise MetaOptError(f"{where} must be a plain value, not {shown(value)}")
 
 
 def _known(given: Mapping[Any, Any], known: set[str], where: str) -> None:

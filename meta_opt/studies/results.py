@@ -48,6 +48,8 @@ class Results:
 def opened(folder: Path) -> Iterator[Results]:
     """The results in a folder, for one process at a time; of a line that was being written nothing is left.
 
+    A last line that is whole, and lacks its end, gets it.
+
     Raises:
         MetaOptError: If another process works on them, or the file holds something else.
         StorageError: If the folder cannot be made or written to.
@@ -57,16 +59,19 @@ def opened(folder: Path) -> Iterator[Results]:
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder))
             file = held.enter_context((folder / FILE).open("a+b", buffering=0))  # else closing it writes again
-            _drop_torn_line(file)
+            lines = read(folder)  # before anything of what may be another file is changed
+            _end_last_line(file)
         except BusyError:
             raise MetaOptError(f"another study is running in {folder}; wait for it, or choose another --out") from None
         except OSError as error:
             raise StorageError.of(error, folder) from error
-        yield Results(folder / FILE, file, read(folder))
+        yield Results(folder / FILE, file, lines)
 
 
 def read(folder: Path) -> dict[str, Line]:
     """The whole lines in a folder by their keys, of each the first; none where there is no file.
+
+    The last may lack its end, as some editors leave it.
 
     Raises:
         MetaOptError: If a whole line is no result.
@@ -80,7 +85,8 @@ def read(folder: Path) -> dict[str, Line]:
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
     lines: dict[str, Line] = {}
-    for number, text in enumerate(content.split(b"\n")[:-1], start=1):
+    *texts, last = content.split(b"\n")
+    for number, text in enumerate([*texts, last] if _is_whole(last) else texts, start=1):
         try:
             line = json.loads(text)
             _check(line)
@@ -136,7 +142,21 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _drop_torn_line(file: FileIO) -> None:
+def _is_whole(text: bytes) -> bool:
+    """Whether a line is JSON to its end, and so not torn: no mapping is before its last brace."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _end_last_line(file: FileIO) -> None:
     file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    if _is_whole(content[whole:]):
+        file.write(b"\n")
+    else:
+        file.truncate(whole)
     file.seek(0, os.SEEK_END)

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import socket
 import tempfile
 import time
 from collections import defaultdict
@@ -16,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from meta_opt import registry
 from meta_opt.errors import MetaOptError
@@ -32,6 +35,7 @@ from meta_opt.optimizees.problems import Problems, problem_generator
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.optimizers.contract import InnerOptimizer
 from meta_opt.saved.recipes import load_optimizer, read_recipe
+from meta_opt.studies.tasks import changed
 
 Command = Callable[[list[str]], int]
 Maker = Callable[[list[str]], Optimizee]
@@ -54,15 +58,16 @@ def perform(work: Mapping[str, Any], run: int, main: Command, maker: Maker) -> d
 
     Args:
         work: Either options, tests, checkpoint, training_curves and meta_gradient_norms, or baselines and a test
-            (and hashes of files, which only tell apart what was done with others); or
-            options, tests and baselines to check only, options and tests by name.
+            (and hashes of the files that it depends on); or
+            options, tests, baselines and checkpoint to check only, options and tests by name.
         run: Its number; all randomness of meta-training comes from it.
         main: The command line.
         maker: Makes an optimizee of options, as the command line does.
 
     Returns:
-        ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line, or ``no_room``, a line: it could
-        not be done, for there is no room on the disk for it; and ``seconds``, which do not.
+        ``results``, which depend on ``work`` and ``run`` alone, or ``error``, a line; or, as it could not be done here,
+        a line ``no_room``, where the disk is full, or ``unfit``, where a file differs; and ``seconds``, which depend on
+        the machine.
 
     Raises:
         StoppedError: If a signal ended it.
@@ -71,7 +76,10 @@ def perform(work: Mapping[str, Any], run: int, main: Command, maker: Maker) -> d
     seconds: dict[str, Any] = {}
     try:
         made: dict[str, Any]
-        if "check" in work:
+        if (file := changed(work)) is not None:
+            it_is = "another file than here" if Path(file).exists() else "missing"
+            made = {"unfit": f"on {socket.gethostname()}, in the folder {Path.cwd()}, {file} is {it_is}"}
+        elif "check" in work:
             made = {"results": _refused(work, main, maker)}
         elif "baselines" in work:
             made = {"results": _baselines(work, maker)}
@@ -107,7 +115,12 @@ def _trained(work: Mapping[str, Any], run: int, main: Command, maker: Maker, sec
         started = time.perf_counter()
         _fit([*arguments(options), *logged], main)
         seconds["fit"] = time.perf_counter() - started
-        (path,) = root.glob(f"checkpoints/*/*/{work['checkpoint']}.ckpt")
+        path = next(root.glob(f"checkpoints/*/*/{work['checkpoint']}.ckpt"), None)
+        if path is None:
+            raise MetaOptError(
+                f"there is no {work['checkpoint']} checkpoint: the run ended before its first validation "
+                "(trainer.check_val_every_n_epoch); checkpoint: last needs none"
+            )
         asked = registry.resolve("optimizer", options["optimizer"]) if "optimizer" in options else None
         optimizer = load_optimizer(path, asked)
         num_steps = read_recipe(path).model["num_steps"]
@@ -122,23 +135,24 @@ def _trained(work: Mapping[str, Any], run: int, main: Command, maker: Maker, sec
         return results
 
 
-def _fit(options: list[str], main: Command) -> None:
-    said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+def _fit(options: list[str], main: Command) -> str:
+    """What it prints."""
+    printed, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
         status = main(["fit", *options])
     if status >= 128:
         raise StoppedError(f"a signal ended it ({status})")
     if status:
         lines = said.getvalue().strip().splitlines() or ["nothing was learned: no episode was finite"]
         raise MetaOptError(lines[-1].removeprefix("meta-opt: error: "))
+    return printed.getvalue()
 
 
 def _refused(work: Mapping[str, Any], main: Command, maker: Maker) -> dict[str, str]:
     """What there is to say to options that ``fit`` does not take, and to tests and baselines that cannot be made."""
     refused = {}
     tried: dict[str, Callable[[], object]] = {
-        name: partial(_fit, [*arguments({**_SETTINGS, **options}), "--print_config"], main)
-        for name, options in work["check"].items()
+        name: partial(_check_options, options, work.get("checkpoint"), main) for name, options in work["check"].items()
     }
     tried |= {f"tests.{name}": partial(_optimizee, test, maker) for name, test in work.get("tests", {}).items()}
     tried |= {"baselines": partial(list, map(baseline, work.get("baselines", ())))}
@@ -148,6 +162,16 @@ def _refused(work: Mapping[str, Any], main: Command, maker: Maker) -> dict[str, 
         except MetaOptError as error:
             refused[name] = clipped(error, 400)
     return refused
+
+
+def _check_options(options: Mapping[str, Any], checkpoint: str | None, main: Command) -> None:
+    trainer = yaml.safe_load(_fit([*arguments({**_SETTINGS, **options}), "--print_config"], main))["trainer"]
+    epochs, between = trainer["max_epochs"], trainer["check_val_every_n_epoch"]
+    if checkpoint == "best" and epochs is not None and between is not None and 0 < epochs < between:
+        raise MetaOptError(
+            f"no best checkpoint is saved, as there is no validation in {epochs} epochs: "
+            f"trainer.check_val_every_n_epoch is {between}; lower it, or set checkpoint: last"
+        )
 
 
 def _optimizee(test: Mapping[str, Any], maker: Maker) -> Optimizee:

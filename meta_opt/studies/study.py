@@ -15,7 +15,8 @@ Draw = Literal["lines", "bars", "histograms", "curves", "training", "norms"]
 Of = Literal["final", "sum"]
 
 STATISTICS = ("final", "sum", "runs", "failed", "best_baseline", "ratio", "seconds")  # that a text may hold
-_KINDS = ("optimizee", "optimizer", "model.estimator")
+# Classes where none is named; there is always an optimizee.
+_USUAL = {"optimizee": None, "optimizer": "coordinatewise_lstm", "model.estimator": "first_order"}
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,8 @@ class Study:
     def points(self) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         """Labels, one per axis, and options of every combination, then those of ``also``, which have one label."""
         for labels in itertools.product(*self.axes.values()):
-            options = dict(self.base)
-            for axis, label in zip(self.axes.values(), labels, strict=True):
-                options = merged(options, axis[label])
-            yield labels, options
+            chosen = (axis[label] for axis, label in zip(self.axes.values(), labels, strict=True))
+            yield labels, merged(self.base, *chosen)
         for label, more in self.also.items():
             yield (label,), merged(self.base, more)
 
@@ -149,10 +148,16 @@ class Study:
         return replace(self, base=base, axes=axes, also=also, tests=tests, runs=self.quick.get("runs", self.runs))
 
 
-def merged(options: Options, more: Options) -> dict[str, Any]:
-    """``options`` and above them ``more``, which begins anew with what it names another class of."""
-    left = dict(options)
-    for kind in _KINDS:
-        if kind in more and more[kind] != options.get(kind):
-            left = {name: value for name, value in left.items() if not name.startswith(f"{kind}.")}
-    return {**left, **more}
+def merged(base: Options, *labels: Options) -> dict[str, Any]:
+    """``base``, and above it the options of labels, those of a later one above those of an earlier.
+
+    Options of a class are those of the one that the same label, or ``base``, names; where another takes its place they
+    are dropped. Those of a label that names none are of the one that the base or any label chooses.
+    """
+    naming = ({**_USUAL, **base}, *labels)
+    classes = {kind: options[kind] for options in naming for kind in _USUAL if kind in options}
+    left: dict[str, Any] = {}
+    for options, named in zip((base, *labels), naming, strict=True):
+        dropped = tuple(f"{kind}." for kind, name in classes.items() if named.get(kind, name) != name)
+        left |= {name: value for name, value in options.items() if not name.startswith(dropped)}
+    return left

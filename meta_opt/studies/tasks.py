@@ -87,9 +87,9 @@ def _baselines(study: Study, tests: Mapping[str, Any]) -> Iterator[Task]:
         yield Task((BASELINES, name), 0, {"baselines": list(study.baselines), "test": test, **_files(test)})
 
 
-def changed(task: Task) -> str | None:
-    """A file that a run depends on and that is not what it was when the study was begun, if there is one."""
-    files: Mapping[str, str] = task.work.get("files", {})
+def changed(work: Mapping[str, Any]) -> str | None:
+    """A file that a run depends on and that is not here as it was when the study was begun, if there is one."""
+    files: Mapping[str, str] = work.get("files", {})
     return next((name for name, before in files.items() if _hash(Path(name)) != before), None)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import shutil
@@ -23,7 +24,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import Any
 
+from meta_opt import __version__
 from meta_opt.errors import MetaOptError
+from meta_opt.messages import clipped
 from meta_opt.studies.tasks import Task
 
 _PATIENCE = 10.0  # seconds that a process gets to end by itself
@@ -198,34 +201,62 @@ class _Crew:
 def on_cluster(tasks: Sequence[Task], address: str, module: str) -> Done:
     """Do runs on the workers of a ``dask.distributed`` scheduler; gives them as they end.
 
-    Those of a worker that is lost are done again on others.
+    Those of a worker that is lost are done again on others, until the scheduler gives them up.
 
     Raises:
-        MetaOptError: If distributed is not installed, or there is no scheduler.
+        MetaOptError: If distributed is not installed, there is no scheduler, that is lost, or runs were given up.
     """
     try:
         from distributed import Client
         from distributed import as_completed as cluster_completed
     except ImportError as error:
         raise MetaOptError("--cluster needs dask.distributed: pip install 'meta-opt[cluster]'") from error
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # that a scheduler is lost is said below
 
     class OwnClient(Client):
         def __del__(self) -> None:
             """Nothing: it is closed below; of one that found no scheduler, the stock method waits and prints."""
 
+    def perform_there(work: Mapping[str, Any], run: int, module: str, version: str) -> dict[str, Any]:
+        """Being local, it is sent whole, and can say that there is no meta-opt where it is run."""
+        import socket
+
+        try:
+            import meta_opt
+            from meta_opt.studies.workers import perform_beside
+        except ImportError as error:
+            return {"unfit": f"on {socket.gethostname()} meta-opt cannot be imported ({error})"}
+        if meta_opt.__version__ != version:
+            return {"unfit": f"on {socket.gethostname()} meta-opt is {meta_opt.__version__}, and here {version}"}
+        return perform_beside(module, work, run)
+
     try:
         client = OwnClient(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise MetaOptError(f"--cluster {address}: there is no scheduler to be reached ({error})") from error
+    lost: list[BaseException] = []
     with client:
-        by_key = {f"meta-opt-{task.key}": task for task in tasks}
-        ending = cluster_completed(
-            [client.submit(perform_beside, module, task.work, task.run, key=key) for key, task in by_key.items()],
-            loop=client.loop,
-        )
-        for future in ending:
-            failed = future.exception()
-            lost = {"error": f"{type(failed).__name__}: {failed}", "seconds": {}}
-            made = future.result() if failed is None else lost
-            future.release()  # or it would be made again if the worker that holds it were lost
-            yield by_key[future.key], made
+        if not client.nthreads():
+            print(f"waiting for workers of {address}", flush=True)
+        try:
+            by_key = {f"meta-opt-{task.key}": task for task in tasks}
+            ending = cluster_completed(
+                [
+                    client.submit(perform_there, task.work, task.run, module, __version__, key=key)
+                    for key, task in by_key.items()
+                ],
+                loop=client.loop,
+            )
+            for future in ending:
+                failed = future.exception()
+                made = future.result() if failed is None else {}
+                future.release()  # or it would be made again if the worker that holds it were lost
+                if failed is None:
+                    yield by_key[future.key], made
+                else:
+                    lost.append(failed)
+        except (CancelledError, OSError) as error:
+            raise MetaOptError(f"--cluster {address}: the scheduler was lost; the same command goes on") from error
+    if lost:
+        reason = clipped(f"{type(lost[0]).__name__}: {lost[0]}", 200)
+        raise MetaOptError(f"{len(lost)} runs were lost with their workers; the same command does them ({reason})")

@@ -246,6 +246,7 @@ def test_what_is_done_is_said_after_every_run(study, monkeypatch, capsys):
             {"no_room": "No space left on device"},
             "no room for a run in the temporary folder, which TMPDIR names (No space",
         ),
+        ({"unfit": "on a, b is missing"}, "error: on a, b is missing; when that is mended, the same command goes on"),
         ({"no_start": "status 1"}, "no process can be started that does runs (status 1): it says why above"),
     ],
 )

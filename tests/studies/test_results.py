@@ -41,6 +41,23 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     assert path.read_text() == text("a") + text("c")
 
 
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
+    path = tmp_path / FILE
+    path.write_text(text("a") + text("b").rstrip())
+    assert list(read(tmp_path)) == ["a", "b"]
+    with opened(tmp_path) as results:
+        assert list(results.lines) == ["a", "b"]
+        results.add(line("c"))
+    assert path.read_text() == text("a") + text("b") + text("c")
+
+
+def test_another_file_is_left_as_it_is(tmp_path):
+    (tmp_path / FILE).write_text('{"a": 1}')
+    with pytest.raises(MetaOptError, match="line 1 is no result; delete it"), opened(tmp_path):
+        pass
+    assert (tmp_path / FILE).read_text() == '{"a": 1}'
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -9,7 +9,7 @@ import pytest
 import torch
 from problems_for_tests import HoldsBack
 
-from meta_opt.cli import main
+from meta_opt.cli import main, study_worker
 from meta_opt.cli.asked import optimizee_of
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import compare
@@ -23,7 +23,9 @@ from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizers.baseline_names import baseline
 from meta_opt.saved.recipes import load_optimizer
 from meta_opt.studies import running
+from meta_opt.studies.reading import read_study
 from meta_opt.studies.running import StoppedError, arguments, perform
+from meta_opt.studies.tasks import tasks_of
 from meta_opt_optimizees.digits_mlp import DigitsMlp
 from meta_opt_optimizees.quadratic import Quadratic
 
@@ -175,6 +177,30 @@ def test_a_full_disk_is_no_error_of_the_run():
         assert "best.ckpt" in made["no_room"]
 
 
+def test_files_that_are_others_here_are_no_error_of_the_run(tmp_path, monkeypatch):
+    """On a cluster; results would be of another file than the study names."""
+    monkeypatch.chdir(tmp_path)
+    base = {"optimizee": "mine.py:Mine", "model.num_steps": 3}
+    (tmp_path / "mine.py").write_text("first = 1")
+    (task,) = tasks_of(read_study("small", {"title": "", "base": base}))
+    (tmp_path / "mine.py").write_text("first = 2")
+    said = f"in the folder {tmp_path}, mine.py is"
+    made = perform(task.work, 0, main, optimizee_of)
+    assert set(made) == {"unfit", "seconds"}
+    assert made["unfit"].endswith(f"{said} another file than here")
+    (tmp_path / "mine.py").unlink()
+    assert perform(task.work, 0, main, optimizee_of)["unfit"].endswith(f"{said} missing")
+
+
+def test_a_process_that_has_imported_a_file_as_it_was_before_ends(monkeypatch):
+    monkeypatch.setattr(study_worker, "_imported", {})
+    monkeypatch.setattr(study_worker, "perform", lambda work, *_: work["files"])
+    for files in ({"a.py": "1"}, {"b.py": "2"}, {"a.py": "1", "b.py": "2"}):
+        assert study_worker._perform({"files": files}, 0) == files
+    with pytest.raises(SystemExit):  # another process takes its place
+        study_worker._perform({"files": {"a.py": "2"}}, 0)
+
+
 @pytest.mark.parametrize("status", [130, 143])
 def test_a_signal_is_neither_a_result_nor_an_error(status):
     with pytest.raises(StoppedError):
@@ -193,6 +219,19 @@ def test_options_are_checked_without_a_run():
     assert "model.lrr" in refused["wrong"]
     assert refused["tests.misspelt"] == "unknown option --optimizee.hiddn_sizes; did you mean --optimizee.hidden_sizes?"
     assert "Adamm" in refused["baselines"]
+
+
+def test_a_best_checkpoint_needs_a_validation():
+    """Which is seen before the first run, where epochs say it."""
+    late = {**OPTIONS, "trainer.check_val_every_n_epoch": 3}
+    checked = {"check": {"late": late, "right": {**late, "trainer.max_epochs": 3}}, "checkpoint": "best"}
+    refused = perform(checked, 0, main, optimizee_of)["results"]
+    assert list(refused) == ["late"]
+    assert refused["late"].endswith("trainer.check_val_every_n_epoch is 3; lower it, or set checkpoint: last")
+    assert perform({**checked, "checkpoint": "last"}, 0, main, optimizee_of)["results"] == {}
+    cut = {**OPTIONS, "trainer.max_steps": 1, "trainer.check_val_every_n_epoch": 2}
+    made = perform({**WORK, "options": cut, "checkpoint": "best"}, 0, main, optimizee_of)
+    assert made["error"].startswith("there is no best checkpoint: the run ended before its first validation")
 
 
 def test_options_of_tests_are_those_of_the_command_line(tmp_path, monkeypatch):

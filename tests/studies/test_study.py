@@ -1,8 +1,11 @@
 """The file of a study."""
 
+from datetime import date
+
 import pytest
 
 from meta_opt.errors import MetaOptError
+from meta_opt.meta_training.recommended import DEFAULT_ESTIMATOR, DEFAULT_OPTIMIZER
 from meta_opt.studies.reading import read_study
 from meta_opt.studies.study import merged
 
@@ -31,6 +34,21 @@ def test_another_class_begins_without_the_options_of_the_first():
     assert merged(base, {"optimizer": "c"}) == {"optimizee": "a", "optimizee.x": 1, "optimizer": "c"}
 
 
+def test_options_of_an_axis_hold_for_the_class_that_another_names():
+    size, other = {"optimizer.hidden_size": 3}, {"optimizer": "lstm_gac"}
+    for labels in ((size, other), (other, size)):
+        assert merged({"optimizee": "a", "optimizer.hidden_size": 4}, *labels) == {"optimizee": "a", **other, **size}
+    own = {"optimizer": "ntm_bfgs", "optimizer.rank": 10}
+    assert merged({"optimizee": "a"}, own, other) == {"optimizee": "a", **other}
+    assert merged({"optimizee": "a"}, other, own) == {"optimizee": "a", **own}
+
+
+def test_to_name_the_usual_class_keeps_its_options():
+    base = {"optimizee": "a", "optimizer.hidden_size": 4, "model.estimator.replay_fraction": 0.5}
+    usual = {"optimizer": DEFAULT_OPTIMIZER, "model.estimator": DEFAULT_ESTIMATOR}
+    assert merged(base, usual) == {**base, **usual}
+
+
 def test_quickly_takes_what_the_file_says():
     tests = {"num_problems": 3, "num_validation_problems": 4}
     quick = {"runs": 1, "axes": {"lr": [0.1]}, "base": {"model.num_steps": 5}, "tests": tests, "also": []}
@@ -44,7 +62,10 @@ def test_quickly_takes_what_the_file_says():
 
 
 def test_numbers_may_be_labels():
-    assert list(read_study("small", {**SMALL, "axes": {"p": {1: None, 2.5: None}}}).axes["p"]) == ["1", "2.5"]
+    assert list(read_study("small", {**SMALL, "axes": {"p": {1: None, 2.5: {"model.lr": 1}}}}).axes["p"]) == [
+        "1",
+        "2.5",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +81,12 @@ def test_numbers_may_be_labels():
         ({"also": {"a": {"optimizer": "my.yaml"}}}, "also.a.optimizer must be a name or FILE.py:CLASS, not 'my.yaml'"),
         ({"axes": AXES, "quick": {"axes": {"lr": []}}}, "quick.axes.lr must have a label at least"),
         ({"base": {**SMALL["base"], "a-b": 1}}, "base must be options by name, and 'a-b' is none"),
+        ({"base": {**SMALL["base"], "a.b": date(2020, 1, 1)}}, "base.a.b must be a plain value, not a date"),
+        (
+            {"base": {**SMALL["base"], "a": [1, {"b": date(2020, 1, 1)}]}},
+            "base.a.1.b must be a plain value, not a date",
+        ),
+        ({"base": {**SMALL["base"], "a": [{"b": 1, 2: 3}]}}, "base.a.0: a name in it must be text, not 2"),
         ({"axes": {"lr": {}}}, "axes.lr must have a label at least"),
         ({"axes": {"lr": [1]}}, "axes.lr must be entries by name, not a list of 1"),
         ({"axes": {"lr": {"a b": {}}}}, "a label must be one word of letters, digits"),
@@ -87,6 +114,10 @@ def test_numbers_may_be_labels():
         ({"axes": AXES, "quick": {"axes": {"lr": ["1"]}}}, "quick.axes.lr: there is no label '1'"),
         ({"quick": {"also": ["x"]}}, "quick.also: there is no label 'x'"),
         ({"axes": {"a": {"one": {}}}, "also": {"one": {}}}, "two points are called one"),
+        (
+            {"axes": {**AXES, "late": {"1": {"model.lr": 1}, "2": {"model.lr": 2}}}},
+            "axes: 0.1 same 1 and 0.2 same 1 are two points with the same options",
+        ),
     ],
 )
 def test_errors_name_the_entry(change, message):

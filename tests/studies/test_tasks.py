@@ -97,8 +97,8 @@ def test_a_file_that_changes_while_a_study_runs_is_noticed(tmp_path):
     path.write_bytes(b"weights")
     base = {"optimizee": "quadratic", "model.num_steps": 3, "model.warm_start": str(path)}
     (task,) = tasks_of(read_study("small", {"title": "", "base": base}))
-    assert changed(task) is None
+    assert changed(task.work) is None
     path.write_bytes(b"others")
-    assert changed(task) == str(path)
+    assert changed(task.work) == str(path)
     path.unlink()
-    assert changed(task) == str(path)
+    assert changed(task.work) == str(path)

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import CancelledError
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import meta_opt
 from meta_opt.errors import MetaOptError
 from meta_opt.studies.tasks import Task
 from meta_opt.studies.workers import Worker, here, on_cluster
@@ -171,6 +174,82 @@ def test_a_lost_worker_loses_no_run(cluster, begun):
             workers[0].kill()
     assert sorted(done) == [(run, 2 * run) for run in range(8)]
     assert sum(begun().values()) == 9  # the one that was lost once more
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A cluster whose future of each run is the one that is set, with what was submitted."""
+    cluster = SimpleNamespace(futures=[], submitted=[], workers={"tcp://there:1": 1})
+
+    class Client:
+        loop = None
+
+        def __init__(self, address, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def nthreads(self):
+            return cluster.workers
+
+        def submit(self, *work, key):
+            cluster.submitted.append(work)
+            future = cluster.futures[len(cluster.submitted) - 1]
+            future.key = key
+            return future
+
+    module = SimpleNamespace(Client=Client, as_completed=lambda futures, loop: futures)
+    monkeypatch.setitem(sys.modules, "distributed", module)
+    return cluster
+
+
+def future(result, failed=None):
+    return SimpleNamespace(exception=lambda: failed, result=result, release=lambda: None)
+
+
+def test_runs_that_are_lost_with_their_workers_are_no_results(pretended):
+    made = {"results": {}, "seconds": {}}
+    pretended.futures = [future(None, RuntimeError("killed\nby hand")), future(lambda: made)]
+    ending = on_cluster(tasks(2), "tcp://there:2", MODULE)
+    task, result = next(ending)
+    assert (task.run, result) == (1, made)
+    said = r"^1 runs were lost with their workers; the same command does them \(RuntimeError: killed by hand\)$"
+    with pytest.raises(MetaOptError, match=said):
+        next(ending)
+
+
+def test_a_scheduler_that_is_lost(pretended):
+    def cancelled():
+        raise CancelledError
+
+    pretended.futures = [future(cancelled)]
+    with pytest.raises(MetaOptError, match="--cluster tcp://there:2: the scheduler was lost; the same command goes on"):
+        list(on_cluster(tasks(1), "tcp://there:2", MODULE))
+
+
+@pytest.mark.parametrize("workers", [{}, {"tcp://there:1": 1}], ids=["none", "one"])
+def test_where_there_are_no_workers_it_is_said(pretended, capsys, workers):
+    pretended.workers, pretended.futures = workers, [future(dict)]
+    assert len(list(on_cluster(tasks(1), "tcp://there:2", MODULE))) == 1
+    assert capsys.readouterr().out == ("" if workers else "waiting for workers of tcp://there:2\n")
+
+
+def test_a_worker_without_meta_opt_or_with_another_version_says_so(pretended, tmp_path, monkeypatch):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    pretended.futures = [future(dict)]
+    list(on_cluster(tasks(1), "tcp://there:2", MODULE))
+    ((perform, *work),) = pretended.submitted
+    (tmp_path / "meta_opt.py").write_text("raise ImportError('not here')\n")
+    code = "import cloudpickle, sys; perform, work = cloudpickle.load(sys.stdin.buffer); print(perform(*work))"
+    sent = cloudpickle.dumps((perform, work))
+    run = subprocess.run([sys.executable, "-c", code], input=sent, cwd=tmp_path, capture_output=True, check=True)
+    assert run.stdout.decode().endswith(" meta-opt cannot be imported (not here)'}\n")
+    monkeypatch.setattr(meta_opt, "__version__", "9.8")
+    assert perform(*work)["unfit"].endswith(f" meta-opt is 9.8, and here {work[-1]}")
 
 
 @pytest.mark.filterwarnings("ignore")
