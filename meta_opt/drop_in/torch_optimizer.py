@@ -17,7 +17,7 @@ from meta_opt.drop_in.live_states import NamedState
 from meta_opt.drop_in.parameter_states import ParameterStates, Place, local
 from meta_opt.drop_in.shards import check_shards
 from meta_opt.errors import MetaOptError, shown, whole
-from meta_opt.optimizees.layout import depths_of, kind_of
+from meta_opt.optimizees.layout import depths_of, kind_of, matrices_in
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
@@ -310,7 +310,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             trained += others.values()
             for group in self.param_groups:
                 group["others"] = [*others]
-        return sum(param.dim() > 1 for param in trained)
+        return sum(matrices_in(param.shape)[0] > 0 for param in trained)
 
     def _depth(self, param: Tensor, otherwise: float) -> float:
         """The place of a parameter in the model."""

@@ -22,6 +22,25 @@ def kind_of(shape: torch.Size) -> str:
     return "vector" if len(shape) < 2 else "matrix"
 
 
+def matrices_in(shape: torch.Size) -> tuple[int, int, int]:
+    """How many matrices a tensor holds, and the rows and columns of each; zeros if it is a vector, or empty.
+
+    A filter bank is one, with a row for each output channel. But where the last of more than two dimensions is longer
+    than filters are wide, and none is shorter than the first, there are no filters: [E, in, out] are matrices side by
+    side, as of experts, [1, L, D] is a table, as of positions, and a token [1, 1, D] and pictures [1, C, H, W] are
+    vectors.
+    """
+    size = math.prod(shape)
+    if len(shape) < 2 or not size:
+        return 0, 0, 0
+    if len(shape) == 2 or shape[-1] <= _WIDEST_FILTER or shape[0] > min(shape) or (len(shape) > 3 and shape[0] > 1):
+        return 1, shape[0], size // shape[0]
+    count, rows, columns = shape if len(shape) == 3 else (0, 0, 0)
+    return (count, rows, columns) if rows > 1 else (0, 0, 0)
+
+
+_WIDEST_FILTER = 16
+
 NUM_FEATURES = 5
 
 
@@ -45,6 +64,7 @@ class Segment:
         features: See :func:`features_of`; only where asked for.
         num_rows: Rows of the matrix, or output channels of the filter, that the tensor is; 0 for others.
         num_columns: Columns of the matrix, or numbers of each output channel of the filter; 0 for others.
+        matrices: See :func:`matrices_in`.
     """
 
     name: str
@@ -53,6 +73,7 @@ class Segment:
     features: tuple[float, ...] = ()
     num_rows: int = 0
     num_columns: int = 0
+    matrices: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,7 @@ class Layout:
         if not self.depths:
             object.__setattr__(self, "depths", depths_of(len(self.names)))
         if self.num_matrices < 0:
-            object.__setattr__(self, "num_matrices", sum(kind_of(shape) == "matrix" for shape in self.shapes))
+            object.__setattr__(self, "num_matrices", sum(matrices_in(shape)[0] > 0 for shape in self.shapes))
         object.__setattr__(self, "sizes", tuple(math.prod(shape) for shape in self.shapes))
 
     @classmethod
@@ -167,7 +188,8 @@ class Layout:
                 of_tensor = features_of(shape, self.depths[index]) if features else ()
                 num_rows = shape[0] if size and kind_of(shape) == "matrix" else 0
                 num_columns = size // num_rows if num_rows else 0
-                segments.append(Segment(key, start, start + size, of_tensor, num_rows, num_columns))
+                held = matrices_in(shape)
+                segments.append(Segment(key, start, start + size, of_tensor, num_rows, num_columns, held))
             elif segments and segments[-1].name == key:
                 segments[-1] = Segment(key, segments[-1].start, start + size)
             else:

@@ -38,21 +38,21 @@ def turns(num_steps: int) -> bool:
 
 @dataclass(frozen=True)
 class Side:
-    """The rows of a matrix, n of them, in k blocks of b; the last may be shorter than the others."""
+    """The rows of E matrices, n of each, in k blocks of b; the last may be shorter than the others."""
 
-    gram: Tensor  # [B, k, b, b], the average of G Gᵀ within each block
-    basis: Tensor  # [B, k, b, b], orthogonal, by its columns
+    gram: Tensor  # [B, E, k, b, b], the average of G Gᵀ within each block
+    basis: Tensor  # [B, E, k, b, b], orthogonal, by its columns
 
     @classmethod
-    def first(cls, like: Tensor, num_problems: int, size: int) -> Side:
+    def first(cls, like: Tensor, num_problems: int, count: int, size: int) -> Side:
         """Before the first gradient: the coordinates' own basis."""
         num_blocks = math.ceil(size / _LARGEST_BLOCK)
         block = math.ceil(size / num_blocks)
-        eye = torch.eye(block, dtype=like.dtype, device=like.device).repeat(num_problems, num_blocks, 1, 1)
+        eye = torch.eye(block, dtype=like.dtype, device=like.device).repeat(num_problems, count, num_blocks, 1, 1)
         return cls(torch.zeros_like(eye), eye)
 
     def after(self, grad: Tensor, *, turn: bool) -> Side:
-        """Go on by one gradient, [B, n, m]; turning is one step of orthogonal iteration towards the eigenvectors.
+        """Go on by one gradient, [B, E, n, m]; turning is one step of orthogonal iteration towards the eigenvectors.
 
         A little, and a little less for each next coordinate, is added to the diagonal: where there have been fewer
         gradients than coordinates, the basis of the rest would else be one of rounding errors.
@@ -66,12 +66,12 @@ class Side:
         return Side(gram, basis)
 
     def read(self, matrix: Tensor) -> Tensor:
-        """A matrix, [B, n, m], whose rows are along the basis vectors."""
-        return (self.basis.mT @ self._blocks(matrix)).flatten(1, 2)[:, : matrix.shape[1]]
+        """Matrices, [B, E, n, m], whose rows are along the basis vectors."""
+        return (self.basis.mT @ self._blocks(matrix)).flatten(2, 3)[:, :, : matrix.shape[2]]
 
     def back(self, matrix: Tensor) -> Tensor:
         """What :meth:`read` was given."""
-        return (self.basis @ self._blocks(matrix)).flatten(1, 2)[:, : matrix.shape[1]]
+        return (self.basis @ self._blocks(matrix)).flatten(2, 3)[:, :, : matrix.shape[2]]
 
     @classmethod
     def joined(cls, sides: Sequence[Side]) -> Side:
@@ -83,12 +83,12 @@ class Side:
         return [Side(*each) for each in zip(self.gram.chunk(count), self.basis.chunk(count), strict=True)]
 
     def _blocks(self, matrix: Tensor) -> Tensor:
-        """[B, n, m] as [B, k, b, m]; where a block is filled up, it is with zeros, which no basis vector mixes in."""
-        num_blocks, block = self.gram.shape[1:3]
-        missing = num_blocks * block - matrix.shape[1]
+        """[B, E, n, m] as [B, E, k, b, m]; blocks are filled up with zeros, which no basis vector mixes in."""
+        num_blocks, block = self.gram.shape[2:4]
+        missing = num_blocks * block - matrix.shape[2]
         if missing:
             matrix = nn.functional.pad(matrix, (0, 0, 0, missing))
-        return matrix.unflatten(1, (num_blocks, block))
+        return matrix.unflatten(2, (num_blocks, block))
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Eigenbases:
     @classmethod
     def first(cls, like: Tensor, num_problems: int, segment: Segment) -> Eigenbases:
         """Before the first gradient."""
-        sizes = segment.num_rows, segment.num_columns
-        rows, columns = (Side.first(like, num_problems, n) if 1 < n <= _LARGEST_SIDE else None for n in sizes)
+        count, *sizes = segment.matrices
+        rows, columns = (Side.first(like, num_problems, count, n) if 1 < n <= _LARGEST_SIDE else None for n in sizes)
         return cls(rows, columns)
 
     def __bool__(self) -> bool:
@@ -110,7 +110,7 @@ class Eigenbases:
 
     @torch.no_grad()
     def after(self, grad: Tensor, *, turn: bool) -> Eigenbases:
-        """Go on by one gradient, [B, r, c].
+        """Go on by one gradient, [B, E, r, c].
 
         Args:
             grad: G.
@@ -133,7 +133,7 @@ class Eigenbases:
         return [Eigenbases(rows, columns) for rows, columns in zip(*sides, strict=True)]
 
     def read(self, matrix: Tensor) -> Tensor:
-        """A matrix, [B, r, c], in these bases."""
+        """Matrices, [B, E, r, c], in these bases."""
         matrix = matrix if self.rows is None else self.rows.read(matrix)
         return matrix if self.columns is None else self.columns.read(matrix.mT).mT
 
@@ -160,24 +160,24 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 def used_rows(grad: Tensor) -> Tensor:
-    """How far the rows of a matrix are used, [B]: twice the part of them whose gradient is not exactly zero, 1 at most.
+    """How far rows of matrices are used, [B, E]: twice the part of them whose gradient is not exactly zero, 1 at most.
 
     Less than 1 is an embedding of which few rows are used at a time.
 
     Args:
-        grad: G, [B, r, c].
+        grad: G, [B, E, r, c].
     """
     return (2.0 * (grad != 0.0).any(-1).to(grad.dtype).mean(-1)).clamp_max(1.0)
 
 
 def smallest_square(used: Tensor) -> Tensor:
-    """What part of the mean v̂ of a matrix the smallest of its v̂ count for, [B].
+    """What part of the mean v̂ of a matrix the smallest of its v̂ count for, as ``used``.
 
     A thousandth, but more where few rows are used, up to a tenth: of the others v̂ has forgotten most, and the steps of
     small batches would be too long.
 
     Args:
-        used: See :func:`used_rows`, [B].
+        used: See :func:`used_rows`.
     """
     return SMALLEST_SQUARE + (_SMALLEST_OF_SPARSE - SMALLEST_SQUARE) * (1.0 - used)
 

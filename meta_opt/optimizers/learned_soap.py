@@ -275,28 +275,34 @@ def _in_bases(
         The direction in units of the tensor, [B, n], its mean square before that, [B], how far rows are used, [B], and
         the average of squares, [B, n]; and the bases.
     """
-    smallest: Tensor | float = SMALLEST_SQUARE
-    used = grad.new_ones(len(grad))
-    if bases:
-        shape = segment.num_rows, segment.num_columns
-        grad, hat, square = (each.unflatten(1, shape) for each in (grad, hat, square))
-        used = used_rows(grad)
-        smallest = smallest_square(used)
-        bases = bases.after(grad.detach(), turn=turn)
-        grad, hat = bases.read(grad), bases.read(hat)
-    square = torch.lerp(square, grad.square(), 1.0 - BETA)
-    direction = normalized(hat, square / of_square, smallest)
-    length = mean_of(direction.square())
-    if bases:
-        direction = bases.back(direction).flatten(1)
-    return (unit_of(segment) * direction, length, used, square.flatten(1)), bases
+    if not bases:
+        square = torch.lerp(square, grad.square(), 1.0 - BETA)
+        direction = normalized(hat, square / of_square, SMALLEST_SQUARE)
+        return (_unit_of(segment) * direction, mean_of(direction.square()), grad.new_ones(len(grad)), square), bases
+    grad, hat, square = (each.unflatten(1, segment.matrices) for each in (grad, hat, square))
+    used = used_rows(grad)
+    bases = bases.after(grad.detach(), turn=turn)
+    square = torch.lerp(square, bases.read(grad).square(), 1.0 - BETA)
+    hat, hat_square = (each.flatten(0, 1) for each in (bases.read(hat), square / of_square))  # one matrix, one problem
+    direction = normalized(hat, hat_square, smallest_square(used).flatten()).view_as(square)
+    length, direction = mean_of(direction.square()), bases.back(direction).flatten(1)
+    return (_unit_of(segment) * direction, length, used.mean(1), square.flatten(1)), bases
+
+
+def _unit_of(segment: Segment) -> float:
+    """That of a matrix or vector; where matrices lie side by side, which side the inputs come from is not known."""
+    count, rows, columns = segment.matrices
+    longest = max(rows, columns)
+    return unit_of(
+        replace(segment, num_rows=longest if count > 1 else rows, num_columns=longest if count > 1 else columns)
+    )
 
 
 def _alike(segments: tuple[Segment, ...]) -> tuple[tuple[int, ...], ...]:
     """Which tensors have the same shape, and so are stepped as one batch, as if they were of several problems."""
     groups: dict[object, list[int]] = {}
     for index, segment in enumerate(segments):
-        key = segment.stop - segment.start, segment.num_rows, segment.num_columns
+        key = segment.stop - segment.start, segment.matrices
         groups.setdefault(key, []).append(index)
     return tuple(map(tuple, groups.values()))
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment, features_of
+from meta_opt.optimizees.layout import NUM_FEATURES, Layout, Segment, features_of, matrices_in
 
 PARAMS = {
     "conv.weight": torch.arange(6.0).reshape(2, 3),
@@ -101,3 +101,29 @@ def test_features_are_of_the_tensor_and_its_place_in_the_model() -> None:
 def test_a_layout_survives_as_plain_values() -> None:
     layout = Layout.of({"a": torch.zeros(2, 3), "b": torch.zeros(4), "c": torch.zeros(1)}, {"b": "late"})
     assert Layout.from_plain(layout.to_plain()) == layout
+
+
+@pytest.mark.parametrize(
+    ("shape", "held"),
+    [
+        ((), (0, 0, 0)),
+        ((7,), (0, 0, 0)),
+        ((0, 4), (0, 0, 0)),
+        ((3, 0, 40), (0, 0, 0)),
+        ((5, 3), (1, 5, 3)),
+        ((1, 40), (1, 1, 40)),
+        ((8, 3, 5, 5), (1, 8, 75)),
+        ((1, 8, 3, 3), (1, 1, 72)),  # filters with one output channel
+        ((8, 1, 7), (1, 8, 7)),
+        ((64, 3, 32, 32), (1, 64, 3072)),  # of large patches
+        ((64, 1, 80), (1, 64, 80)),
+        ((8, 196, 32), (8, 196, 32)),  # experts
+        ((1, 17, 36), (1, 17, 36)),  # positions
+        ((1, 1, 36), (0, 0, 0)),
+        ((1, 3, 32, 32), (0, 0, 0)),
+        ((16, 1, 1), (1, 16, 1)),
+    ],
+)
+def test_the_matrices_that_a_tensor_holds(shape: tuple[int, ...], held: tuple[int, int, int]) -> None:
+    assert matrices_in(torch.Size(shape)) == held
+    assert Layout.of({"it": torch.zeros(shape)}).num_matrices == (held[0] > 0)

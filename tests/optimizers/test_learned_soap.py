@@ -1,6 +1,7 @@
 """Adam in the eigenbases of gradients, with step lengths that a network chooses."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,38 +128,40 @@ def test_the_bases_come_to_be_the_eigenvectors():
 
 
 def test_bases_stay_orthogonal_where_gradients_have_a_rank_of_one():
-    side, generator = Side.first(torch.zeros((), dtype=torch.float32), 2, 40), torch.Generator().manual_seed(0)
+    side, generator = Side.first(torch.zeros((), dtype=torch.float32), 2, 1, 40), torch.Generator().manual_seed(0)
     for _ in range(60):
-        column = torch.randn(2, 40, 1, generator=generator) * 1e-6
-        column[0, 7] = 0.0  # a coordinate that never has a gradient
+        column = torch.randn(2, 1, 40, 1, generator=generator) * 1e-6
+        column[0, 0, 7] = 0.0  # a coordinate that never has a gradient
         side = side.after(column, turn=True)
-    assert torch.allclose(side.basis.mT @ side.basis, torch.eye(40).expand(2, 1, -1, -1), atol=1e-5)
-    nothing = Side.first(torch.zeros((), dtype=torch.float32), 1, 5).after(torch.zeros(1, 5, 3), turn=True)
-    assert torch.allclose(nothing.basis.abs()[0, 0], torch.eye(5))
+    assert torch.allclose(side.basis.mT @ side.basis, torch.eye(40).expand(2, 1, 1, -1, -1), atol=1e-5)
+    nothing = Side.first(torch.zeros((), dtype=torch.float32), 1, 1, 5).after(torch.zeros(1, 1, 5, 3), turn=True)
+    assert torch.allclose(nothing.basis.abs()[0, 0, 0], torch.eye(5))
 
 
 def test_a_long_side_is_cut_into_blocks_each_with_a_basis_of_its_own():
     like, generator = torch.zeros((), dtype=torch.float64), torch.Generator().manual_seed(0)
-    grads = torch.randn(4, 1, 514, 3, generator=generator, dtype=torch.float64)
-    side, parts = Side.first(like, 1, 514), [Side.first(like, 1, n) for n in (103, 103, 103, 103, 102)]
+    grads = torch.randn(4, 1, 1, 514, 3, generator=generator, dtype=torch.float64)
+    side, parts = Side.first(like, 1, 1, 514), [Side.first(like, 1, 1, n) for n in (103, 103, 103, 103, 102)]
     for grad in grads:
         side = side.after(grad, turn=True)
-        parts = [part.after(own, turn=True) for part, own in zip(parts, grad.split(103, dim=1), strict=True)]
-    assert side.basis.shape == (1, 5, 103, 103)
-    expected = torch.cat([part.read(own) for part, own in zip(parts, grads[0].split(103, dim=1), strict=True)], dim=1)
-    assert torch.allclose(side.read(grads[0])[:, :412], expected[:, :412])  # the floor of a filled-up block is another
+        parts = [part.after(own, turn=True) for part, own in zip(parts, grad.split(103, dim=2), strict=True)]
+    assert side.basis.shape == (1, 1, 5, 103, 103)
+    expected = torch.cat([part.read(own) for part, own in zip(parts, grads[0].split(103, dim=2), strict=True)], dim=2)
+    assert torch.allclose(
+        side.read(grads[0])[:, :, :412], expected[:, :, :412]
+    )  # the floor of a filled-up block is another
     assert torch.allclose(side.back(side.read(grads[0])), grads[0])
-    assert side.basis[0, 4, 102, :102].abs().max() == 0.0
+    assert side.basis[0, 0, 4, 102, :102].abs().max() == 0.0
 
 
 def test_small_squares_count_for_more_where_few_rows_are_used():
     """By hand, of an embedding of ten rows: with six unused a fifth of the way to a tenth, with nine four fifths."""
-    grad = torch.ones(3, 10, 2, dtype=torch.float64)
-    grad[0, :5] = 0.0  # half are used
-    grad[1, :6] = 0.0
-    grad[2, :9] = 0.0
+    grad = torch.ones(3, 1, 10, 2, dtype=torch.float64)
+    grad[0, 0, :5] = 0.0  # half are used
+    grad[1, 0, :6] = 0.0
+    grad[2, 0, :9] = 0.0
     expected = torch.tensor([0.001, 0.001 + 0.2 * 0.099, 0.001 + 0.8 * 0.099], dtype=torch.float64)
-    torch.testing.assert_close(smallest_square(used_rows(grad)), expected)
+    torch.testing.assert_close(smallest_square(used_rows(grad)).flatten(), expected)
     square = torch.ones(3, 10, 2, dtype=torch.float64)
     square[:, 0] = 0.0
     directions = normalized(torch.ones_like(square), square, expected)
@@ -212,6 +215,24 @@ def test_updates_fall_over_a_run(horizon: int | None, expected: dict[int, tuple[
     for step, (length, left) in expected.items():
         ratio = torch.tensor(math.sqrt(10**9 / length) * left**1.25).double()
         assert torch.allclose(found[step] / constant[step], ratio, rtol=1e-4)
+
+
+def test_matrices_side_by_side_are_stepped_as_if_each_were_a_tensor():
+    """With bases of several blocks, of both sides."""
+    together, grads = Layout.of({"experts": torch.zeros(2, 20, 130)}), gradients(5, 2, size=2 * 20 * 130)
+    apart = Layout.of({"one": torch.zeros(20, 130), "other": torch.zeros(20, 130)})
+    found = updates(built(), grads, replace(together, num_matrices=2), 300)
+    torch.testing.assert_close(found, updates(built(), grads, apart, 300))
+    turned = Layout.of({"experts": torch.zeros(2, 130, 20)})
+    apart = Layout.of({"one": torch.zeros(130, 20), "other": torch.zeros(130, 20)})
+    found = updates(built(), grads, replace(turned, num_matrices=2), 300)  # which are the inputs is not known
+    torch.testing.assert_close(found, math.sqrt(20 / 130) * updates(built(), grads, apart, 300))
+
+
+def test_a_picture_is_stepped_as_a_vector():
+    grads = gradients(5, 2, size=768)
+    found = updates(built(), grads, Layout.of({"picture": torch.zeros(1, 3, 8, 32)}), 300)
+    torch.testing.assert_close(found, updates(built(), grads, Layout.of({"vector": torch.zeros(768)}), 300))
 
 
 def of_matrices(count: int) -> Layout:
