@@ -39,6 +39,11 @@ _FEWEST_STEPS = 300.0  # for which steps are longer than for more
 _POWER = 1.25  # of what is left of a run, by which updates fall
 _OF_ONE = 2.0  # what a lone matrix bears of the steps of others
 _NUM_WORTHWHILE = 1 << 25  # coordinates, that CUDA graphs of steps are worth it for
+_AGREEING_VECTOR = 0.5  # mean square of a direction, from which on a vector has far to go,
+_AGREEING_MATRIX = 0.7  # or a matrix,
+_FIRST_STEPS = 5.0  # but for so many first steps, which always have it
+_LONGER, _SHORTER = 1.2, 0.8  # what then becomes of its steps, and else
+_LONGEST_STRETCH = 100.0
 _LEAST_SQUARE = 1e-6  # of a direction, whose logarithm is read
 
 
@@ -49,6 +54,7 @@ class SOAPState:
     segments: tuple[Segment, ...]
     features: Tensor = axis("tensor")  # [F - 2, B, S], of tensors, see features_of
     shares: Tensor = axis("tensor")  # [B, S], see share_of
+    stretches: Tensor = axis("tensor")  # [B, S], see _stretched
     mean: Tensor = axis("coordinate")  # [B, N], average of gradients
     square: Tensor = axis("coordinate")  # [B, N], of squares of gradients, in the bases
     bases: tuple[Eigenbases, ...] = axis("each")
@@ -66,17 +72,18 @@ class LearnedSOAP(OptimizerNetwork):
     """SOAP (Vyas et al. 2024, arXiv:2409.11321) whose steps have the length that a network chooses for each tensor.
 
         θ ← θ - base_step · min(max(1, s) √(1000/T), s √(1000/300)) · (1 - (t-1)/T)^1.25
-                · unit · e^(net_φ(features)) · d
+                · unit · stretch · e^(net_φ(features)) · d
 
     The direction d is m̂/√v̂ of gradients, for matrices and filters read in bases in which they are as good as
     uncorrelated, and turned back. In m̂ the last gradient weighs more than in an average, as in Nesterov's momentum
     (quasi-hyperbolic momentum: Ma and Yarats 2018, arXiv:1810.06801). The unit is what makes a step mean the same at
     any width and shape (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more
     steps there are, the shorter they are, from T = 300 on, or later in deep networks, which bear only a share s of the
-    longest steps, where a single matrix bears more of all (:func:`share_of`). Where T is not known, they are those of
-    the middle of a run: at step t of one of 2t steps, but at least of 300. One network, a hidden layer of tanh, for all
-    tensors; at first it says nothing. It reads what kind of tensor there is, its place and size, how far the run is,
-    and the size of d, which is 1 where all gradients agree, and small where they are noise.
+    longest steps, where a single matrix bears more of all (:func:`share_of`). Steps are stretched where gradients go on
+    agreeing (:func:`_stretched`). Where T is not known, steps are those of the middle of a run: at step t of one of 2t
+    steps, but at least of 300. One network, a hidden layer of tanh, for all tensors; at first it says nothing. It reads
+    what kind of tensor there is, its place and size, how far the run is, and the size of d, which is 1 where all
+    gradients agree, and small where they are noise.
 
     The bases are those of gradients as they are, also where second derivatives are taken.
     """
@@ -144,9 +151,8 @@ class LearnedSOAP(OptimizerNetwork):
         features = like.new_tensor([segment.features for segment in segments]).T  # [F - 2, S]
         features = features.unsqueeze(1).repeat(1, num_problems, 1)
         shares = torch.full_like(features[0], share_of(layout.num_matrices))
-        return SOAPState(
-            segments, features, shares, mean, square, bases, scales, like.new_zeros(()), like.new_zeros(())
-        )
+        stretches, zero = torch.ones_like(shares), like.new_zeros(())
+        return SOAPState(segments, features, shares, stretches, mean, square, bases, scales, zero, zero)
 
     def expect(self, state: SOAPState, num_steps: int) -> SOAPState:
         """See :meth:`InnerOptimizer.expect`."""
@@ -230,13 +236,22 @@ class LearnedSOAP(OptimizerNetwork):
             stepped |= zip(group, zip(*parts, strict=True), strict=True)
         in_order = (stepped[index] for index in range(len(stepped)))
         directions, lengths, used, squares, all_bases = zip(*in_order, strict=True)
-        after = replace(state, mean=mean, square=torch.cat(squares, 1), bases=all_bases, scales=scales, steps=steps)
+        stretches = _stretched(state, torch.stack(lengths, 1), steps)
+        after = replace(
+            state,
+            mean=mean,
+            square=torch.cat(squares, 1),
+            bases=all_bases,
+            scales=scales,
+            steps=steps,
+            stretches=stretches,
+        )
         horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
         left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
         shares = torch.minimum(state.shares, 1.0 + torch.stack(used, 1))  # of embeddings, as far as they are used
         longest = shares * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
         usual = shares.clamp_min(1.0) * (_USUAL_STEPS / horizon).sqrt()
-        length = -self.base_step * left**_POWER * torch.minimum(usual, longest)
+        length = -self.base_step * left**_POWER * torch.minimum(usual, longest) * stretches
         features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
         return torch.cat(directions, 1) * (mean != 0.0), length, features, after
 
@@ -249,6 +264,22 @@ def share_of(num_matrices: int) -> float:
     are. A single one, with nothing before or behind it, bears twice all steps, or once, if few of its rows are used.
     """
     return _OF_ONE if num_matrices == 1 else min(1.0, max(4.0 / max(num_matrices, 1), 0.25))
+
+
+def _stretched(state: SOAPState, lengths: Tensor, steps: Tensor) -> Tensor:
+    """How much longer than others the steps of each tensor are, [B, S]: from 1 to 100.
+
+    By a fifth more at each step at which most of the direction is the same as before, as in Rprop (Riedmiller and Braun
+    1993), and by a fifth less at others: so a bias comes to a target of 200.
+
+    Args:
+        state: That before the step.
+        lengths: Mean squares of directions, [B, S], 1 where all gradients agree.
+        steps: t, []; of the first few gradients all agree.
+    """
+    agreeing = torch.where(state.features[0] > 0.0, _AGREEING_VECTOR, _AGREEING_MATRIX)
+    longer = (lengths > agreeing) & (steps > _FIRST_STEPS)
+    return torch.where(longer, state.stretches * _LONGER, state.stretches * _SHORTER).clamp(1.0, _LONGEST_STRETCH)
 
 
 def _features(state: SOAPState, lengths: Tensor, far: Tensor) -> Tensor:
