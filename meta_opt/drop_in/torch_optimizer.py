@@ -85,7 +85,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
             num_steps: How many steps the training will have, for checkpoints that make something of it (``general``):
                 updates then fall to zero over them. One that stops early stops with larger updates, one that goes on
                 longer goes on with small ones. None: it is not known.
-            lr: Factor of every update. Schedulers change it.
+            lr: Factor of every update. Schedulers change it. Leave it at 1 for networks that measure curvature by how
+                their own steps changed the gradient (subspace_lstm, ntm_bfgs, alpha_opt with a unit of secant).
             engine: What computes the network: native code if it can be had (auto), native code, or PyTorch.
             order: All parameters of the model in its order, ``model.parameters()``, for networks that read where a
                 tensor is in it or how many there are, when groups bring the parameters in another, or other optimizers

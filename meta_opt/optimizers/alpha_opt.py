@@ -201,7 +201,7 @@ class AlphaOpt(Policy):
         else:
             size = divisor(root_mean_square(direction, state.mean_of))
             update = -state.spread(torch.minimum(factor * length, limit) / size) * direction
-            last = LastStep(update, grad)
+            last = last.followed_by(LastStep(update, grad), state.mean_of, state.spread)
         return Step(update, AlphaState(state.sizes, seen, last, type(state.hidden)(units)), record)
 
     def distributions(self, observations: Tensor, state: AlphaState) -> Gaussian:

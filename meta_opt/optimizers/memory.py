@@ -100,7 +100,7 @@ def bfgs_writes(step: Tensor, change: Tensor, read_change: Tensor) -> tuple[Tens
     lengths = torch.linalg.vector_norm(step, dim=1, keepdim=True) * torch.linalg.vector_norm(
         change, dim=1, keepdim=True
     )
-    usable = curvature > 1e-3 * lengths
+    usable = curvature > (1e-3 * lengths).clamp_min(torch.finfo(lengths.dtype).tiny)  # of less, 1/sᵀy is infinite
     inverse = torch.where(usable, 1.0 / torch.where(usable, curvature, 1.0), 0.0)
     along = torch.where(usable, step, 0.0)
     factor = 1.0 + inverse * (change * read_change).sum(1, keepdim=True)

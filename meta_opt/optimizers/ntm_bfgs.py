@@ -33,7 +33,7 @@ class NTMState:
     hidden: tuple[Tensor, ...] = axis("coordinate")  # per layer [H, B·N], averages in their place
     cell: tuple[Tensor, ...] = axis("coordinate")  # per layer [H, B·N]
     asked: Tensor = axis("coordinate")  # [B, N], r of the last step
-    read: Tensor = axis("coordinate")  # [B, N], M r for the memory after the last step's writes
+    read: Tensor = axis("coordinate")  # [B, N], M r with the last step's writes, before any was forgotten
     update: Tensor = axis("coordinate")  # [B, N], that of the last step
     size: Tensor = axis("problem")  # [B, 1], root mean square of the last gradient; 0 before the first
     first: Tensor = axis("problem")  # [B, 1], root mean square of the first gradient that is not zero; 0 before it
@@ -81,7 +81,7 @@ class NTMBFGS(OptimizerNetwork):
             num_averaging: How many cells of every layer are averaged over all coordinates.
             num_writes: W, write heads.
             rank: K, how many of the last writes of each head are kept, for O(N K W) numbers; null keeps all of them, in
-                a matrix of N² numbers.
+                a matrix of N² numbers. A step reads these K and its own.
             first_step: s, root mean square of the first update before anything is learned; learned from there.
             base_write: Factor of the vectors of BFGS in what is written; 0 leaves them out.
             output_scale: Factor of what the controller adds to r, to the vectors that are written, and to the update.
@@ -164,7 +164,10 @@ class NTMBFGS(OptimizerNetwork):
         before = state.memory.read(asked, scale)  # M_t r
         lefts, rights = self._writes(written, before, size)
         if self.base_write != 0.0:
-            base = [state.update, state.asked - asked, state.read - before]  # s, y, M_t y
+            change = state.asked - asked
+            # M_t y; a dense memory forgets nothing, so that the last read still holds
+            read_change = state.read - before if self.rank is None else state.memory.read(change, scale)
+            base = [state.update, change, read_change]  # s, y, M_t y
             if not grad.requires_grad:
                 base = [each.detach() for each in base]
             known = bfgs_writes(*base)

@@ -22,10 +22,23 @@ _DECADES = 4.0  # that count as one
 
 @dataclass(frozen=True)
 class LastStep:
-    """The last step; zero before the first."""
+    """The last step that was one; zero before the first."""
 
     update: Tensor = axis("coordinate")  # s, [B, N]
     grad: Tensor = axis("coordinate")  # ∇ before it, [B, N]
+
+    def followed_by(
+        self, step: LastStep, mean_of: Callable[[Tensor], Tensor], spread: Callable[[Tensor], Tensor]
+    ) -> LastStep:
+        """A step, or, of what it does not move, this one, which still tells the curvature.
+
+        Args:
+            step: The step.
+            mean_of: Means over the coordinates of each action, [B, N] to [B, A].
+            spread: The other way, [B, A] to [B, N].
+        """
+        moved = spread(root_mean_square(step.update.detach(), mean_of)) > 0.0
+        return LastStep(torch.where(moved, step.update, self.update), torch.where(moved, step.grad, self.grad))
 
 
 def root_mean_square(rows: Tensor, mean_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -52,7 +65,7 @@ def secant_lengths(
     Args:
         last: The last step. To first order, where ∇ has no graph, what it was is taken as it is.
         grad: ∇, [B, N].
-        first: Length of the first step, and of one after none.
+        first: Length of the first step.
         longest: No step is longer than this.
         mean_of: Means over the coordinates of each action, [B, N] to [B, A].
 

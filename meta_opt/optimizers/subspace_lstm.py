@@ -57,8 +57,9 @@ class SubspaceLSTM(OptimizerNetwork):
     of the gradient, the last k steps s_i, the changes y_i of the gradient in them, and the direction d of
     limited-memory BFGS with these k pairs. The unit of length per gradient is that of the last step, η = ‖s_1‖/‖y_1‖
     (after Barzilai and Borwein 1988), which changes by no more than a factor of 10 from step to step: where a step is
-    lost in rounding it tells nothing. Inputs are the cosines between all these vectors, and the logarithms of their
-    lengths, ∇ and y times η, relative to that of the last step (of η∇ where there is none).
+    lost in rounding it tells nothing. After a step that is as good as zero it stays what it was. Inputs are the cosines
+    between all these vectors, and the logarithms of their lengths, ∇ and y times η, relative to that of the last step
+    (of η∇ where there is none).
 
     Where the gradient is zero, or falls in one step to less than 1e-10 of the last, a problem stands still: no update,
     and the state stays what it is. A gradient more than 10,000 times as long as the last is shortened to that, and the
@@ -156,11 +157,13 @@ class SubspaceLSTM(OptimizerNetwork):
         """η, [B, 1]."""
         grad, step, change = lengths[:, :1], lengths[:, 1:2], lengths[:, self.history + 1 : self.history + 2]
         first = self._first_step(num_coordinates) / grad.clamp_min(_TINY)
-        secant = step / change.clamp_min(_TINY)
+        secant = torch.where(step > 0.0, step / change.clamp_min(_TINY), last)
         unit = torch.where(last > 0.0, secant.clamp(last / _MAX_CHANGE, last * _MAX_CHANGE), first)
         # Where the gradient does not change at all the unit would grow without end.
         longest = lengths[:, self.history + 1 :].amax(1, keepdim=True).maximum(grad)
         unit = unit.minimum(_MAX_FIRST_STEPS * self._first_step(num_coordinates) / longest.clamp_min(_TINY))
+        # Whatever the secants, what has begun does not begin again, which is what a unit of 0 means.
+        unit = unit.clamp_min(torch.finfo(unit.dtype).tiny)
         return torch.where((last > 0.0) | (grad > 0.0), unit, 0.0)
 
     def _first_step(self, num_coordinates: int) -> float:

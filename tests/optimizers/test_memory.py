@@ -81,6 +81,13 @@ def test_a_step_of_negative_curvature_is_not_written() -> None:
     assert not lefts.any()
 
 
+def test_a_step_too_short_for_its_curvature_to_be_divided_by_is_not_written() -> None:
+    step = 1e-160 * draw(1, 5)
+    lefts, rights = bfgs_writes(step, step, step)
+    assert not lefts.any()
+    assert rights.isfinite().all()
+
+
 def test_a_dense_memory_of_many_coordinates_is_refused() -> None:
     assert DenseMemory.empty(torch.zeros((), device="meta"), 1, 2000).written.shape == (1, 2000, 2000)
     with pytest.raises(MetaOptError, match=r"at most 2,000 coordinates, and here are 2,001: set optimizer\.rank"):

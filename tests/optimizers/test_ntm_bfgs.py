@@ -14,6 +14,7 @@ from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.meta_training.meta_loss import MetaLoss
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
+from meta_opt.optimizers.memory import LowRankMemory
 from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt_optimizees.quadratic import Quadratic
 
@@ -76,6 +77,27 @@ def test_what_is_kept_of_the_memory_is_all_of_it_at_first() -> None:
     first, second = losses(dense, 9), losses(kept, 9)
     torch.testing.assert_close(first[:5], second[:5], rtol=1e-9, atol=1e-9)  # the fifth step reads four writes
     assert (first[8] - second[8]).abs().max() > 1e-6
+
+
+def test_the_secant_equation_holds_when_writes_are_forgotten() -> None:
+    """M y = s, after each step, of the kept writes and those of the step."""
+    optimizer, curvature = built(rank=3, initial_output=0.0), torch.logspace(0, 2, 10, dtype=torch.float64)
+    theta = torch.randn(4, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    state, forgotten = optimizer.init_state(LAYOUT, 4), []
+    with torch.no_grad():
+        for number in range(9):  # as long as no problem loses its memory
+            last = state
+            update, state, _ = optimizer.step(Evaluation.of(grad=theta * curvature), last)
+            theta = theta + update
+            if number == 0:
+                continue
+            scale, change = optimizer.log_first.exp() / state.first, last.asked - state.asked
+            newest = LowRankMemory(state.memory.lefts[:, :3], state.memory.rights[:, :3])
+            read = last.memory.read(change, scale) + newest.read(change, torch.zeros_like(scale))
+            torch.testing.assert_close(read, last.update, rtol=0, atol=1e-9)
+            forgotten.append(float((state.memory.read(change, scale) - read).abs().max()))
+    assert max(forgotten[:3]) < 1e-12
+    assert min(forgotten[3:]) > 1e-3
 
 
 @pytest.mark.parametrize("rank", [None, 2])

@@ -265,6 +265,14 @@ def test_a_gradient_that_never_changes_does_not_make_steps_without_end() -> None
     assert state.unit.isfinite().all()
 
 
+def test_steps_that_noise_makes_ever_shorter_do_not_begin_again() -> None:
+    optimizer = load_optimizer(pretrained_path("quadratic"))
+    updates, state = run(optimizer, 1e29 * gradients(250, 8, 4).float())
+    assert updates.isfinite().all()
+    assert bool((state.unit > 0.0).all())
+    assert updates[200:].norm(dim=2).max() < 1e-6
+
+
 def test_no_coordinates() -> None:
     updates, _ = run(built(), torch.zeros(3, 2, 0, dtype=torch.float64))
     assert updates.shape == (3, 2, 0)
