@@ -750,9 +750,9 @@ META_OPTIMIZER = {
     "a list": lambda saved: saved["state"][0].update(exp_avg_sq=[]),
     "not finite": lambda saved: saved["state"][0]["exp_avg_sq"].fill_(torch.nan),
     "before the first step": lambda saved: saved["state"][0]["step"].fill_(-1.0),
-    "no betas": lambda saved: saved["param_groups"][0].update(betas=[]),
-    "a text": lambda saved: saved["param_groups"][0].update(weight_decay=""),
-    "upwards": lambda saved: saved["param_groups"][0].update(maximize="a"),
+    "squares below zero": lambda saved: saved["state"][0]["exp_avg_sq"].sub_(1.0),
+    "no mean": lambda saved: saved["state"][0].pop("exp_avg"),
+    "one mean for all": lambda saved: saved["state"][0].update(exp_avg=torch.tensor(0.0)),
 }
 
 

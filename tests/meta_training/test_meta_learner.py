@@ -317,6 +317,44 @@ def test_a_rate_that_a_callback_changes_stays(tmp_path: Path) -> None:
     assert resumed.optimizers[0].param_groups[0]["lr"] == 0.4
 
 
+def test_options_of_the_meta_optimizer_are_those_of_today(tmp_path: Path) -> None:
+    fit = trainer(max_epochs=1, limit_val_batches=0)
+    fit.fit(learner())
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    others = {"betas": (2.0, math.nan), "eps": -1.0, "weight_decay": "", "maximize": True, "amsgrad": True}
+    content["optimizer_states"][0]["param_groups"][0].update(others)
+    torch.save(content, tmp_path / "changed.ckpt")
+    weights = []
+    for name in ("last", "changed"):
+        module = learner()
+        trainer(limit_val_batches=0).fit(module, ckpt_path=tmp_path / f"{name}.ckpt", weights_only=True)
+        weights.append(phi(module))
+    assert torch.equal(*weights)
+
+
+def test_what_a_meta_optimizer_counts_in_its_groups_goes_on(tmp_path: Path) -> None:
+    class Counting(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                group["steps"] = group.get("steps", 0) + 1
+            return super().step(closure)
+
+    class Own(MetaLearner):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return Counting(self.optimizer.trained_parameters(), lr=0.01)
+
+    def own() -> MetaLearner:
+        return Own(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, episodes_per_epoch=4)
+
+    fit = trainer(max_epochs=1, limit_val_batches=0)
+    fit.fit(own())
+    fit.save_checkpoint(tmp_path / "own.ckpt")
+    resumed = trainer(max_epochs=2, limit_val_batches=0)
+    resumed.fit(own(), ckpt_path=tmp_path / "own.ckpt", weights_only=True)
+    assert resumed.optimizers[0].param_groups[0]["steps"] == 8
+
+
 def test_a_learner_that_is_fitted_again_has_its_whole_schedule_again() -> None:
     module = learner(lr=0.1, lr_schedule="cosine", num_steps=5)
     for _ in range(2):
