@@ -262,7 +262,7 @@ class MetaLearner(EvaluatedLearner):
         """The meta-optimizer, of φ and of what the estimator trains for itself.
 
         A class derived from this one may return another; ``lr_schedule`` is a factor of its rates. In a run that goes
-        on its options are those of today; its state is the checkpoint's.
+        on its options are those of today, unless there are schedulers; its state is the checkpoint's.
         """
         return torch.optim.Adam([*self.optimizer.trained_parameters(), *self.estimator.parameters()], lr=self.lr)
 
@@ -315,12 +315,15 @@ class MetaLearner(EvaluatedLearner):
     def on_train_start(self) -> None:
         """Take the learning rates and the other options of today, also where a checkpoint has others.
 
+        Where schedulers of a derived class change them, a run goes on with the checkpoint's, as they do.
+
         Raises:
             CheckpointError: If what a checkpoint has brought the meta-optimizer cannot be its state.
         """
-        self._set_learning_rates(1.0)
-        for group, options in zip(self._meta_optimizer.param_groups, self._options, strict=True):
-            group.update(options)
+        if not self.trainer.lr_scheduler_configs:
+            self._set_learning_rates(1.0)
+            for group, options in zip(self._meta_optimizer.param_groups, self._options, strict=True):
+                group.update(options)
         if self.trainer.ckpt_path is not None:
             check_restored(self._meta_optimizer.optimizer)
 

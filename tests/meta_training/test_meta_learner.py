@@ -355,6 +355,31 @@ def test_what_a_meta_optimizer_counts_in_its_groups_goes_on(tmp_path: Path) -> N
     assert resumed.optimizers[0].param_groups[0]["steps"] == 8
 
 
+class Scheduled(MetaLearner):
+    """A meta-optimizer with a scheduler, which takes a step at the end of every epoch."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.optimizer.trained_parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+    def on_train_epoch_end(self) -> None:
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, torch.optim.lr_scheduler.ExponentialLR)
+        scheduler.step()
+
+
+def test_a_scheduler_of_ones_own_goes_on(tmp_path: Path) -> None:
+    def scheduled() -> MetaLearner:
+        return Scheduled(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, episodes_per_epoch=1)
+
+    fit = trainer(max_epochs=2, limit_val_batches=0)
+    fit.fit(scheduled())
+    fit.save_checkpoint(tmp_path / "own.ckpt")
+    resumed = trainer(max_epochs=3, limit_val_batches=0)
+    resumed.fit(scheduled(), ckpt_path=tmp_path / "own.ckpt", weights_only=True)
+    assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 8)
+
+
 def test_a_learner_that_is_fitted_again_has_its_whole_schedule_again() -> None:
     module = learner(lr=0.1, lr_schedule="cosine", num_steps=5)
     for _ in range(2):
