@@ -111,7 +111,12 @@ def goes_round(content: dict[str, Any]) -> None:
 
 
 RECIPES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "a large layout": (of_layout(shapes=[[10**12], [1], [1], [1]]), "meta_opt.layout has 1e+12 coordinates"),
+    "a large layout": (of_layout(shapes=[[10**12], [1], [1], [1]]), "layout must have from 1 to 1e+10 coordinates"),
+    "a layout beyond floats": (
+        of_layout(shapes=[[2**62] * 32, [1], [1], [1]]),
+        "must have from 1 to 1e+10 coordinates",
+    ),
+    "a layout of nothing": (of_layout(shapes=[[0]] * 4), "layout must have from 1 to 1e+10 coordinates"),
     "a negative length": (of_layout(shapes=[[-1], [1], [1], [1]]), "layout.shapes has a list of 1"),
     "shapes that are none": (of_layout(shapes="abcd"), "layout.shapes is 'abcd'"),
     "fewer shapes": (of_layout(shapes=[[1]]), "layout.shapes is a list of 1"),
