@@ -574,6 +574,8 @@ def test_engines_learn_alike() -> None:
         ("num_problems", 0, "model.num_problems must be at least 1, not 0"),
         ("lr", -1.0, "model.lr must be at least 0, not -1.0"),
         ("lr", math.nan, "model.lr must be at least 0, not nan"),
+        ("lr", 1e39, r"model.lr must be at least 0 and less than 1e\+10, not 1e\+39"),
+        ("reference_lr", math.inf, r"model.reference_lr must be at least 0 and less than 1e\+10, not inf"),
         ("average_decay", 1.0, "model.average_decay must be at least 0 and less than 1, not 1.0"),
         ("clip_norm", 0.0, "model.clip_norm must be more than 0"),
         ("step_weights", "first", "model.step_weights must be"),
