@@ -43,7 +43,7 @@ from meta_opt.meta_training.parts import checked_parts, claim
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.meta_training.recommended import parts_by_name, recommended, trainer_defaults
-from meta_opt.meta_training.restored import check_restored, options_of
+from meta_opt.meta_training.restored import check_counters, check_restored, options_of
 from meta_opt.meta_training.trainers import check_averaging, check_device, check_trainer
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee
@@ -467,9 +467,12 @@ class MetaLearner(EvaluatedLearner):
 
         Raises:
             MetaOptError: If a run goes on without the callback that averaged its weights: φ itself is that one's.
+            CheckpointError: If a run goes on and what its loops have counted is no number of anything.
         """
-        if self._trainer is not None and self._trainer.state.fn == "fit" and "averaging_state" in checkpoint:
-            check_averaging(self._trainer)
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            check_counters(checkpoint.get("loops"))
+            if "averaging_state" in checkpoint:
+                check_averaging(self._trainer)
         check_weights(self.estimator, checkpoint.get("state_dict", {}))
         self.cost = read_cost(checkpoint.get("meta_opt", {})) or Cost()
         if self._trainer is not None:

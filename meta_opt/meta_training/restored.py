@@ -1,4 +1,4 @@
-"""What a checkpoint has brought the meta-optimizer: its file may hold anything."""
+"""What a checkpoint has brought a run that goes on: its file may hold anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meta_opt.errors import CheckpointError
+from meta_opt.errors import CheckpointError, shown
 from meta_opt.messages import clipped
 
 
@@ -41,6 +41,23 @@ def check_restored(optimizer: torch.optim.Optimizer) -> None:
                 raise _damaged(f"its {name} is a {type(value).__name__}")
     if type(optimizer).__module__.startswith("torch.optim."):  # others may not be ready for a step yet
         _try_step(optimizer, params)
+
+
+def check_counters(loops: Any, name: str = "loops") -> None:
+    """See that what Lightning's loops have counted is whole numbers, of at least 0.
+
+    Args:
+        loops: The entry of a checkpoint: mappings of mappings, and lists, which are states of data loaders. What is no
+            mapping at all is left to Lightning.
+        name: Where that is, for the message.
+
+    Raises:
+        CheckpointError: If something else has been counted.
+    """
+    for key, value in loops.items() if isinstance(loops, dict) else ():
+        if not isinstance(value, dict | list) and (not isinstance(value, int) or value < 0):
+            raise CheckpointError(f"the checkpoint is damaged: its {clipped(f'{name}.{key}')} is {shown(value)}")
+        check_counters(value, f"{name}.{key}")
 
 
 def _try_step(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> None:
