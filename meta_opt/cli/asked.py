@@ -18,7 +18,7 @@ from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizers.baseline_names import KNOWN
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.recipes import Recipe, check_class
-from meta_opt.saved.runs import relative, short_name
+from meta_opt.saved.runs import real_path, relative, short_name
 
 
 def add_checkpoint_arguments(parser: Parser) -> None:
@@ -35,7 +35,7 @@ def checkpoints_asked(options: list[str]) -> dict[str, Path]:
     trained = [checkpoint_path(text, Path(), class_asked(options, "optimizee")) for text in said["ckpt_path"]]
     paths = {path: short_name(path) for path in trained}
     paths |= {pretrained_path(text): text for text in said["pretrained"]}
-    unique = {path.resolve(): (path, name) for path, name in paths.items()}  # each file once
+    unique = {real_path(path): (path, name) for path, name in paths.items()}  # each file once
     taken = Counter([*(name for _, name in unique.values()), *vars(torch.optim), *KNOWN])
     return {name if taken[name] == 1 else relative(resolved): path for resolved, (path, name) in unique.items()}
 

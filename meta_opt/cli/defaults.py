@@ -147,18 +147,6 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     text = read_first(arguments).get("optimizee")
     asked = None if text is None else registry.resolve("optimizee", text)
     defaults = Defaults(Path())
-    for path, recipe in recipes.items():
-        for name, least in (
-            ("num_steps", 1),
-            ("num_validation_steps", 1),
-            ("num_validation_problems", 1),
-            ("seed", None),
-        ):
-            value = recipe.model.get(name)
-            if name == "num_validation_steps" and value is None:  # as many as num_steps
-                continue
-            if not isinstance(value, int) or (least is not None and value < least):
-                raise CheckpointError(f"{relative(path)} is damaged: its model.{name} is {value}")
     if not recipes:
         if asked is not None:
             _use_class(defaults, "optimizee", asked, {})
@@ -181,7 +169,7 @@ def find_comparison_defaults(arguments: list[str], recipes: dict[Path, Recipe]) 
     defaults.options["num_steps"] = [elsewhere.get("model.num_steps", model["num_steps"])]
     defaults.options["seed_everything"] = next(iter(recipes.values())).model["seed"]
     defaults.options["precision"] = precision_in(recipes[first], first)
-    defaults.options["held_back"] = same and model.get("held_back", False) is True
+    defaults.options["held_back"] = same and model.get("held_back", False)
     trained_on = model["num_validation_problems"] if same else 0
     defaults.options["num_validation_problems"] = max(FEWEST_VALIDATION_PROBLEMS, trained_on)
     return defaults

@@ -11,6 +11,7 @@ from meta_opt.cli.parser import Parser, Shown
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.portraits import MOST_STEPS, portrait_figure, portrait_of
 from meta_opt.evaluation.reports import check_place, new_folder
+from meta_opt.memory import bounded
 from meta_opt.saved.recipes import load_optimizer, read_recipe
 from meta_opt.saved.runs import relative
 from meta_opt.storage import expanded
@@ -41,8 +42,9 @@ def run(options: list[str]) -> int:
         optimizer = load_optimizer(path, asked)
         if optimizer.scope == "problem":
             coupled.append(name)
-        steps = config.num_steps or recipe.model["num_validation_steps"] or recipe.model["num_steps"]
-        portrait = portrait_of(optimizer, recipe.layout, steps)
+        steps = config.num_steps or recipe.model.get("num_validation_steps") or recipe.model["num_steps"]
+        with bounded():
+            portrait = portrait_of(optimizer, recipe.layout, steps)
         figures[name.strip("/").replace("/", "_")] = portrait_figure(portrait, title=name)
 
     def write(folder: Path) -> None:

@@ -77,8 +77,8 @@ def _updates(optimizer: OptimizerNetwork, layout: Layout, gradients: Tensor) -> 
     Which is where is drawn: in the order of their values, they would be a pattern to networks that see the matrix.
     """
     _, start, size = _largest(layout)
-    places = start + torch.arange(0, size, _APART)
     count = gradients.shape[1]
+    places = start + torch.arange(0, min(size, count * _APART), _APART)
     order = torch.randperm(count, generator=Generator().manual_seed(2))
     num_problems = -(-count // len(places))
     rows = torch.arange(num_problems).repeat_interleave(len(places))[:count]

@@ -43,7 +43,7 @@ from meta_opt.meta_training.parts import checked_parts, claim
 from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.meta_training.recommended import parts_by_name, recommended, trainer_defaults
-from meta_opt.meta_training.restored import check_restored
+from meta_opt.meta_training.restored import check_counters, check_restored, options_of
 from meta_opt.meta_training.trainers import check_averaging, check_device, check_trainer
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee
@@ -261,7 +261,8 @@ class MetaLearner(EvaluatedLearner):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The meta-optimizer, of φ and of what the estimator trains for itself.
 
-        A class derived from this one may return another; ``lr_schedule`` is a factor of its rates.
+        A class derived from this one may return another; ``lr_schedule`` is a factor of its rates. In a run that goes
+        on its options are those of today, unless there are schedulers; its state is the checkpoint's.
         """
         return torch.optim.Adam([*self.optimizer.trained_parameters(), *self.estimator.parameters()], lr=self.lr)
 
@@ -292,6 +293,7 @@ class MetaLearner(EvaluatedLearner):
             plugin.scaler = None  # meta-gradients come from no scaled loss
         self.optimizee.to(self.device)
         self._rates = [float(group["lr"]) for group in self._meta_optimizer.param_groups]  # before a checkpoint's
+        self._options = options_of(self._meta_optimizer.optimizer)
         new = self.trainer.ckpt_path is None and self.episode == 0
         if self._warm_start is not None and new:
             start_warm(self._warm_start, [self.optimizer, self.trained])
@@ -311,14 +313,19 @@ class MetaLearner(EvaluatedLearner):
         self.trained.load_state_dict(self.optimizer.state_dict())
 
     def on_train_start(self) -> None:
-        """Take the learning rates of today, also where a checkpoint has others.
+        """Take the learning rates and the other options of today, also where a checkpoint has others.
+
+        Where schedulers of a derived class change them, a run goes on with the checkpoint's, as they do.
 
         Raises:
             CheckpointError: If what a checkpoint has brought the meta-optimizer cannot be its state.
         """
+        if not self.trainer.lr_scheduler_configs:
+            self._set_learning_rates(1.0)
+            for group, options in zip(self._meta_optimizer.param_groups, self._options, strict=True):
+                group.update(options)
         if self.trainer.ckpt_path is not None:
             check_restored(self._meta_optimizer.optimizer)
-        self._set_learning_rates(1.0)
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """One episode. If anything in it is not finite, it changes nothing but the counters."""
@@ -460,9 +467,12 @@ class MetaLearner(EvaluatedLearner):
 
         Raises:
             MetaOptError: If a run goes on without the callback that averaged its weights: φ itself is that one's.
+            CheckpointError: If a run goes on and what its loops have counted is no number of anything.
         """
-        if self._trainer is not None and self._trainer.state.fn == "fit" and "averaging_state" in checkpoint:
-            check_averaging(self._trainer)
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            check_counters(checkpoint.get("loops"))
+            if "averaging_state" in checkpoint:
+                check_averaging(self._trainer)
         check_weights(self.estimator, checkpoint.get("state_dict", {}))
         self.cost = read_cost(checkpoint.get("meta_opt", {})) or Cost()
         if self._trainer is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -24,11 +23,12 @@ class Range(NamedTuple):
     """From ``least`` on, and below ``limit``."""
 
     least: float
-    limit: float = math.inf
+    limit: float
 
 
 _MAY_BE_NULL = ("max_num_steps", "num_validation_steps")
 _MANY = 1e12  # what is counted, nobody lives to see so many of
+_FAST = 1e10  # a rate beyond use; steps of much larger ones are no floats
 RANGES: dict[str, Range] = {
     "num_steps": Range(1, _MANY),
     "max_num_steps": Range(1, _MANY),
@@ -39,10 +39,10 @@ RANGES: dict[str, Range] = {
     "num_validation_problems": Range(1, _MANY),
     "num_test_problems": Range(1, _MANY),
     "max_skipped": Range(0, _MANY),
-    "lr": Range(0.0),
-    "reference_lr": Range(0.0),
+    "lr": Range(0.0, _FAST),
+    "reference_lr": Range(0.0, _FAST),
     "pretraining": Range(0, _MANY),
-    "pretraining_rate": Range(0.0),
+    "pretraining_rate": Range(0.0, _FAST),
     "average_decay": Range(0.0, 1.0),
 }
 
@@ -61,7 +61,7 @@ def check_ranges(options: Mapping[str, Any]) -> None:
             raise MetaOptError(f"model.{name} must be a {word}, not {shown(value)}")
         if value is None or least <= value < limit:
             continue
-        both = limit != math.inf and (limit != _MANY or value >= limit)
+        both = limit < _FAST or value >= limit
         wanted = f"at least {least:g} and less than {limit:g}" if both else f"at least {least:g}"
         raise MetaOptError(f"model.{name} must be {wanted}, not {shown(value)}")
 

@@ -1,45 +1,82 @@
-"""What a checkpoint has brought the meta-optimizer: its file may hold anything."""
+"""What a checkpoint has brought a run that goes on: its file may hold anything."""
 
 from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from meta_opt.errors import CheckpointError
+from meta_opt.errors import CheckpointError, shown
+from meta_opt.messages import clipped
+
+
+def options_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The options of every group that the optimizer's class takes, but for learning rates.
+
+    What else a group may hold, a count of steps for example, belongs to the optimizer's state.
+    """
+    names = inspect.signature(type(optimizer)).parameters.keys() - {"params", "lr"}
+    return [{name: group[name] for name in group.keys() & names} for group in optimizer.param_groups]
 
 
 def check_restored(optimizer: torch.optim.Optimizer) -> None:
     """See that a meta-optimizer can step with the state that it has.
 
     Args:
-        optimizer: With options and state of a checkpoint, or new.
+        optimizer: With the state of a checkpoint, or new; it is left as it was.
 
     Raises:
-        CheckpointError: If an option is of another kind than its default, or a tensor of the state is not that of its
-            parameter.
+        CheckpointError: If a tensor of the state is not that of its parameter, or, with an optimizer of PyTorch, a step
+            fails or leaves weights that are not finite.
     """
-    for group in optimizer.param_groups:
-        for name, default in optimizer.defaults.items():
-            if not _is_like(group[name], default):
-                raise _damaged(f"its option {name} is {group[name]!r}")
-        for param in group["params"]:
-            for name, value in optimizer.state.get(param, {}).items():
-                if isinstance(value, Tensor) and not _fits(value, param, signed=name != "step"):
-                    raise _damaged(f"its {name} does not fit a parameter of {list(param.shape)}")
-                if not isinstance(value, Tensor | int | float):
-                    raise _damaged(f"its {name} is a {type(value).__name__}")
+    params = [param for group in optimizer.param_groups for param in group["params"] if param in optimizer.state]
+    for param in params:
+        for name, value in optimizer.state[param].items():
+            if isinstance(value, Tensor) and not _fits(value, param, signed=name != "step"):
+                raise _damaged(f"its {name} does not fit a parameter of {list(param.shape)}")
+            if not isinstance(value, Tensor | int | float):
+                raise _damaged(f"its {name} is a {type(value).__name__}")
+    if type(optimizer).__module__.startswith("torch.optim."):  # others may not be ready for a step yet
+        _try_step(optimizer, params)
 
 
-def _is_like(value: object, default: object) -> bool:
-    """Whether an option is of the kind of its default; numbers of either kind are."""
-    if isinstance(default, tuple | list):
-        if not isinstance(value, tuple | list) or len(value) != len(default):
-            return False
-        return all(_is_like(each, of_default) for each, of_default in zip(value, default, strict=True))
-    number = (int, float, Tensor)
-    if isinstance(default, number) and not isinstance(default, bool):
-        return isinstance(value, number) and not isinstance(value, bool)
-    return default is None or isinstance(value, type(default))
+def check_counters(loops: Any, name: str = "loops") -> None:
+    """See that what Lightning's loops have counted is whole numbers, of at least 0.
+
+    Args:
+        loops: The entry of a checkpoint: mappings of mappings, and lists, which are states of data loaders. What is no
+            mapping at all is left to Lightning.
+        name: Where that is, for the message.
+
+    Raises:
+        CheckpointError: If something else has been counted.
+    """
+    for key, value in loops.items() if isinstance(loops, dict) else ():
+        if not isinstance(value, dict | list) and (not isinstance(value, int) or value < 0):
+            raise CheckpointError(f"the checkpoint is damaged: its {clipped(f'{name}.{key}')} is {shown(value)}")
+        check_counters(value, f"{name}.{key}")
+
+
+def _try_step(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> None:
+    """Step with gradients of zero, and undo it."""
+    before = copy.deepcopy(optimizer.state_dict())
+    weights = [param.detach().clone() for param in params]
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    try:
+        optimizer.step()
+    except Exception as error:  # what a step raises for rubbish is not specified
+        raise _damaged(f"a step with it fails ({type(error).__name__}: {clipped(error)})") from error
+    if not all(bool(param.isfinite().all()) for param in params):
+        raise _damaged("a step with it is not finite")
+    with torch.no_grad():
+        for param, value in zip(params, weights, strict=True):
+            param.copy_(value)
+            param.grad = None
+    optimizer.load_state_dict(before)
 
 
 def _fits(value: Tensor, param: Tensor, *, signed: bool) -> bool:

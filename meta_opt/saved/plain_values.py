@@ -117,7 +117,7 @@ def checked_layout(value: Any) -> Layout:
         raise ValueError("meta_opt.layout.names has a name twice")
     size = sum(math.prod(shape) for shape in columns["shapes"])
     if not 0 < size <= _MAX_COORDINATES:
-        raise ValueError(f"meta_opt.layout has {size:.3g} coordinates; there may be {_MAX_COORDINATES:.0e}")
+        raise ValueError(f"meta_opt.layout must have from 1 to {_MAX_COORDINATES:.0e} coordinates")
     return Layout.from_plain(columns)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,29 @@ def _part(entry: Any) -> Part:
 
 def _hyperparameters(entry: Any) -> dict[str, Any]:
     """Numbers and text by name; what has parts of its own is beside them."""
-    for name, value in _dictionary(entry).items():
+    model = _dictionary(entry)
+    for name, value in model.items():
         if not name.isidentifier() or name in registry.KINDS or isinstance(value, list | dict):
             raise ValueError(f"meta_opt.model.{clipped(name, 40)} is {shown(value)}")
-    return _dictionary(entry)
+    known = {"num_validation_steps": None, "held_back": False, **model}  # earlier versions had not these two
+    for name, fits in _READ.items():
+        if not fits(known[name]):
+            raise ValueError(f"meta_opt.model.{name} is {shown(known[name])}")
+    return model
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 1 <= value < _MANY
+
+
+_MANY = 10**12  # nobody lives to see so many
+_READ: dict[str, Callable[[Any], bool]] = {  # hyperparameters that are used where no MetaLearner is made of them
+    "num_steps": _is_count,
+    "num_validation_steps": lambda value: value is None or _is_count(value),
+    "num_validation_problems": _is_count,
+    "seed": lambda value: type(value) is int,
+    "held_back": lambda value: type(value) is bool,
+}
 
 
 def _dictionary(value: Any) -> dict[str, Any]:

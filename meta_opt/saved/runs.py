@@ -63,7 +63,7 @@ class Run:
     @classmethod
     def containing(cls, checkpoint: Path) -> Run | None:
         """The run whose folder a checkpoint lies in, if it lies in one."""
-        folder = checkpoint.resolve().parent
+        folder = real_path(checkpoint).parent
         if not _NAME.fullmatch(folder.name) or folder.parent.parent.name != "checkpoints":
             return None
         return cls(folder.parent.parent.parent, folder.parent.name, folder.name)
@@ -96,6 +96,11 @@ def _last_change(folder: Path) -> int:
         with contextlib.suppress(OSError):
             times.append(path.stat().st_mtime_ns)
     return max(times, default=0) or folder.stat().st_mtime_ns
+
+
+def real_path(path: Path) -> Path:
+    """``path`` without symbolic links; links that go round, which ``Path.resolve`` may refuse, stay as they are."""
+    return Path(os.path.realpath(path))
 
 
 def relative(path: Path) -> str:

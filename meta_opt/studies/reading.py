@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -28,6 +29,7 @@ _KEPT = {  # a study says these
 }
 _GROUPS = {"model", "optimizee", "optimizer", "trainer", "early_stopping"}
 _CLASSES = {"optimizee", "optimizer", "model.estimator"}
+_MOST_RUNS = 1_000_000  # of all points together
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -97,12 +99,18 @@ def read_study(name: str, content: Any) -> Study:
             raise MetaOptError(f"figures.{index}.draw training needs training_curves: true")
         if figure.draw == "norms" and not study.meta_gradient_norms:
             raise MetaOptError(f"figures.{index}.draw norms needs meta_gradient_norms: true")
-    known = {label for point, _ in study.points() for label in point}
+    count, runs = math.prod(map(len, axes.values())) + len(also), max(study.runs, study.quick.get("runs", 1))
+    if count * runs > _MOST_RUNS:
+        raise MetaOptError(
+            f"there may be at most {_MOST_RUNS} runs, not {shown(count)} x {shown(runs)} (points x runs)"
+        )
+    points = [point for point, _ in study.points()]
+    known = {label for point in points for label in point}
     for test_name, test in tests.items():
         if unknown := [label for label in test.only if label not in known]:
             raise MetaOptError(f"tests.{test_name}.only: there is no label {unknown[0]}")
-    labels = [" ".join(point) for point, _ in study.points()]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
+    labels = Counter(map(" ".join, points))
+    if twice := next((label for label, times in labels.items() if times > 1), None):
         raise MetaOptError(f"two points are called {twice}")
     _check_differences(study)
     return study

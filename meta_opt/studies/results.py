@@ -57,6 +57,7 @@ def opened(folder: Path) -> Iterator[Results]:
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _check_kind(folder / FILE)
             held.enter_context(locked(folder))
             file = held.enter_context((folder / FILE).open("a+b", buffering=0))  # else closing it writes again
             lines = read(folder)  # before anything of what may be another file is changed
@@ -79,6 +80,7 @@ def read(folder: Path) -> dict[str, Line]:
     """
     path = folder / FILE
     try:
+        _check_kind(path)
         content = path.read_bytes()
     except FileNotFoundError:
         return {}
@@ -94,6 +96,16 @@ def read(folder: Path) -> dict[str, Line]:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise MetaOptError(f"{path}: line {number} is no result; delete it, and it is made again") from None
     return lines
+
+
+def _check_kind(path: Path) -> None:
+    """See that what is at a path can be read to an end, as a pipe or a device may not.
+
+    Raises:
+        StorageError: If it cannot.
+    """
+    if path.exists() and not path.is_file():
+        raise StorageError(f"cannot read {path}: it is no file")
 
 
 def _check(line: Any) -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import math
 import os
 import re
 import resource
@@ -750,9 +751,9 @@ META_OPTIMIZER = {
     "a list": lambda saved: saved["state"][0].update(exp_avg_sq=[]),
     "not finite": lambda saved: saved["state"][0]["exp_avg_sq"].fill_(torch.nan),
     "before the first step": lambda saved: saved["state"][0]["step"].fill_(-1.0),
-    "no betas": lambda saved: saved["param_groups"][0].update(betas=[]),
-    "a text": lambda saved: saved["param_groups"][0].update(weight_decay=""),
-    "upwards": lambda saved: saved["param_groups"][0].update(maximize="a"),
+    "squares below zero": lambda saved: saved["state"][0]["exp_avg_sq"].sub_(1.0),
+    "no mean": lambda saved: saved["state"][0].pop("exp_avg"),
+    "one mean for all": lambda saved: saved["state"][0].update(exp_avg=torch.tensor(0.0)),
 }
 
 
@@ -763,6 +764,16 @@ def test_a_meta_optimizer_that_cannot_be_restored(trained, meta_opt, damage):
     status, _, err = meta_opt("fit", "--ckpt_path", path, "--trainer.max_epochs", "3", *QUIET)
     assert status == 2
     assert re.fullmatch(r"meta-opt: error: .* is damaged.*\n", err), err
+
+
+@pytest.mark.parametrize("value", [math.nan, -1, "x"])
+def test_counters_that_count_nothing(trained, meta_opt, value):
+    def edit(content):
+        content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] = value
+
+    path = change("checkpoints/bowl/run_0/last.ckpt", edit)
+    message = fails(meta_opt, "fit", "--ckpt_path", path, "--trainer.max_epochs", "3", *QUIET)
+    assert message == f"the checkpoint is damaged: its loops.fit_loop.epoch_progress.current.processed is {value!r}"
 
 
 def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):

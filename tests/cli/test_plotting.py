@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from checkpoints_for_tests import save_untrained
 from PIL import Image
+from problems_for_tests import Square
 
+from meta_opt import memory
 from meta_opt.cli import main
 
 
@@ -46,3 +50,16 @@ def test_errors_in_one_line(
     assert message in err
     assert len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layout_that_memory_cannot_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_untrained(tmp_path / "small.ckpt", Square())
+    content = torch.load("small.ckpt", weights_only=True)
+    content["meta_opt"]["layout"]["shapes"] = [[10**7]]
+    torch.save(content, "large.ckpt")
+    monkeypatch.setattr(memory, "available", lambda: 5e8)
+    assert main(["plot", "--ckpt_path", "large.ckpt"]) == 2
+    assert "there is not enough memory: " in capsys.readouterr().err

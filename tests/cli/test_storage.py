@@ -131,11 +131,12 @@ def test_a_place_for_a_comparison_with_a_name_too_long(meta_opt: Any, plugins: N
     assert "File name too long" in message
 
 
-@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "x/" * 3000, "folder", "/dev/zero", "/dev/null", "fifo"])
-@pytest.mark.parametrize("command", ["fit", "test", "compare"])
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "x/" * 3000, "folder", "/dev/zero", "/dev/null", "fifo", "round"])
+@pytest.mark.parametrize("command", ["fit", "test", "compare", "plot", "landscape"])
 def test_paths_that_are_no_checkpoint(meta_opt: Any, command: str, path: str) -> None:
     Path("folder").mkdir()
     os.mkfifo("fifo")  # reading it would wait for ever
+    Path("round").symlink_to("round")
     message = fails(meta_opt, command, "--ckpt_path", path)
     assert "there is no checkpoint" in message or "cannot be read: File name too long" in message
     assert len(message) < 400

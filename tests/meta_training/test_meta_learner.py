@@ -317,6 +317,69 @@ def test_a_rate_that_a_callback_changes_stays(tmp_path: Path) -> None:
     assert resumed.optimizers[0].param_groups[0]["lr"] == 0.4
 
 
+def test_options_of_the_meta_optimizer_are_those_of_today(tmp_path: Path) -> None:
+    fit = trainer(max_epochs=1, limit_val_batches=0)
+    fit.fit(learner())
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    others = {"betas": (2.0, math.nan), "eps": -1.0, "weight_decay": "", "maximize": True, "amsgrad": True}
+    content["optimizer_states"][0]["param_groups"][0].update(others)
+    torch.save(content, tmp_path / "changed.ckpt")
+    weights = []
+    for name in ("last", "changed"):
+        module = learner()
+        trainer(limit_val_batches=0).fit(module, ckpt_path=tmp_path / f"{name}.ckpt", weights_only=True)
+        weights.append(phi(module))
+    assert torch.equal(*weights)
+
+
+def test_what_a_meta_optimizer_counts_in_its_groups_goes_on(tmp_path: Path) -> None:
+    class Counting(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                group["steps"] = group.get("steps", 0) + 1
+            return super().step(closure)
+
+    class Own(MetaLearner):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return Counting(self.optimizer.trained_parameters(), lr=0.01)
+
+    def own() -> MetaLearner:
+        return Own(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, episodes_per_epoch=4)
+
+    fit = trainer(max_epochs=1, limit_val_batches=0)
+    fit.fit(own())
+    fit.save_checkpoint(tmp_path / "own.ckpt")
+    resumed = trainer(max_epochs=2, limit_val_batches=0)
+    resumed.fit(own(), ckpt_path=tmp_path / "own.ckpt", weights_only=True)
+    assert resumed.optimizers[0].param_groups[0]["steps"] == 8
+
+
+class Scheduled(MetaLearner):
+    """A meta-optimizer with a scheduler, which takes a step at the end of every epoch."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.optimizer.trained_parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+    def on_train_epoch_end(self) -> None:
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, torch.optim.lr_scheduler.ExponentialLR)
+        scheduler.step()
+
+
+def test_a_scheduler_of_ones_own_goes_on(tmp_path: Path) -> None:
+    def scheduled() -> MetaLearner:
+        return Scheduled(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, episodes_per_epoch=1)
+
+    fit = trainer(max_epochs=2, limit_val_batches=0)
+    fit.fit(scheduled())
+    fit.save_checkpoint(tmp_path / "own.ckpt")
+    resumed = trainer(max_epochs=3, limit_val_batches=0)
+    resumed.fit(scheduled(), ckpt_path=tmp_path / "own.ckpt", weights_only=True)
+    assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 8)
+
+
 def test_a_learner_that_is_fitted_again_has_its_whole_schedule_again() -> None:
     module = learner(lr=0.1, lr_schedule="cosine", num_steps=5)
     for _ in range(2):
@@ -511,6 +574,8 @@ def test_engines_learn_alike() -> None:
         ("num_problems", 0, "model.num_problems must be at least 1, not 0"),
         ("lr", -1.0, "model.lr must be at least 0, not -1.0"),
         ("lr", math.nan, "model.lr must be at least 0, not nan"),
+        ("lr", 1e39, r"model.lr must be at least 0 and less than 1e\+10, not 1e\+39"),
+        ("reference_lr", math.inf, r"model.reference_lr must be at least 0 and less than 1e\+10, not inf"),
         ("average_decay", 1.0, "model.average_decay must be at least 0 and less than 1, not 1.0"),
         ("clip_norm", 0.0, "model.clip_norm must be more than 0"),
         ("step_weights", "first", "model.step_weights must be"),

@@ -104,7 +104,8 @@ def test_pretrained_names_are_checked():
 def test_load_learner_takes_installed_names_only(tmp_path):
     part = {"class_path": "os.system", "init_args": {}}
     layout = {"names": ["w"], "shapes": [[1]], "groups": ["all"], "depths": [0.0]}
-    recipe = {"format": 1, "optimizee": part, "optimizer": part, "model": {}, "layout": layout}
+    model = {"num_steps": 5, "num_validation_problems": 2, "seed": 0}
+    recipe = {"format": 1, "optimizee": part, "optimizer": part, "model": model, "layout": layout}
     torch.save({"meta_opt": recipe}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="is os.system, not an installed one"):
         load_learner(tmp_path / "x.ckpt")

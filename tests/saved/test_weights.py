@@ -93,6 +93,10 @@ def of_layout(**columns: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda content: content["meta_opt"]["layout"].update(columns)
 
 
+def of_model(**options: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: content["meta_opt"]["model"].update(options)
+
+
 def laughs(content: dict[str, Any]) -> None:
     value: list[Any] = ["ha"] * 10
     for _ in range(12):
@@ -107,7 +111,12 @@ def goes_round(content: dict[str, Any]) -> None:
 
 
 RECIPES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "a large layout": (of_layout(shapes=[[10**12], [1], [1], [1]]), "meta_opt.layout has 1e+12 coordinates"),
+    "a large layout": (of_layout(shapes=[[10**12], [1], [1], [1]]), "layout must have from 1 to 1e+10 coordinates"),
+    "a layout beyond floats": (
+        of_layout(shapes=[[2**62] * 32, [1], [1], [1]]),
+        "must have from 1 to 1e+10 coordinates",
+    ),
+    "a layout of nothing": (of_layout(shapes=[[0]] * 4), "layout must have from 1 to 1e+10 coordinates"),
     "a negative length": (of_layout(shapes=[[-1], [1], [1], [1]]), "layout.shapes has a list of 1"),
     "shapes that are none": (of_layout(shapes="abcd"), "layout.shapes is 'abcd'"),
     "fewer shapes": (of_layout(shapes=[[1]]), "layout.shapes is a list of 1"),
@@ -120,6 +129,12 @@ RECIPES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda content: content["meta_opt"]["optimizer"].update(class_path="x" * 10**7),
         "(10000000 characters)",
     ),
+    "no steps": (lambda content: content["meta_opt"]["model"].pop("num_steps"), "incomplete, it has no 'num_steps'"),
+    "no whole steps": (of_model(num_validation_steps=2.5), "meta_opt.model.num_validation_steps is 2.5"),
+    "steps without end": (of_model(num_steps=10**15), "meta_opt.model.num_steps is 1000000000000000"),
+    "less than no problem": (of_model(num_validation_problems=-1), "meta_opt.model.num_validation_problems is -1"),
+    "a seed that is none": (of_model(seed="x"), "meta_opt.model.seed is 'x'"),
+    "held back or not": (of_model(held_back="yes"), "meta_opt.model.held_back is 'yes'"),
     "a number for a name": (lambda content: content["meta_opt"]["model"].update({7: 7}), "meta_opt.model has the name"),
     "a tensor": (lambda content: content["meta_opt"].update(model=torch.zeros(3)), "meta_opt.model is a Tensor"),
     "no format": (lambda content: content["meta_opt"].update(format=True), "its format is True"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 
@@ -109,6 +110,14 @@ def test_what_cannot_be_written_is_said(tmp_path):
         with open("/dev/full", "ab", buffering=0) as results._file, full:
             results.add({"key": "a"})
         assert results.lines == {}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(StorageError, match="it is no file"):
+        read(tmp_path)
+    with pytest.raises(StorageError, match="it is no file"), opened(tmp_path):
+        pass
 
 
 def test_errors_of_a_study_are_not_blamed_on_the_folder(tmp_path):

@@ -118,6 +118,12 @@ def test_numbers_may_be_labels():
             {"axes": {**AXES, "late": {"1": {"model.lr": 1}, "2": {"model.lr": 2}}}},
             "axes: 0.1 same 1 and 0.2 same 1 are two points with the same options",
         ),
+        ({"runs": 10**12}, r"there may be at most 1000000 runs, not 1 x 1000000000000 \(points x runs\)"),
+        ({"axes": AXES, "quick": {"runs": 300_000}}, "at most 1000000 runs, not 4 x 300000"),
+        (
+            {"axes": {f"a{i}": dict.fromkeys(range(20)) for i in range(12)}},
+            "at most 1000000 runs, not 4096000000000000 x",
+        ),
     ],
 )
 def test_errors_name_the_entry(change, message):
