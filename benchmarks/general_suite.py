@@ -14,7 +14,8 @@ tenth of the mini-batch losses, at most 50. Ratios are geometric means over seed
 draws task, seed, θ_0 scale (1/2 to 2, of matrices) and batch size (4 to 256) at random, and counts runs that diverge:
 whose loss on a thousand examples ends above where it began, or is not finite. ``--optimizers "Muon 0.03" "rule of
 thumb"`` counts those of others, at these rates. Results in the folder are not computed again. With --validation, other
-tasks (``validation_tasks``, no data needed), so that choices need no look at these.
+tasks (``validation_tasks``, no data needed), so that choices need no look at these; with --unusual, those of
+``unusual_tasks``, whose parameters are no weights of layers or have far to go.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from general_tasks import TASKS, Task
 from meta_opt import LearnedOptimizer
 from meta_opt.saved.recipes import pretrained_path
+from unusual_tasks import UNUSUAL_TASKS
 from validation_tasks import VALIDATION_TASKS
 
 Make = Callable[[list[nn.Parameter], int], tuple[torch.optim.Optimizer, bool]]  # with: whether it wants the cosine
@@ -288,15 +290,16 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, nargs="+", default=[300, 2000])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--validation", action="store_true", help="tasks to choose by, instead of those to judge by")
+    parser.add_argument("--unusual", action="store_true", help="tasks of another sort, see unusual_tasks")
     parser.add_argument("--least", type=float, default=1e-12, help="what smaller losses count as: as good as zero")
-    parser.add_argument("--tasks", nargs="+", choices=[*TASKS, *VALIDATION_TASKS], help="only these")
+    parser.add_argument("--tasks", nargs="+", choices=[*TASKS, *VALIDATION_TASKS, *UNUSUAL_TASKS], help="only these")
     parser.add_argument("--robust", type=int, default=0, metavar="DRAWS", help="count divergences instead")
     parser.add_argument("--optimizers", nargs="+", help="of which divergences are counted, instead of the pretrained")
     parser.add_argument("--folder", type=Path, help="of results, which are not computed again")
     options = parser.parse_args()
-    tasks = VALIDATION_TASKS if options.validation else TASKS
+    tasks = VALIDATION_TASKS if options.validation else UNUSUAL_TASKS if options.unusual else TASKS
     if options.tasks:
-        tasks = {name: (TASKS | VALIDATION_TASKS)[name] for name in options.tasks}
+        tasks = {name: (TASKS | VALIDATION_TASKS | UNUSUAL_TASKS)[name] for name in options.tasks}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(exist_ok=True, parents=True)

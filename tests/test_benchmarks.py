@@ -12,7 +12,16 @@ from meta_opt.optimizers.ntm_bfgs import NTMBFGS
 from meta_opt_optimizees.quadratic import Quadratic
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-USED_BY_OTHERS = {"collecting", "general_tasks", "measuring", "plain_pytorch", "sides", "validation_tasks", "workloads"}
+USED_BY_OTHERS = {
+    "collecting",
+    "general_tasks",
+    "measuring",
+    "plain_pytorch",
+    "sides",
+    "unusual_tasks",
+    "validation_tasks",
+    "workloads",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
