@@ -357,7 +357,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if any(name not in state or state[name].shape != like.shape for name, like in expected.items()):
                 raise MetaOptError(
                     f"the state of parameter {number} is not one of this learned optimizer's for a tensor of "
-                    f"{tuple(param.shape)}; load it into the one that it was saved from"
+                    f"{tuple(param.shape)}; load it into the one that it was saved from, by the same version"
                 )
             states[param] = {
                 name: value.to(expected.get(name, param.device)) if isinstance(value, Tensor) else value

@@ -48,15 +48,22 @@ RANGES: dict[str, Range] = {
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:
-    """See that every option is in its range; null is where it is allowed at all.
+    """See that every option is a plain value, and in its range; null is where it is allowed at all.
+
+    A checkpoint holds plain values alone, so that numbers of NumPy and tensors are none.
 
     Raises:
         MetaOptError: If one is not.
     """
+    for name, value in options.items():
+        if type(value) not in (bool, int, float, str, type(None)):
+            hint = ", which int() or float() make of it" if isinstance(value, Real | Tensor) else ""
+            raise MetaOptError(f"model.{name} must be a plain value{hint}, not {shown(value)}")
     for name, (least, limit) in RANGES.items():
         value = options[name]
         kind, word = (Integral, "whole number") if limit == _MANY else (Real, "number")
-        is_one: bool = isinstance(value, kind) or (value is None and name in _MAY_BE_NULL)
+        is_one = isinstance(value, kind) and not isinstance(value, bool)
+        is_one = is_one or (value is None and name in _MAY_BE_NULL)
         if not is_one:
             raise MetaOptError(f"model.{name} must be a {word}, not {shown(value)}")
         if value is None or least <= value < limit:

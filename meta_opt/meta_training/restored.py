@@ -80,7 +80,11 @@ def _try_step(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> None:
 
 
 def _fits(value: Tensor, param: Tensor, *, signed: bool) -> bool:
-    if value.layout != torch.strided or value.is_complex() or value.shape not in (torch.Size(), param.shape):
+    """Whether a tensor can belong to a parameter: of its shape, or of one that is spread to it, as Adafactor's are."""
+    if value.layout != torch.strided or value.is_complex() or value.dim() > param.dim():
+        return False
+    sides = zip(reversed(value.shape), reversed(param.shape), strict=False)
+    if any(side not in (1, of_param) for side, of_param in sides):
         return False
     return bool(value.isfinite().all()) and (signed or bool((value >= 0).all()))
 

@@ -12,7 +12,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -22,7 +22,7 @@ _TEXT = (str, Path, os.PathLike)
 _PLAIN = (int, float, bool, type(None), *_TEXT)
 _OPEN = (Any, object, list, tuple, dict)  # of whose values nothing is said
 _WORDS = re.compile(r"[\w.+\-/ ]*")  # no mapping in YAML
-_WORD = re.compile(r"[\w+-]*")  # nor a class path
+_WORD = re.compile(r"[\w+-]*(:\d+)?")  # nor a class path
 
 
 def unvouched(cls: type[Any], arguments: Mapping[str, Any]) -> str | None:
@@ -34,7 +34,7 @@ def unvouched(cls: type[Any], arguments: Mapping[str, Any]) -> str | None:
     """
     hints = _hints(cls)
     for name, value in arguments.items():
-        if not name.isidentifier() or _reaches_out(value, hints.get(name, type)):
+        if not name.isidentifier() or _reaches_out(value, [*_alternatives(hints.get(name, type))]):
             return name
     return None
 
@@ -53,7 +53,7 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def _resolved(hint: Any, function: types.FunctionType) -> Any:
-    """A type; that of classes, which nothing may be said for in text, if it cannot be known."""
+    """A type; if it cannot be known, that of classes or a word."""
 
     def holder() -> None: ...
 
@@ -61,31 +61,42 @@ def _resolved(hint: Any, function: types.FunctionType) -> Any:
     try:
         return typing.get_type_hints(holder, function.__globals__)["hint"]
     except Exception:  # annotations may be anything, also names that are there for type checkers only
-        return type
+        return str | type
 
 
-def _reaches_out(value: Any, hint: Any) -> bool:
-    """Whether something might be imported or read for a value that is to be of this type."""
-    if not isinstance(value, str | list | dict):
-        return False
-    kinds = list(_alternatives(hint))
+def _reaches_out(value: Any, kinds: Sequence[Any]) -> bool:
+    """Whether something might be imported or read for a value that is to be of one of these types."""
     if isinstance(value, str):
-        if all(map(_is_plain, kinds)):  # text for a list is the name of a file
-            return not any(kind in _TEXT or typing.get_origin(kind) is Literal or _is_enum(kind) for kind in kinds)
-        if all(_is_plain(kind) or kind in _OPEN for kind in kinds):
-            return _WORDS.fullmatch(value) is None
-        return str not in kinds or _WORD.fullmatch(value) is None or Path(value).exists()
+        return _text_reaches_out(value, kinds)
     if isinstance(value, list):
-        of_items = [part for kind in kinds for part in typing.get_args(kind) if typing.get_origin(kind) is not Literal]
-        return any(_reaches_out(item, each) for item in value for each in of_items or [Any])
+        parts = [part for kind in kinds if typing.get_origin(kind) is not Literal for part in typing.get_args(kind)]
+        of_items = [each for part in parts if part is not ... for each in _alternatives(part)] or [Any]
+        return any(_reaches_out(item, of_items) for item in value)
+    if not isinstance(value, dict):
+        return False
     if "class_path" in value:
         return _names_what_is_not_there(value)
-    if any(not isinstance(key, str) or "." in key for key in value):
-        return True
-    if not all(_is_plain(kind) or kind in _OPEN or _is_mapping(kind) for kind in kinds):
-        return True  # arguments of the class that is the default
-    of_values = [typing.get_args(kind)[1] for kind in kinds if _is_mapping(kind)]
-    return any(_reaches_out(item, each) for item in value.values() for each in of_values or [Any])
+    if not all(_is_plain(kind) for kind in kinds):
+        if any(not isinstance(key, str) or "." in key for key in value):
+            return True
+        if not all(_is_plain(kind) or kind in _OPEN or _is_mapping(kind) for kind in kinds):
+            return True  # arguments of the class that is the default
+    return any(_reaches_out(item, _kinds_of_value(key, kinds)) for key, item in value.items())
+
+
+def _text_reaches_out(text: str, kinds: Sequence[Any]) -> bool:
+    if all(map(_is_plain, kinds)):  # text for a list is the name of a file
+        return not any(kind in _TEXT or typing.get_origin(kind) is Literal or _is_enum(kind) for kind in kinds)
+    if all(_is_plain(kind) or kind in _OPEN for kind in kinds):
+        return _WORDS.fullmatch(text) is None
+    return str not in kinds or _WORD.fullmatch(text) is None or Path(text).exists()
+
+
+def _kinds_of_value(key: str, kinds: Sequence[Any]) -> list[Any]:
+    """What the value of a key may be, in a dictionary that may be of these types."""
+    hints = [typing.get_args(kind)[1] for kind in kinds if _is_mapping(kind)]
+    hints += [typing.get_type_hints(kind).get(key, type) for kind in kinds if typing.is_typeddict(kind)]
+    return [each for hint in hints for each in _alternatives(hint)] or [Any]
 
 
 def _names_what_is_not_there(value: Mapping[str, Any]) -> bool:
@@ -115,6 +126,8 @@ def _is_plain(kind: Any) -> bool:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal or kind in _PLAIN or _is_enum(kind):
         return True
+    if typing.is_typeddict(kind):
+        return all(_is_plain(each) for hint in typing.get_type_hints(kind).values() for each in _alternatives(hint))
     if isinstance(origin, type) and (issubclass(list, origin) or issubclass(tuple, origin) or _is_mapping(kind)):
         return all(_is_plain(each) for part in parts if part is not ... for each in _alternatives(part))
     return False

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -355,6 +356,23 @@ def test_what_a_meta_optimizer_counts_in_its_groups_goes_on(tmp_path: Path) -> N
     assert resumed.optimizers[0].param_groups[0]["steps"] == 8
 
 
+def test_a_meta_optimizer_whose_state_has_shapes_of_its_own_goes_on(tmp_path: Path) -> None:
+    class Own(MetaLearner):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adafactor(self.optimizer.trained_parameters(), lr=0.01)
+
+    def own() -> MetaLearner:
+        return Own(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, episodes_per_epoch=2)
+
+    fit = trainer(max_epochs=1, limit_val_batches=0)
+    fit.fit(own())
+    fit.save_checkpoint(tmp_path / "own.ckpt")
+    resumed, whole = own(), own()
+    trainer(max_epochs=2, limit_val_batches=0).fit(resumed, ckpt_path=tmp_path / "own.ckpt", weights_only=True)
+    trainer(max_epochs=2, limit_val_batches=0).fit(whole)
+    assert torch.equal(phi(resumed), phi(whole))
+
+
 class Scheduled(MetaLearner):
     """A meta-optimizer with a scheduler, which takes a step at the end of every epoch."""
 
@@ -578,6 +596,9 @@ def test_engines_learn_alike() -> None:
         ("reference_lr", math.inf, r"model.reference_lr must be at least 0 and less than 1e\+10, not inf"),
         ("average_decay", 1.0, "model.average_decay must be at least 0 and less than 1, not 1.0"),
         ("clip_norm", 0.0, "model.clip_norm must be more than 0"),
+        ("num_steps", True, "model.num_steps must be a whole number, not True"),
+        ("seed", np.int64(3), r"model.seed must be a plain value, which int\(\) or float\(\) make of it, not "),
+        ("lr", torch.tensor(0.1), r"model.lr must be a plain value, which int\(\) or float\(\) make of it, not "),
         ("step_weights", "first", "model.step_weights must be"),
     ],
 )

@@ -6,7 +6,7 @@ import enum
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import pytest
 
@@ -21,6 +21,15 @@ EVIL = {"class_path": "os.Evil", "init_args": {}}
 
 class Kind(enum.Enum):
     ONE = 1
+
+
+class Plain(TypedDict):
+    a: int
+    b: list[str]
+
+
+class Holds(TypedDict):
+    part: Optimizee
 
 
 class Base:
@@ -45,6 +54,12 @@ class Takes(Base):
         either: str | Optimizee = "",
         cls: type[Optimizee] | None = None,
         unknown: Unknown | None = None,
+        names: tuple[str, ...] = (),
+        pair: tuple[int, str] = (0, ""),
+        mixed: list[str] | list[Optimizee] = (),  # type: ignore[assignment]
+        table: dict[str, list[str]] | None = None,
+        plain: Plain | None = None,
+        holds: Holds | None = None,
         **kwargs: Any,
     ) -> None: ...
 
@@ -69,7 +84,7 @@ class Takes(Base):
         ("of_base", ["os.Evil"]),
         ("sizes", "numbers.txt"),
         ("weights", "weights.yaml"),
-        ("weights", {"a.b": 1.0}),
+        ("named", {"a.b": {"class_path": "quadratic", "init_args": {}}}),
         ("named", {"a": "os.Evil"}),
         ("anything", json.dumps(EVIL)),
         ("anything", "class_path: os.Evil"),
@@ -81,6 +96,14 @@ class Takes(Base):
         ("cls", "os.Evil"),
         ("unknown", "os.Evil"),
         ("not_there", "os.Evil"),
+        ("names", "names.txt"),
+        ("pair", [1, ["os.Evil"], "pair.txt", EVIL]),
+        ("mixed", ["os.Evil"]),
+        ("table", {"a": "names.txt"}),
+        ("plain", {"a": 1, "b": "names.txt"}),
+        ("plain", {"a": 1, "c": "os.Evil"}),
+        ("holds", {"part": "os.Evil"}),
+        ("holds", {"part": EVIL}),
         ("part.class_path", "os.Evil"),
     ],
 )
@@ -102,13 +125,20 @@ def test_what_might_be_imported(name: str, value: Any) -> None:
         ("kind", "ONE"),
         ("sizes", [1, 2]),
         ("size", 3),
-        ("weights", {"a": 0.5}),
+        ("weights", {"a": 0.5, "a.b": 1.0}),
         ("named", {"a": {"class_path": "quadratic", "init_args": {}}}),
         ("anything", "folder/some.csv"),
         ("anything", [1, {"a": "b"}]),
         ("untyped", "relu"),
         ("either", "digits"),
         ("unknown", 3),
+        ("unknown", "relu"),
+        ("either", "cuda:0"),
+        ("names", ["relu", "os.Evil"]),
+        ("pair", [1, "relu"]),
+        ("mixed", ["relu"]),
+        ("table", {"a.b": ["c.d"]}),
+        ("plain", {"a": 1, "b": ["x.y"]}),
     ],
 )
 def test_what_is_but_a_value(name: str, value: Any) -> None:
