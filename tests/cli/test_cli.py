@@ -789,6 +789,15 @@ def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):
     assert meta_opt("test", "--ckpt_path", path, "--optimizee", "bowl", *QUIET)[0] == 0
 
 
+@pytest.fixture
+def importable(trained):
+    """A module in the current folder, which is on the path, that tells that it was imported."""
+    Path("never_imported.py").write_text("from pathlib import Path\nPath('imported').touch()\nclass Class: ...")
+    with pytest.MonkeyPatch.context() as patch:  # one that ends before the path is what it was before the plugins
+        patch.syspath_prepend(Path.cwd())
+        yield
+
+
 @pytest.mark.parametrize(
     ("where", "value"),
     [
@@ -801,15 +810,13 @@ def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):
     ],
 )
 @pytest.mark.parametrize("command", ["fit", "test"])
-def test_a_checkpoint_imports_nothing(trained, meta_opt, monkeypatch, command, where, value):
+def test_a_checkpoint_imports_nothing(trained, meta_opt, importable, command, where, value):
     def edit(content):
         inner = content["meta_opt"]
         for name in where[:-1]:
             inner = inner[name]
         inner[where[-1]] = value
 
-    Path("never_imported.py").write_text("from pathlib import Path\nPath('imported').touch()\nclass Class: ...")
-    monkeypatch.syspath_prepend(Path.cwd())
     message = fails(meta_opt, command, "--ckpt_path", change("checkpoints/bowl/run_0/last.ckpt", edit))
     assert (
         "has an argument that names a class or a file: dimension" in message or "is damaged: meta_opt.model." in message
@@ -817,12 +824,10 @@ def test_a_checkpoint_imports_nothing(trained, meta_opt, monkeypatch, command, w
     assert not Path("imported").exists()
 
 
-def test_a_part_of_a_mixture_is_not_imported(trained, meta_opt, monkeypatch):
+def test_a_part_of_a_mixture_is_not_imported(trained, meta_opt, importable):
     def edit(content):
         content["meta_opt"]["optimizee"] = {"class_path": "mixture", "init_args": {"parts": ["never_imported.Class"]}}
 
-    Path("never_imported.py").write_text("from pathlib import Path\nPath('imported').touch()\nclass Class: ...")
-    monkeypatch.syspath_prepend(Path.cwd())
     message = fails(meta_opt, "test", "--ckpt_path", change("checkpoints/bowl/run_0/last.ckpt", edit))
     assert "has an argument that names a class or a file: parts" in message
     assert not Path("imported").exists()

@@ -407,7 +407,7 @@ def test_a_checkpoint_with_nonsense_for_the_steps_of_validation(trained, meta_op
     content = torch.load(BOWL, weights_only=True)
     content["meta_opt"]["model"]["num_validation_steps"] = value
     torch.save(content, "changed.ckpt")
-    assert "its model.num_validation_steps is" in fails(meta_opt, "--ckpt_path", "changed.ckpt", *FEW)
+    assert "is damaged: meta_opt.model.num_validation_steps is" in fails(meta_opt, "--ckpt_path", "changed.ckpt", *FEW)
 
 
 def test_a_checkpoint_from_before_there_were_steps_of_validation(trained, meta_opt):
