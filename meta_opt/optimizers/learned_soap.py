@@ -323,10 +323,9 @@ def _in_bases(
 def _unit_of(segment: Segment) -> float:
     """That of a matrix or vector; where matrices lie side by side, which side the inputs come from is not known."""
     count, rows, columns = segment.matrices
-    longest = max(rows, columns)
-    return unit_of(
-        replace(segment, num_rows=longest if count > 1 else rows, num_columns=longest if count > 1 else columns)
-    )
+    if count > 1:
+        return 1.0 / math.sqrt(max(rows, columns))
+    return unit_of(replace(segment, num_rows=rows, num_columns=columns))
 
 
 def _alike(segments: tuple[Segment, ...]) -> tuple[tuple[int, ...], ...]:

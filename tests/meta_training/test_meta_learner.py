@@ -334,6 +334,16 @@ def test_options_of_the_meta_optimizer_are_those_of_today(tmp_path: Path) -> Non
     assert torch.equal(*weights)
 
 
+def gone_on(make: Callable[[], MetaLearner], folder: Path, epochs: int) -> tuple[Trainer, MetaLearner]:
+    """A run of so many epochs that was stopped before the last, and its module."""
+    first, resumed = (trainer(max_epochs=count, limit_val_batches=0) for count in (epochs - 1, epochs))
+    module = make()
+    first.fit(make())
+    first.save_checkpoint(folder / "own.ckpt")
+    resumed.fit(module, ckpt_path=folder / "own.ckpt", weights_only=True)
+    return resumed, module
+
+
 def test_what_a_meta_optimizer_counts_in_its_groups_goes_on(tmp_path: Path) -> None:
     class Counting(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
@@ -348,12 +358,7 @@ def test_what_a_meta_optimizer_counts_in_its_groups_goes_on(tmp_path: Path) -> N
     def own() -> MetaLearner:
         return Own(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, episodes_per_epoch=4)
 
-    fit = trainer(max_epochs=1, limit_val_batches=0)
-    fit.fit(own())
-    fit.save_checkpoint(tmp_path / "own.ckpt")
-    resumed = trainer(max_epochs=2, limit_val_batches=0)
-    resumed.fit(own(), ckpt_path=tmp_path / "own.ckpt", weights_only=True)
-    assert resumed.optimizers[0].param_groups[0]["steps"] == 8
+    assert gone_on(own, tmp_path, 2)[0].optimizers[0].param_groups[0]["steps"] == 8
 
 
 def test_a_meta_optimizer_whose_state_has_shapes_of_its_own_goes_on(tmp_path: Path) -> None:
@@ -364,11 +369,8 @@ def test_a_meta_optimizer_whose_state_has_shapes_of_its_own_goes_on(tmp_path: Pa
     def own() -> MetaLearner:
         return Own(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, episodes_per_epoch=2)
 
-    fit = trainer(max_epochs=1, limit_val_batches=0)
-    fit.fit(own())
-    fit.save_checkpoint(tmp_path / "own.ckpt")
-    resumed, whole = own(), own()
-    trainer(max_epochs=2, limit_val_batches=0).fit(resumed, ckpt_path=tmp_path / "own.ckpt", weights_only=True)
+    _, resumed = gone_on(own, tmp_path, 2)
+    whole = own()
     trainer(max_epochs=2, limit_val_batches=0).fit(whole)
     assert torch.equal(phi(resumed), phi(whole))
 
@@ -390,12 +392,7 @@ def test_a_scheduler_of_ones_own_goes_on(tmp_path: Path) -> None:
     def scheduled() -> MetaLearner:
         return Scheduled(Regression(), CoordinatewiseLSTM(hidden_size=4), num_steps=5, episodes_per_epoch=1)
 
-    fit = trainer(max_epochs=2, limit_val_batches=0)
-    fit.fit(scheduled())
-    fit.save_checkpoint(tmp_path / "own.ckpt")
-    resumed = trainer(max_epochs=3, limit_val_batches=0)
-    resumed.fit(scheduled(), ckpt_path=tmp_path / "own.ckpt", weights_only=True)
-    assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 8)
+    assert gone_on(scheduled, tmp_path, 3)[0].optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 8)
 
 
 def test_a_learner_that_is_fitted_again_has_its_whole_schedule_again() -> None:
