@@ -20,15 +20,17 @@ _GENERATOR = 2500  # bytes of a generator
 
 
 class Range(NamedTuple):
-    """From ``least`` on, and below ``limit``."""
+    """From ``least`` on, and below ``limit``; whole numbers where ``least`` is an ``int``."""
 
     least: float
     limit: float
 
 
-_MAY_BE_NULL = ("max_num_steps", "num_validation_steps")
+_MAY_BE_NULL = ("max_num_steps", "num_validation_steps", "warm_start")
+_TEXTS = ("step_weights", "warm_start")
 _MANY = 1e12  # what is counted, nobody lives to see so many of
 _FAST = 1e10  # a rate beyond use; steps of much larger ones are no floats
+_NUM_SEEDS = 1 << 32  # that all generators take
 RANGES: dict[str, Range] = {
     "num_steps": Range(1, _MANY),
     "max_num_steps": Range(1, _MANY),
@@ -44,6 +46,7 @@ RANGES: dict[str, Range] = {
     "pretraining": Range(0, _MANY),
     "pretraining_rate": Range(0.0, _FAST),
     "average_decay": Range(0.0, 1.0),
+    "seed": Range(0, _NUM_SEEDS),
 }
 
 
@@ -61,7 +64,7 @@ def check_ranges(options: Mapping[str, Any]) -> None:
             raise MetaOptError(f"model.{name} must be a plain value{hint}, not {shown(value)}")
     for name, (least, limit) in RANGES.items():
         value = options[name]
-        kind, word = (Integral, "whole number") if limit == _MANY else (Real, "number")
+        kind, word = (Integral, "whole number") if isinstance(least, int) else (Real, "number")
         is_one = isinstance(value, kind) and not isinstance(value, bool)
         is_one = is_one or (value is None and name in _MAY_BE_NULL)
         if not is_one:
@@ -69,8 +72,12 @@ def check_ranges(options: Mapping[str, Any]) -> None:
         if value is None or least <= value < limit:
             continue
         both = limit < _FAST or value >= limit
-        wanted = f"at least {least:g} and less than {limit:g}" if both else f"at least {least:g}"
+        wanted = f"at least {least:g} and less than {limit:.10g}" if both else f"at least {least:g}"
         raise MetaOptError(f"model.{name} must be {wanted}, not {shown(value)}")
+    for name in _TEXTS:
+        value = options[name]
+        if not isinstance(value, str) and not (value is None and name in _MAY_BE_NULL):
+            raise MetaOptError(f"model.{name} must be text, not {shown(value)}")
 
 
 def check_memory(options: Mapping[str, Any], optimizee: Optimizee, optimizer: OptimizerNetwork) -> None:

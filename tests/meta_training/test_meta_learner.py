@@ -596,7 +596,14 @@ def test_engines_learn_alike() -> None:
         ("num_steps", True, "model.num_steps must be a whole number, not True"),
         ("seed", np.int64(3), r"model.seed must be a plain value, which int\(\) or float\(\) make of it, not "),
         ("lr", torch.tensor(0.1), r"model.lr must be a plain value, which int\(\) or float\(\) make of it, not "),
+        ("seed", 1.5, "model.seed must be a whole number, not 1.5"),
+        ("seed", True, "model.seed must be a whole number, not True"),
+        ("seed", None, "model.seed must be a whole number, not None"),
+        ("seed", 1 << 32, "model.seed must be at least 0 and less than 4294967296, not 4294967296"),
+        ("seed", -1, "model.seed must be at least 0 and less than 4294967296, not -1"),
         ("step_weights", "first", "model.step_weights must be"),
+        ("step_weights", None, "model.step_weights must be text, not None"),
+        ("warm_start", 5, "model.warm_start must be text, not 5"),
     ],
 )
 def test_values_out_of_range(option: str, value: object, message: str) -> None:
