@@ -199,6 +199,10 @@ def _ranges(splits: dict[Split, Examples]) -> dict[Split, range]:
             raise OptimizeeError(f"the {split} data has {len(inputs)} inputs and {len(targets)} targets")
         ranges[split] = range(start, start + len(inputs))
         start += len(inputs)
+    for what, tensors in zip(("inputs", "targets"), zip(*splits.values(), strict=True), strict=True):
+        if len({tensor.shape[1:] for tensor in tensors}) > 1:
+            shapes = ", ".join(str([*tensor.shape]) for tensor in tensors)
+            raise OptimizeeError(f"the {what} of {', '.join(splits)} have examples of different shapes: {shapes}")
     return ranges
 
 

@@ -266,6 +266,11 @@ def flat(*layers: nn.Module) -> Callable[[], nn.Module]:
         ({"init_std": math.inf}, "optimizee.init_std must be a number of at least 0, not inf"),
         ({"test": examples(0)}, "the test data has 0 inputs and 0 targets"),
         ({"train": (torch.ones(3), torch.ones(4))}, "the train data has 3 inputs and 4 targets"),
+        (
+            {"train": (torch.ones(4, 2, 6), torch.ones(4)), "validation": (torch.ones(4, 3, 6), torch.ones(4))},
+            "the inputs of train, validation, test have examples of different shapes: [4, 2, 6], [4, 3, 6], "
+            "[10, 4, 3, 3]",
+        ),
         ({"module": flat()}, "the module has no parameters to optimize"),
         (
             {"module": flat(nn.Linear(36, 3), nn.BatchNorm1d(3))},
