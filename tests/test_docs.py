@@ -15,9 +15,11 @@ import pytest
 import torch
 from checkpoints_for_tests import save_untrained
 
-from meta_opt import LearnedOptimizer
+import meta_opt
+from meta_opt import LearnedOptimizer, api, registry
 from meta_opt.api import Optimizee
 from meta_opt.cli import COMMANDS
+from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizers.baseline_names import adam
 from meta_opt.testing import check_estimator, check_optimizer
@@ -153,6 +155,15 @@ def test_entry_point_of_the_guide(guide: Path) -> None:
     ((module, name),) = re.findall(r'^robust_regression = "(\w+):(\w+)"$', text, re.MULTILINE)
     assert issubclass(getattr(import_module(module), name), Optimizee)
     assert f'only-include = ["{module}.py"]' in text
+
+
+def test_the_api_page_has_all_that_can_be_imported_and_chosen() -> None:
+    text = (DOCS / "api.md").read_text()
+    shown = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
+    known = shown | set(re.findall(r"`(\w+)`", text)) | {error.__name__ for error in MetaOptError.__subclasses__()}
+    assert {*api.__all__, *meta_opt.__all__} - known == set()
+    plugins = [*registry.plugins("optimizer"), *registry.plugins("estimator")]
+    assert {plugin.attribute for plugin in plugins if plugin.distribution == "meta-opt"} - shown == set()
 
 
 CARDS = sorted((DOCS.parent / "checkpoints" / "pretrained").glob("*.md"))
