@@ -170,6 +170,17 @@ CARDS = sorted((DOCS.parent / "checkpoints" / "pretrained").glob("*.md"))
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("results/*.md")), *CARDS]
 
 
+@pytest.mark.parametrize("page", [PAGES[0], DOCS / "results" / "index.md"], ids=lambda page: page.name)
+def test_figures_of_general_are_those_of_its_tables(page: Path) -> None:
+    short, long = (DOCS / "results" / "general.md").read_text().split("\n## Longer\n")
+    said = page.read_text().partition("On 19 tasks")[2].partition("\n\n")[0]
+    for part in (short, long):
+        mean = re.findall(r"^\| geometric mean \| ([\d.]+) \|", part, re.MULTILINE)[0]
+        assert f"{float(mean):.2f}" in said
+    worst = re.findall(r"^\| worst \| ([\d.]+) \|", short, re.MULTILINE)[0]
+    assert re.search(rf"worst (task )?{worst}\b", said)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_commands_and_links_of_the_pages(page: Path) -> None:
     """Every command is one that there is, and every benchmark and link to a file leads to one."""
