@@ -24,7 +24,7 @@ class Configurable:
     Attributes:
         init_args: The arguments, by name.
         api_version: The version of :mod:`meta_opt.api` that a plugin is written for, if its class says one
-            (``api_version = 1``): meta-opt refuses to load it when its own is another.
+            (``api_version = 2``): meta-opt refuses to load it when its own is another.
     """
 
     api_version: int = API_VERSION
