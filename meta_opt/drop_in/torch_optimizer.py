@@ -263,6 +263,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         if not 0.0 <= as_number(group["lr"]) < math.inf:
             raise MetaOptError(f"lr must be a number of at least 0, not {shown(group['lr'])}")
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = float(group["lr"])  # of NumPy's numbers torch.load(weights_only=True) takes none
         check_terms(group)
         for param in group["params"]:
             check_shards(param, self._network.scope)
