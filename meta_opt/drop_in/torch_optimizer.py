@@ -169,8 +169,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Take one step.
 
         Args:
-            closure: Evaluates the loss, with its gradients, and returns it. Only learned optimizers that read the loss
-                need it.
+            closure: Evaluates the loss, with its gradients, and returns it; of several processes the mean of theirs.
+                Only learned optimizers that read the loss need it.
 
         Returns:
             What the closure returned.
