@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meta_opt.errors import MetaOptError
+from meta_opt.errors import MetaOptError, shown, whole
+
+_MOST_STEPS = 1 << 53  # of a training: what a float counts
 
 
 def check_gradient(param: Tensor, grad: Tensor) -> None:
@@ -35,6 +37,14 @@ def as_number(value: object) -> float:
         return float(value)
     except (ValueError, RuntimeError, OverflowError):  # several, complex, too large
         return math.nan
+
+
+def checked_steps(num_steps: object) -> int | None:
+    """The number of steps of a training, whatever kind of integer it is; None if it is not known."""
+    number = None if num_steps is None else whole("num_steps", num_steps, 1)
+    if number is not None and number > _MOST_STEPS:
+        raise MetaOptError(f"num_steps must be at most {_MOST_STEPS}, not {shown(number)}")
+    return number
 
 
 def check_loss(loss: object) -> None:

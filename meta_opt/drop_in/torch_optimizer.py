@@ -11,19 +11,19 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from meta_opt.drop_in.checks import as_number, check_gradient, check_loss, check_terms
+from meta_opt.drop_in.checks import as_number, check_gradient, check_loss, check_terms, checked_steps
 from meta_opt.drop_in.chosen import Trained, choose
 from meta_opt.drop_in.live_states import NamedState
+from meta_opt.drop_in.loading import check_form, check_saved_group, fits
 from meta_opt.drop_in.parameter_states import ParameterStates, Place, local
 from meta_opt.drop_in.shards import check_shards
-from meta_opt.errors import MetaOptError, shown, whole
+from meta_opt.errors import MetaOptError, shown
 from meta_opt.optimizees.layout import depths_of, kind_of, matrices_in
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.optimizers.coordinatewise_lstm import CoordinatewiseLSTM, Engine
 from meta_opt.optimizers.sharing import SharedNetworks
 from meta_opt.saved.weights import hash_of
 
-_MOST_STEPS = 1 << 53  # of a training: what a float counts
 _KEPT = ("depths", "num_steps", "taken", "others", "weights")  # in groups, beside what the user chooses
 
 
@@ -107,9 +107,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if not isinstance(learned, CoordinatewiseLSTM):
                 raise MetaOptError(f"engine {engine}: {type(learned).__name__} has no engine to choose")
             learned.engine = engine
-        num_steps = None if num_steps is None else whole("num_steps", num_steps, 1)
-        if num_steps is not None and num_steps > _MOST_STEPS:
-            raise MetaOptError(f"num_steps must be at most {_MOST_STEPS}, not {shown(num_steps)}")
+        num_steps = checked_steps(num_steps)
         if num_steps is not None and not learned.horizon:
             raise MetaOptError(
                 f"num_steps {num_steps}: {title} makes nothing of it; leave it out, or choose another checkpoint"
@@ -171,8 +169,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Take one step.
 
         Args:
-            closure: Evaluates the loss, with its gradients, and returns it. Only learned optimizers that read the loss
-                need it.
+            closure: Evaluates the loss, with its gradients, and returns it; of several processes the mean of theirs.
+                Only learned optimizers that read the loss need it.
 
         Returns:
             What the closure returned.
@@ -224,21 +222,23 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Go on where another optimizer stood, exactly.
 
         Raises:
-            MetaOptError: If it is the state of another learned optimizer, or names networks that there are not;
-                nothing is changed then.
+            MetaOptError: If it is the state of another learned optimizer or none at all, or names networks that there
+                are not; nothing is changed then.
             ValueError: If the parameter groups differ.
         """
         states: dict[Tensor, NamedState] = {}
 
         def take(_: torch.optim.Optimizer, incoming: dict[str, Any]) -> None:
+            check_form(incoming)
+            saved = incoming["param_groups"]
+            if [len(group["params"]) for group in saved] != [len(group["params"]) for group in self.param_groups]:
+                return  # super() says so
             # torch.optim would round the state to the type of the parameters.
             states.update(self._fitting(incoming))
-            numbers = {number for group in incoming["param_groups"] for number in group["params"]}
+            numbers = {number for group in saved for number in group["params"]}
             incoming["state"] = {key: value for key, value in incoming["state"].items() if key not in numbers}
             own = [{name: group[name] for name in _KEPT} for group in self.param_groups]
-            saved = incoming["param_groups"]
-            if len(own) == len(saved):  # or else super() says so
-                incoming["param_groups"] = [known | group for known, group in zip(own, saved, strict=True)]
+            incoming["param_groups"] = [known | group for known, group in zip(own, saved, strict=True)]
 
         def put(_: torch.optim.Optimizer) -> None:
             self.state.update(states)
@@ -263,6 +263,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         if not 0.0 <= as_number(group["lr"]) < math.inf:
             raise MetaOptError(f"lr must be a number of at least 0, not {shown(group['lr'])}")
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = float(group["lr"])  # of NumPy's numbers torch.load(weights_only=True) takes none
         check_terms(group)
         for param in group["params"]:
             check_shards(param, self._network.scope)
@@ -329,7 +331,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _fitting(self, incoming: dict[str, Any]) -> dict[Tensor, NamedState]:
         """The states in a ``state_dict``, by parameter, in the type that the network computes in."""
         found: list[tuple[Tensor, int, Place, NamedState]] = []
-        for group, saved in zip(self.param_groups, incoming["param_groups"], strict=False):  # super() compares lengths
+        for group, saved in zip(self.param_groups, incoming["param_groups"], strict=True):
             if "network" not in saved:
                 raise MetaOptError("this is not the state of a learned optimizer")
             network = saved["network"]
@@ -342,8 +344,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     "the state was saved by a learned optimizer with other weights; load it into the one that it was "
                     "saved from"
                 )
+            check_saved_group(saved)
             depths = saved.get("depths") or group["depths"]
-            for param, number, depth in zip(group["params"], saved["params"], depths, strict=False):
+            for param, number, depth in zip(group["params"], saved["params"], depths, strict=True):
                 if state := incoming["state"].get(number):
                     found.append((param, number, self._place(param, network, depth, self._num_matrices()), state))
         known = {param: place for param, _, place, state in found if not self._states.names(place).isdisjoint(state)}
@@ -354,7 +357,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if self._network.scope == "problem" and widest:  # where all are stepped together
                 place = place._replace(dtype=widest)
             expected = self._states.saved_like(place, num_coordinates) if param in known else {}
-            if any(name not in state or state[name].shape != like.shape for name, like in expected.items()):
+            if not all(fits(state.get(name), like) for name, like in expected.items()):
                 raise MetaOptError(
                     f"the state of parameter {number} is not one of this learned optimizer's for a tensor of "
                     f"{tuple(param.shape)}; load it into the one that it was saved from, by the same version"

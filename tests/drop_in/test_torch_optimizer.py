@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from checkpoints_for_tests import save_untrained
@@ -477,6 +478,15 @@ def test_a_group_with_a_wrong_rate_is_not_added(path: Path, lr: Any) -> None:
     step(optimizer, 0)
     with pytest.raises(MetaOptError, match="lr must be a number of at least 0"):
         LearnedOptimizer([other], checkpoint=path, lr=lr)
+
+
+def test_numbers_of_numpy_are_saved_as_those_of_python(path: Path) -> None:
+    group = {"params": params(), "lr": np.float32(0.25)}
+    optimizer, file = LearnedOptimizer([{"params": params()}, group], checkpoint=path, lr=np.float64(0.5)), io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    assert [each["lr"] for each in saved["param_groups"]] == [0.5, 0.25]
 
 
 def test_the_number_of_steps_is_saved(tmp_path: Path) -> None:
