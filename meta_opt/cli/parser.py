@@ -139,8 +139,20 @@ def parsed(parser: ArgumentParser, options: list[str]) -> tuple[Any, Any]:
         MetaOptError: If they cannot be, or the optimizee cannot be made.
     """
     config = parser.parse_args(options)
+    return config, made_optimizee(parser, config)
+
+
+def made_optimizee(parser: ArgumentParser, config: Any) -> Any:
+    """The optimizee that parsed options describe.
+
+    Raises:
+        MetaOptError: If it cannot be made, or is null.
+    """
     with errors_of_plugins(parser):
-        return config, parser.instantiate_classes(config).optimizee
+        optimizee = parser.instantiate_classes(config).optimizee
+    if optimizee is None:
+        raise MetaOptError(f"--optimizee must be one of {', '.join(registry.names('optimizee'))}, not null")
+    return optimizee
 
 
 _OFFERED: dict[tuple[str, str], type[Any]] = {}

@@ -364,6 +364,7 @@ WRONG = {
     "--ckpt_path nowhere.ckpt": "there is no checkpoint nowhere.ckpt",
     "--pretrained nothing_like_it": "no pretrained optimizer is called 'nothing_like_it'",
     f"--ckpt_path {BOWL} --optimizee bowll": "no optimizee is called 'bowll'; did you mean 'bowl'?",
+    f"--ckpt_path {BOWL} --optimizee null": "--optimizee must be one of ",
     f"--ckpt_path {BOWL} --optimizee.dimensions 3": "unknown option --optimizee.dimensions; did you mean --optimizee.",
     f"--ckpt_path {BOWL} --optimizee.dimension x": "--optimizee.dimension must be int, not x",
     f"--ckpt_path {BOWL} --optimizee.dimension 0": "optimizee.dimension must be at least 1, not 0",
