@@ -64,6 +64,8 @@ class Parser(ArgumentParser):
             return self._unknown(f"--{match[1] or match[2]}")
         if match := re.fullmatch(r"Group '(.*)' does not accept option '(.*)'", message):
             return self._unknown(f"--{match[1]}.{match[2]}")
+        if re.fullmatch(r"'\w+' object (does not support item assignment|is not iterable)", message.strip()):
+            return "an option of the config that takes several values must be a list, as in [3]"
         if match := re.match(r'Parser key "([^"]*)"(?: element \d+)?:', message):
             return _wrong_value(f"--{match[1]}", message[match.end() :])
         if missing := re.fullmatch(r"the following arguments are required: (.*)", message.strip()):
