@@ -64,13 +64,14 @@ DIGIT = "checkpoints/digits_mlp/run_0/best.ckpt"
 
 
 def test_metrics_are_those_of_the_end(trained, meta_opt):
-    options = (*FEW, "--num_steps", "20", "40", "--baselines", "Adam")
+    options = (*FEW, "--num_steps", "20", "40", "--baselines", "Adam", "Adam:cosine:lr=0.1")
     status, _, err = meta_opt("compare", "--ckpt_path", DIGIT, *options)
     assert (status, err) == (0, "")
     found = results("comparisons/digits_mlp/0")
-    assert [entry["metrics"] for entry in found["optimizers"].values()] == [{}, {}]
+    *went_on, scheduled = found["optimizers"].values()
+    assert [entry["metrics"] for entry in went_on] == [{}, {}]
     (longest,) = found["other_horizons"]
-    for entry in longest["optimizers"].values():
+    for entry in (scheduled, *longest["optimizers"].values()):
         assert 0 <= entry["metrics"]["accuracy"] <= 1
 
 
