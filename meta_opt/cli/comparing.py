@@ -16,7 +16,7 @@ from meta_opt.cli.defaults import find_comparison_defaults, set_defaults
 from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.launched import find_launch
 from meta_opt.cli.option_errors import check_seed
-from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, errors_of_plugins
+from meta_opt.cli.parser import Parser, Shown, add_plugin_argument, made_optimizee
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.compare import Comparison, Contestant, compare
 from meta_opt.evaluation.devices import device_of
@@ -131,8 +131,7 @@ def _parse(options: list[str], recipes: dict[Path, Recipe]) -> tuple[Any, Optimi
     config = parser.parse_args(options)
     if not recipes:
         raise MetaOptError("say what to compare, with --ckpt_path or --pretrained (meta-opt compare --help tells more)")
-    with errors_of_plugins(parser):
-        optimizee: Optimizee = parser.instantiate_classes(config).optimizee
+    optimizee: Optimizee = made_optimizee(parser, config)
     check_seed(config.seed_everything)
     config.baselines = config.baselines or default_baselines(max(config.num_steps))
     for name in ("num_steps", "baselines"):

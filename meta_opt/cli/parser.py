@@ -64,6 +64,8 @@ class Parser(ArgumentParser):
             return self._unknown(f"--{match[1] or match[2]}")
         if match := re.fullmatch(r"Group '(.*)' does not accept option '(.*)'", message):
             return self._unknown(f"--{match[1]}.{match[2]}")
+        if re.fullmatch(r"'\w+' object (does not support item assignment|is not iterable)", message.strip()):
+            return "an option of the config that takes several values must be a list, as in [3]"
         if match := re.match(r'Parser key "([^"]*)"(?: element \d+)?:', message):
             return _wrong_value(f"--{match[1]}", message[match.end() :])
         if missing := re.fullmatch(r"the following arguments are required: (.*)", message.strip()):
@@ -139,8 +141,20 @@ def parsed(parser: ArgumentParser, options: list[str]) -> tuple[Any, Any]:
         MetaOptError: If they cannot be, or the optimizee cannot be made.
     """
     config = parser.parse_args(options)
+    return config, made_optimizee(parser, config)
+
+
+def made_optimizee(parser: ArgumentParser, config: Any) -> Any:
+    """The optimizee that parsed options describe.
+
+    Raises:
+        MetaOptError: If it cannot be made, or is null.
+    """
     with errors_of_plugins(parser):
-        return config, parser.instantiate_classes(config).optimizee
+        optimizee = parser.instantiate_classes(config).optimizee
+    if optimizee is None:
+        raise MetaOptError(f"--optimizee must be one of {', '.join(registry.names('optimizee'))}, not null")
+    return optimizee
 
 
 _OFFERED: dict[tuple[str, str], type[Any]] = {}

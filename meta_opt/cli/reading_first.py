@@ -31,23 +31,43 @@ def read_first(arguments: list[str]) -> dict[str, str | None]:
 
 
 def read_lists(arguments: list[str], *names: str) -> dict[str, list[str]]:
-    """What the command line says of options that take one value or more.
+    """What command line and config files say of options that take one value or more; of each the last, as the parser.
 
     Raises:
-        MetaOptError: If one is said twice: the parser would forget the first.
+        MetaOptError: If the command line says one twice: the parser would forget the first.
     """
-    values: dict[str, list[str]] = {}
-    current: list[str] = []
-    for argument in arguments:
-        if argument.startswith("-"):
-            option, equals, text = argument.partition("=")
-            name, current = option.removeprefix("--"), [text] if equals else []
-            if name in names and name in values:
+    values: dict[str, list[str]] = {name: [] for name in names}
+    said: set[str] = set()
+    for option, texts in _with_values(arguments):
+        name = option.removeprefix("--")
+        if option in ("--config", "-c"):
+            values |= _lists(texts, names)
+        elif name in names:
+            if name in said:
                 raise MetaOptError(f"{option} is said twice; say it once, with all its values after it")
-            values[name] = current
-        else:
-            current.append(argument)
-    return {name: values.get(name, []) for name in names}
+            said.add(name)
+            values[name] = texts
+    return values
+
+
+def _with_values(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Options, each with the values that follow it."""
+    starts = [i for i, argument in enumerate(arguments) if argument.startswith("-")]
+    for start, end in zip(starts, [*starts[1:], len(arguments)], strict=True):
+        option, equals, text = arguments[start].partition("=")
+        yield option, [text] * bool(equals) + arguments[start + 1 : end]
+
+
+def _lists(configs_said: list[str], names: tuple[str, ...]) -> dict[str, list[str]]:
+    """What config files say of options that take one value or more; null is nothing."""
+    found: dict[str, list[str]] = {}
+    for value in configs_said:
+        config = _config(value)
+        for name in names if isinstance(config, dict) else ():
+            entry = config.get(name)
+            if entry is not None:
+                found[name] = [str(each) for each in (entry if isinstance(entry, list) else [entry])]
+    return found
 
 
 def with_values_joined(arguments: list[str]) -> list[str]:
@@ -104,14 +124,19 @@ def _said(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
             continue
         name = option.removeprefix("--")
         if option in ("--config", "-c"):
-            is_text = "\n" in value and not os.path.isfile(value)  # which no text fails at
-            yield from _entries(_parse_yaml(value) if is_text else configs.read(value)[1])
+            yield from _entries(_config(value))
         elif name in _GROUPS:
             yield from _entries({name: _group(name, value)})
         elif name in OPTIONS:
             yield name, None if value == "null" else _text(name, value)
         elif name.removesuffix(".class_path") in _CLASSES:
             yield name.removesuffix(".class_path"), value
+
+
+def _config(value: str) -> Any:
+    """What a config file says, or the text of one."""
+    is_text = "\n" in value and not os.path.isfile(value)  # which no text fails at
+    return _parse_yaml(value) if is_text else configs.read(value)[1]
 
 
 def _entries(config: Any) -> Iterator[tuple[str, str | None]]:

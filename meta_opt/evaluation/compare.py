@@ -62,7 +62,7 @@ class Outcome:
     finals: Tensor  # [num_steps + 1], what the mean final loss would be, had the episodes ended there
     merits: Mapping[Merit, Mean]
     seconds_per_step: float  # of one problem, the evaluation of its loss included
-    # The optimizee's at the end; for the longest horizon only.
+    # The optimizee's at the end of the run; none where it went on after this horizon.
     metrics: Mapping[str, Mean] = field(default_factory=dict)
 
 

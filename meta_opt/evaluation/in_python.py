@@ -139,8 +139,9 @@ def compare(
     if not named:
         raise MetaOptError("say what to compare: one learned optimizer at least")
     chosen = _optimizee(optimizee, named)
-    known = next(filter(None, (_validation(each, chosen) for each in named.values())), None)
-    horizons = _horizons(num_steps, chosen, known)
+    trained_on_it = next((each for each in named.values() if _validation(each, chosen) is not None), None)
+    known = None if trained_on_it is None else _validation(trained_on_it, chosen)
+    horizons = _horizons(num_steps, chosen, trained_on_it)
     num_problems = whole("num_problems", num_problems, 2)
     if num_validation_problems is None:
         num_validation_problems = max(FEWEST_VALIDATION_PROBLEMS, known.num_problems if known else 0)
@@ -198,6 +199,13 @@ class _Given:
     path: Path = Path()  # of the checkpoint
     recipe: Recipe | None = None  # in it
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Those of its meta-training, as far as they are known."""
+        if self.recipe is not None:
+            return self.recipe.model
+        return self.learner.hparams if self.learner is not None else {}
+
 
 def _given(each: Learned) -> _Given:
     if isinstance(each, MetaLearner):
@@ -239,9 +247,11 @@ def _trained_on(each: _Given) -> Optimizee | None:
     return each.learner.optimizee if each.learner is not None else None
 
 
-def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, known: Validation | None) -> list[int]:
+def _horizons(asked: int | Sequence[int] | None, optimizee: Optimizee, trained_on_it: _Given | None) -> list[int]:
+    if asked is None and trained_on_it is not None:
+        asked = trained_on_it.settings["num_steps"]
     if asked is None:
-        asked = known.num_steps if known else type(optimizee).recommended_settings().get("model.num_steps", 100)
+        asked = type(optimizee).recommended_settings().get("model.num_steps", 100)
     several = asked if isinstance(asked, Sequence) and asked and not isinstance(asked, str) else [asked]
     return list(dict.fromkeys(whole("num_steps", steps, 1) for steps in several))
 

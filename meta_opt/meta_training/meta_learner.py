@@ -44,7 +44,7 @@ from meta_opt.meta_training.pretraining import pretrain
 from meta_opt.meta_training.ranges import check_memory, check_ranges
 from meta_opt.meta_training.recommended import parts_by_name, recommended, trainer_defaults
 from meta_opt.meta_training.restored import check_counters, check_restored, options_of
-from meta_opt.meta_training.trainers import check_averaging, check_device, check_trainer
+from meta_opt.meta_training.trainers import check_averaging, check_device, check_meta_optimizer, check_trainer
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import Optimizee
 from meta_opt.optimizees.held_back import check_held_back
@@ -284,7 +284,7 @@ class MetaLearner(EvaluatedLearner):
         """Bring the optimizee's data to the device, and the weights of another optimizer where asked for.
 
         Raises:
-            MetaOptError: If φ would be in less than float32.
+            MetaOptError: If φ would be in less than float32, or the meta-optimizer evaluates the meta-loss itself.
         """
         if self._float not in (torch.float32, torch.float64):
             raise MetaOptError(f"learned optimizers need float32 or float64, not {self._float}: see trainer.precision")
@@ -293,6 +293,7 @@ class MetaLearner(EvaluatedLearner):
             plugin.scaler = None  # meta-gradients come from no scaled loss
         self.optimizee.to(self.device)
         self._rates = [float(group["lr"]) for group in self._meta_optimizer.param_groups]  # before a checkpoint's
+        check_meta_optimizer(self._meta_optimizer.optimizer)
         self._options = options_of(self._meta_optimizer.optimizer)
         new = self.trainer.ckpt_path is None and self.episode == 0
         if self._warm_start is not None and new:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
@@ -62,6 +65,20 @@ def check_device(trainer: Trainer) -> None:
     if trainer.strategy.root_device.type == "mps":
         raise MetaOptError(
             "learned optimizers need float64, which Apple's GPUs do not have: set trainer.accelerator cpu"
+        )
+
+
+def check_meta_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what evaluates the meta-loss itself, as L-BFGS does: an episode gives each meta-gradient once.
+
+    Raises:
+        MetaOptError: If its ``step`` cannot do without a closure.
+    """
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise MetaOptError(
+            f"{type(optimizer).__name__} cannot be the meta-optimizer: it evaluates the meta-loss itself, through a "
+            "closure"
         )
 
 

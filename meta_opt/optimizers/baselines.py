@@ -191,7 +191,13 @@ class Muon(TorchOptimizer):
     filters = True
 
     def __init__(self, lr: float, *, factor: Factor | None = None, weight_decay: float = 0.0) -> None:
-        """Choose the learning rate, its factor, and the decay that it is multiplied by."""
+        """Choose the learning rate, its factor, and the decay that it is multiplied by.
+
+        Raises:
+            ValueError: If the decay is negative, or no number.
+        """
+        if not weight_decay >= 0.0:
+            raise ValueError(f"weight_decay must be at least 0, not {weight_decay:g}")
         super().__init__(factor)
         self.lr = lr
         self.weight_decay = weight_decay

@@ -64,13 +64,14 @@ DIGIT = "checkpoints/digits_mlp/run_0/best.ckpt"
 
 
 def test_metrics_are_those_of_the_end(trained, meta_opt):
-    options = (*FEW, "--num_steps", "20", "40", "--baselines", "Adam")
+    options = (*FEW, "--num_steps", "20", "40", "--baselines", "Adam", "Adam:cosine:lr=0.1")
     status, _, err = meta_opt("compare", "--ckpt_path", DIGIT, *options)
     assert (status, err) == (0, "")
     found = results("comparisons/digits_mlp/0")
-    assert [entry["metrics"] for entry in found["optimizers"].values()] == [{}, {}]
+    *went_on, scheduled = found["optimizers"].values()
+    assert [entry["metrics"] for entry in went_on] == [{}, {}]
     (longest,) = found["other_horizons"]
-    for entry in longest["optimizers"].values():
+    for entry in (scheduled, *longest["optimizers"].values()):
         assert 0 <= entry["metrics"]["accuracy"] <= 1
 
 
@@ -364,6 +365,7 @@ WRONG = {
     "--ckpt_path nowhere.ckpt": "there is no checkpoint nowhere.ckpt",
     "--pretrained nothing_like_it": "no pretrained optimizer is called 'nothing_like_it'",
     f"--ckpt_path {BOWL} --optimizee bowll": "no optimizee is called 'bowll'; did you mean 'bowl'?",
+    f"--ckpt_path {BOWL} --optimizee null": "--optimizee must be one of ",
     f"--ckpt_path {BOWL} --optimizee.dimensions 3": "unknown option --optimizee.dimensions; did you mean --optimizee.",
     f"--ckpt_path {BOWL} --optimizee.dimension x": "--optimizee.dimension must be int, not x",
     f"--ckpt_path {BOWL} --optimizee.dimension 0": "optimizee.dimension must be at least 1, not 0",

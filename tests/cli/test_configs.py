@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from meta_opt.cli import configs
 from meta_opt.errors import MetaOptError
+from meta_opt.saved.pretrained import pretrained_path
 
 QUIET = ("--trainer.enable_progress_bar", "false")
 FEW = ("--model.episodes_per_epoch", "2", "--trainer.max_epochs", "1", *QUIET)
@@ -146,6 +148,32 @@ def test_a_run_s_own_config_names_its_classes_in_files_to_compare() -> None:
     assert yaml.safe_load(configs.of_a_run(text, config, "compare") or "") == {"optimizer": "a/b.py:C"}
     assert configs.of_a_run(text, config, "fit") is None
     assert configs.of_a_run(text.partition("\n")[2], config, "test") is None
+
+
+def test_a_config_says_what_is_compared(meta_opt: Any) -> None:
+    few = ("--num_steps", "2", "--num_problems", "2", "--num_validation_problems", "1", "--baselines", "SGD:lr=0.01")
+    status, printed, err = meta_opt("compare", "--pretrained", "quadratic", *few, "--print_config")
+    assert status == 0, err
+    Path("mine.yaml").write_text(printed)
+    for number, (more, expected) in enumerate(
+        {
+            (): ["quadratic"],
+            ("--pretrained", "ntm_bfgs"): ["ntm_bfgs"],
+            ("--ckpt_path", str(pretrained_path("lstm_gac"))): ["lstm_gac", "quadratic"],
+        }.items()
+    ):
+        status, _, err = meta_opt("compare", "--config", "mine.yaml", *more)
+        assert status == 0, err
+        results = json.loads(Path(f"comparisons/quadratic/{number}/results.json").read_text())
+        assert [*results["optimizers"]] == [*expected, "SGD:lr=0.01"]
+
+
+@pytest.mark.parametrize("said", ["num_steps: 3", "pretrained: quadratic", "baselines: Adam"])
+def test_what_must_be_a_list(said: str, meta_opt: Any) -> None:
+    Path("mine.yaml").write_text(said)
+    status, _, err = meta_opt("compare", "--pretrained", "quadratic", "--config", "mine.yaml")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "an option of the config that takes several values must be a list, as in [3]" in err
 
 
 @pytest.mark.parametrize("said", ["64-true", "64", "bf16-mixed"])

@@ -61,6 +61,7 @@ def test_help(capsys) -> None:
     ("options", "message"),
     [
         (["--optimizee", "quadratic"], "Quadratic has 10 parameters"),
+        (["--optimizee", "null"], "--optimizee must be one of"),
         (["--num_steps", "0"], "--num_steps must be at least 1, not 0"),
         (["--problem", "-1"], "--problem must be at least 0, not -1"),
         (["--optimizee.name", "hill"], "optimizee.name must be all or one of"),

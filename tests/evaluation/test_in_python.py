@@ -98,6 +98,16 @@ def test_what_it_is_compared_on(learner: MetaLearner) -> None:
         compare([learner.trained], **FEW)
 
 
+def test_steps_are_those_of_training_where_validation_has_others(tmp_path: Path) -> None:
+    module = MetaLearner("quadratic", num_steps=7, num_validation_steps=3, num_validation_problems=2)
+    module.episodes_per_epoch = 1
+    fit = trainer(max_epochs=1)
+    fit.fit(module)
+    fit.save_checkpoint(tmp_path / "best.ckpt")
+    for given in (module, tmp_path / "best.ckpt"):
+        assert [each.num_steps for each in compare([given], **FEW).comparisons] == [7]
+
+
 def test_what_is_compared_stays_as_it_is(learner: MetaLearner) -> None:
     compare([learner, learner], num_steps=3, **FEW)
     assert all(weight.requires_grad for weight in learner.optimizer.parameters())

@@ -375,6 +375,15 @@ def test_a_meta_optimizer_whose_state_has_shapes_of_its_own_goes_on(tmp_path: Pa
     assert torch.equal(phi(resumed), phi(whole))
 
 
+def test_a_meta_optimizer_that_evaluates_the_meta_loss_itself() -> None:
+    class Own(MetaLearner):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.LBFGS(self.optimizer.trained_parameters())
+
+    with pytest.raises(MetaOptError, match="LBFGS cannot be the meta-optimizer: it evaluates the meta-loss itself"):
+        trainer(max_epochs=1, limit_val_batches=0).fit(Own(Regression(), CoordinatewiseLSTM(), num_steps=5))
+
+
 class Scheduled(MetaLearner):
     """A meta-optimizer with a scheduler, which takes a step at the end of every epoch."""
 

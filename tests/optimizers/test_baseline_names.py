@@ -343,6 +343,8 @@ def test_options() -> None:
         ("Adam:momentum=0.9", "unexpected keyword argument 'momentum'"),
         ("Adam:weight_decay=-1", "Invalid weight_decay value"),
         ("Muon:momentum=0.9", "unexpected keyword argument 'momentum'"),
+        ("Muon:weight_decay=-1", "weight_decay must be at least 0, not -1"),
+        ("SpectralMuon:cosine:weight_decay=nan", "weight_decay must be at least 0, not nan"),
         ("LBFGS:cosine", "LBFGS takes no schedule and no options"),
         ("Adm:cosine", "no baseline is called 'Adm'; did you mean 'Adam'?"),
         ("no_such_package.SOAP", "cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
