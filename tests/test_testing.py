@@ -182,7 +182,7 @@ class HoldsBackIfAsked(Good):
 BROKEN_OPTIMIZEES: list[tuple[Callable[[], Optimizee], str, str]] = [
     (OtherShapes, "shapes", "OtherShapes.sample_problem returns 'unused' with shape"),
     (VectorMetric, "shapes", "VectorMetric: outputs must be a scalar tensor"),
-    (InfiniteOnTest, "finite_loss_and_gradient", "is not finite at θ_0 on the test split"),
+    (InfiniteOnTest, "finite_loss_and_gradient", "is not finite at θ_0: nan on the test split"),
     (FlatStart, "finite_loss_and_gradient", "has a gradient of zero at θ_0"),
     (GlobalRandomness, "randomness_from_the_generator", "draws from PyTorch's global generator"),
     (PythonRandomness, "randomness_from_the_generator", "sample_problem gives another result with the same generator"),
