@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import traceback
 from dataclasses import dataclass
 from functools import cache
 
 _GROUPS = "meta_opt."  # how the names of groups begin
+_READERS = ("importlib.metadata", "importlib_metadata")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ def installed() -> Installed:
         name, version = (_text(distribution, attribute) for attribute in ("name", "version"))
         offers += [Offer(point.group, point.name, point.value, name, version) for point in points]
     return Installed(tuple(dict.fromkeys(offers)), tuple(dict.fromkeys(unreadable)))
+
+
+def reading_problem(error: BaseException) -> str | None:
+    """The metadata that cannot be read, if an error comes of that: torch reads those of all that is installed."""
+    names = (str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    if not installed().unreadable or not any(name.startswith(_READERS) for name in names):
+        return None
+    return f"metadata that torch needs cannot be read; mend or remove {'; '.join(installed().unreadable)}"
 
 
 def _is_hidden(distribution: importlib.metadata.Distribution, text: str) -> bool:

@@ -19,6 +19,7 @@ _LINE = 1500  # of a message
 _FRAMES = 3
 _SHARED = ("meta_opt", "torch", "lightning", "jsonargparse", "builtins", "abc", "__main__")
 _FOLDERS_OF_MANY = ("site-packages", "dist-packages")
+_RUNS_THEIRS = "meta_opt.optimizees.module"  # calls what a plugin hands over: a network of torch's, a criterion
 
 
 def printable(text: str) -> str:
@@ -63,13 +64,17 @@ def described(error: BaseException, modules: Iterable[str]) -> str:
 
 
 def own_frames(error: BaseException, modules: Iterable[str]) -> list[str]:
-    """Where an exception went through ``modules``, from the outside in: ``file.py:12 in function``."""
+    """Where an exception went through ``modules``, from the outside in: ``file.py:12 in function``.
+
+    If nowhere, where it went through what calls networks and criteria that plugins hand over.
+    """
     packages = {module.partition(".")[0] for module in modules} - set(_SHARED)
     folders = {folder for package in packages if (folder := _folder(package)) is not None}
+    frames = list(_frames(error.__traceback__))
+    own = [frame for frame in frames if frame[0].partition(".")[0] in packages or os.path.dirname(frame[1]) in folders]
     return [
         f"{_relative(file)}:{line}" + ("" if function.startswith("<module") else f" in {function}")
-        for name, file, line, function in _frames(error.__traceback__)
-        if name.partition(".")[0] in packages or os.path.dirname(file) in folders
+        for _, file, line, function in own or [frame for frame in frames if frame[0] == _RUNS_THEIRS]
     ]
 
 

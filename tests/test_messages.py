@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from meta_opt.api import ModuleOptimizee
 from meta_opt.messages import clipped, described, one_line, own_frames, printable
 
 
@@ -45,6 +50,17 @@ def test_frames_are_those_of_the_plugin(tmp_path: Path, monkeypatch: pytest.Monk
     text = described(caught.value, ["mine_1"])
     assert text.startswith("JSONDecodeError: Expecting property name enclosed in double quotes")
     assert text.endswith("(mine_1.py:5 in f, helper_1.py:3 in g)")
+
+
+def test_a_network_that_a_plugin_hands_over_is_the_plugin_s() -> None:
+    examples = torch.ones(4, 2), torch.full((4,), 7)
+    optimizee = ModuleOptimizee(partial(nn.Linear, 2, 3), train=examples, validation=examples, test=examples)
+    generator = torch.Generator().manual_seed(0)
+    batch = optimizee.sample_batch("train", generator)
+    with pytest.raises(IndexError) as caught:
+        optimizee.loss(optimizee.init_params(generator), {}, batch)
+    (frame,) = own_frames(caught.value, ["mine"])
+    assert re.fullmatch(r".*module\.py:\d+ in loss", frame)
 
 
 def test_of_many_frames_the_last_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,21 @@ class DataInFloat64(Good):
         return {key: value.double() for key, value in super().sample_batch(split, generator).items()}
 
 
+class ParametersOfAModule(Good):
+    """As good as any: they say that they want gradients."""
+
+    def init_params(self, generator: Generator) -> TensorDict:
+        return {name: nn.Parameter(value) for name, value in super().init_params(generator).items()}
+
+    def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
+        return {key: value.requires_grad_() for key, value in super().sample_problem(split, generator).items()}
+
+
+class DrawsAPair(Good):
+    def sample_batch(self, split: Split, generator: Generator) -> Any:
+        return (*super().sample_batch(split, generator).values(), torch.zeros(6))
+
+
 class OtherShapes(Good):
     def sample_problem(self, split: Split, generator: Generator) -> TensorDict:
         size = int(torch.randint(1, 50, (), generator=generator))
@@ -180,9 +195,10 @@ class HoldsBackIfAsked(Good):
 
 
 BROKEN_OPTIMIZEES: list[tuple[Callable[[], Optimizee], str, str]] = [
+    (DrawsAPair, "shapes", "DrawsAPair.sample_batch must return named tensors, a dict, found tuple"),
     (OtherShapes, "shapes", "OtherShapes.sample_problem returns 'unused' with shape"),
     (VectorMetric, "shapes", "VectorMetric: outputs must be a scalar tensor"),
-    (InfiniteOnTest, "finite_loss_and_gradient", "is not finite at θ_0 on the test split"),
+    (InfiniteOnTest, "finite_loss_and_gradient", "is not finite at θ_0: nan on the test split"),
     (FlatStart, "finite_loss_and_gradient", "has a gradient of zero at θ_0"),
     (GlobalRandomness, "randomness_from_the_generator", "draws from PyTorch's global generator"),
     (PythonRandomness, "randomness_from_the_generator", "sample_problem gives another result with the same generator"),
@@ -667,7 +683,9 @@ BROKEN_OPTIMIZERS: list[tuple[Callable[[], OptimizerNetwork], str, str]] = [
 
 
 @pytest.mark.parametrize(
-    "optimizee", [Good(), DataInFloat64(), Regression(), Polynomials()], ids=lambda each: type(each).__name__
+    "optimizee",
+    [Good(), DataInFloat64(), ParametersOfAModule(), Regression(), Polynomials()],
+    ids=lambda each: type(each).__name__,
 )
 def test_good_optimizees_pass(optimizee: Optimizee) -> None:
     check_optimizee(optimizee)

@@ -11,6 +11,7 @@ from meta_opt import __version__, registry
 from meta_opt.cli.commands import COMMANDS, HELP
 from meta_opt.cli.output import discard, quiet_log_writers, safe_output
 from meta_opt.errors import MetaOptError
+from meta_opt.installed import reading_problem
 from meta_opt.memory import LESS_MEMORY, shortage
 from meta_opt.messages import clipped, described, nearest, one_line, own_frames
 
@@ -57,6 +58,8 @@ def _status(args: list[str]) -> int:
             message = f"a plugin failed with {described(error, plugins)}"
         elif short := shortage(error):
             message = f"{short}; {LESS_MEMORY}"
+        elif unreadable := reading_problem(error):
+            message = unreadable
         else:
             raise  # an error of meta-opt's
     print("meta-opt: error:", one_line(message), file=sys.stderr)

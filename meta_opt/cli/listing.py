@@ -67,6 +67,8 @@ def run(options: list[str]) -> int:
 
 def _list(*, check: bool) -> int:
     """Print everything, line by line: what comes before a result says what is being loaded."""
+    if check:
+        registry.contract("optimizee")  # with torch: that it does not import is no plugin's fault
     shown = {kind: [(_printed(plugin), plugin) for plugin in registry.plugins(kind)] for kind in registry.KINDS}
     widths = [max((len(row[0][i]) for kind in shown for row in shown[kind]), default=0) for i in range(2)]
     problems = 0

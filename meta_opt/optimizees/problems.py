@@ -353,7 +353,7 @@ class Problems:
         return {name: _repeated(tensor, self._copies) for name, tensor in stacked.items()}
 
     def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+        return tensor.detach().to(self._device, self._dtype if tensor.is_floating_point() else None)
 
 
 def _repeated(tensor: Tensor, copies: int) -> Tensor:

@@ -17,6 +17,7 @@ from meta_opt import registry
 from meta_opt.errors import OptimizeeError
 from meta_opt.optimizees.checking import check_loss
 from meta_opt.optimizees.contract import SPLITS, Optimizee, Split, TensorDict
+from meta_opt.optimizees.draws import check_named
 from meta_opt.optimizees.held_back import check_held_back
 from meta_opt.optimizees.problems import Problems
 from meta_opt.optimizees.watching import NO_STATE, changed_since, written
@@ -26,6 +27,7 @@ OptimizeeCheck = Callable[[Optimizee], None]
 _LEARNING_RATES = (0.001, 0.01, 0.1)
 _NUM_STEPS = 20
 _NUM_BATCHES = 20
+_DRAWN = ("init_params", "sample_problem", "sample_batch")  # methods
 
 
 def check_optimizee(optimizee: Optimizee) -> None:
@@ -63,11 +65,13 @@ def optimizee_checks() -> tuple[OptimizeeCheck, ...]:
 def shapes(optimizee: Optimizee) -> None:
     """Draws are named tensors, of the same shapes every time; losses and metrics are scalars."""
     optimizee, name = _variant(optimizee)
+    try:
+        for method, found in zip(_DRAWN, _drawn(optimizee, 0, "train"), strict=True):
+            check_named(name, method, found, "tensors")
+    except OptimizeeError as error:
+        raise AssertionError(str(error)) from error
     first, second = ([*_draw(optimizee, seed)] for seed in range(2))
-    for method, one, other in zip(("init_params", "sample_problem", "sample_batch"), first, second, strict=True):
-        for drawn in (one, other):
-            tensors = isinstance(drawn, dict) and all(isinstance(value, Tensor) for value in drawn.values())
-            assert tensors, f"{name}.{method} must return named tensors, a dict, not {drawn!r}"
+    for method, one, other in zip(_DRAWN, first, second, strict=True):
         assert one.keys() == other.keys(), f"{name}.{method} returns {list(one)} once and {list(other)} another time"
         for key, value in one.items():
             assert value.shape == other[key].shape, (
@@ -115,7 +119,7 @@ def randomness_from_the_generator(optimizee: Optimizee) -> None:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
-    for method, one, other in zip(("init_params", "sample_problem", "sample_batch"), *draws, strict=True):
+    for method, one, other in zip(_DRAWN, *draws, strict=True):
         assert _same(one, other), f"{name}.{method} gives another result with the same generator"
 
 
@@ -287,15 +291,20 @@ def _generator(seed: int) -> Generator:
 
 
 def _draw(optimizee: Optimizee, seed: int, split: Split = "train") -> tuple[TensorDict, TensorDict, TensorDict]:
-    """θ_0, problem and mini-batch, in the type that problems are evaluated in."""
-    generator = _generator(seed)
-    params = optimizee.init_params(generator)
-    drawn = params, optimizee.sample_problem(split, generator), optimizee.sample_batch(split, generator)
+    """θ_0, problem and mini-batch, as problems are evaluated: without what they were made by, in one type."""
     dtype = torch.get_default_dtype()
     first, second, third = (
-        {key: value.to(dtype) if value.is_floating_point() else value for key, value in part.items()} for part in drawn
+        {key: value.detach().to(dtype if value.is_floating_point() else None) for key, value in part.items()}
+        for part in _drawn(optimizee, seed, split)
     )
     return first, second, third
+
+
+def _drawn(optimizee: Optimizee, seed: int, split: Split) -> tuple[TensorDict, TensorDict, TensorDict]:
+    """What the methods of ``_DRAWN`` return."""
+    generator = _generator(seed)
+    params = optimizee.init_params(generator)
+    return params, optimizee.sample_problem(split, generator), optimizee.sample_batch(split, generator)
 
 
 def _problems(optimizee: Optimizee) -> Problems:

@@ -18,8 +18,30 @@ _TIMEOUT = 10.0  # seconds without an answer; torchvision sets no limit, and wou
 
 
 def data_folder(data_dir: str | None) -> Path:
-    """The folder ``data_dir``; by default that of the environment variable META_OPT_DATA_DIR, or else ``data``."""
-    return Path(data_dir or os.environ.get("META_OPT_DATA_DIR") or "data").expanduser().absolute()
+    """The folder ``data_dir``; by default that of the environment variable META_OPT_DATA_DIR, or else ``data``.
+
+    Raises:
+        OptimizeeError: If it is in the home of nobody.
+    """
+    folder = Path(data_dir or os.environ.get("META_OPT_DATA_DIR") or "data")
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise OptimizeeError(f"there is no folder {folder}, the data_dir: no such user has a home") from error
+
+
+def lacks(folder: Path, names: Iterable[str]) -> bool:
+    """Whether one of these files is not in a folder.
+
+    Raises:
+        OptimizeeError: If that cannot be seen.
+    """
+    try:
+        return not all((folder / name).is_file() for name in names)
+    except OSError as error:
+        raise OptimizeeError(
+            f"{folder} cannot be read ({error.strerror}): point --optimizee.data_dir or META_OPT_DATA_DIR elsewhere"
+        ) from error
 
 
 def download(data_set: str, folder: Path, part: str, fetch: Callable[[Path], Iterable[Path]]) -> None:

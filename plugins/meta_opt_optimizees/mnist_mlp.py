@@ -14,7 +14,7 @@ from typing import Any
 from torch import Generator, Tensor
 
 from meta_opt.api import ModuleOptimizee, Split, TensorDict
-from meta_opt_optimizees.data_folder import damaged, data_folder, download
+from meta_opt_optimizees.data_folder import damaged, data_folder, download, lacks
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS, Activation, mlp
 
 _NUM_HELD_BACK = 10_000  # the last of the 60,000 training images, for validation problems
@@ -110,7 +110,7 @@ def read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         "t10k-images-idx3-ubyte": (10_000, 28, 28),
         "t10k-labels-idx1-ubyte": (10_000,),
     }
-    if not all((raw / name).is_file() for name in shapes):
+    if lacks(raw, shapes):
         download("MNIST", folder, "MNIST/raw", _download)
     images, labels, test_images, test_labels = (_read(raw / name, shape) for name, shape in shapes.items())
     return images.flatten(1), labels, test_images.flatten(1), test_labels

@@ -25,7 +25,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from meta_opt.api import SPLITS, Optimizee, OptimizeeError, Split, TensorDict
 from meta_opt_optimizees.conv_net import conv_and_fc, conv_net
-from meta_opt_optimizees.data_folder import damaged, data_folder, download
+from meta_opt_optimizees.data_folder import damaged, data_folder, download, lacks
 from meta_opt_optimizees.mlp import RECOMMENDED_SETTINGS
 
 _FOLDER = "omniglot-py"
@@ -33,7 +33,7 @@ _ARCHIVES = ("images_background", "images_evaluation")
 _NUM_DRAWINGS = 20  # of each character
 _DRAWN = (105, 105)  # pixels
 # What zipfile and Pillow raise at an archive that is damaged, encrypted or another.
-_DAMAGED = (BadZipFile, OSError, ValueError, RuntimeError, zlib.error, Image.DecompressionBombError)
+_DAMAGED = (BadZipFile, EOFError, OSError, ValueError, RuntimeError, zlib.error, Image.DecompressionBombError)
 _NUM_HELD_BACK = 5  # the last of the 30 background alphabets, for validation problems
 _SURE = 3.0  # standard deviation of the outputs that an error is of
 _LEAST_SQUARE = 1e-12  # of outputs
@@ -207,7 +207,7 @@ def read_omniglot(folder: Path) -> tuple[Tensor, dict[Split, list[range]]]:
         OptimizeeError: If the archives are neither there nor to be downloaded, or are damaged.
     """
     paths = [folder / _FOLDER / f"{name}.zip" for name in _ARCHIVES]
-    if not all(path.is_file() for path in paths):
+    if lacks(folder / _FOLDER, (path.name for path in paths)):
         download("Omniglot", folder, _FOLDER, _download)
     images: list[Tensor] = []
     alphabets: list[list[range]] = []

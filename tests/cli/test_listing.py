@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +166,25 @@ def test_metadata_that_cannot_be_read(meta_opt: Any, install: Install, name: str
         assert meta_opt("list", "--check")[0] == 1
     with pytest.raises(RegistryError, match="no optimizee is called 'x'"):
         registry.load("optimizee", "x")
+
+
+@pytest.mark.parametrize("command", [("list", "--check"), ("fit", "--optimizee", "quadratic")])
+def test_metadata_that_torch_cannot_read(install: Install, tmp_path: Path, command: tuple[str, ...]) -> None:
+    install("unreadable", METADATA["not_text"])
+    program = "import sys; from meta_opt.cli import main; sys.exit(main())"
+    path = os.pathsep.join(sys.path)  # with the folder of the distribution
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    folder = tmp_path / "packages" / "unreadable-1.0.dist-info"
+    said = f"meta-opt: error: metadata that torch needs cannot be read; mend or remove {folder}: UnicodeDecodeError: "
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_distribution_without_metadata(meta_opt: Any, install: Install) -> None:

@@ -157,6 +157,10 @@ def fails_in_test(self: Any, split: Any, generator: Any) -> Any:
     return {"noise": torch.zeros(3)}
 
 
+def infinite_in_test(self: Any, split: Any, generator: Any) -> Any:
+    return {"noise": torch.full((3,), torch.inf if split == "test" else 0.0)}
+
+
 def last_batch_shorter(self: Any, split: Any, generator: Any) -> Any:
     self.drawn = getattr(self, "drawn", 0) + 1
     return {"noise": torch.zeros(3 if self.drawn % 2 else 1)}
@@ -244,6 +248,10 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         "Mine.init_params must return the same shapes every time",
     ),
     "in validation only": (bowl(sample_batch=longer_in_validation), "Mine.loss fails with RuntimeError: The size of"),
+    "of the same shape, in test only": (
+        bowl(sample_batch=infinite_in_test),
+        "Mine.loss is not finite at θ_0: inf on the test split",
+    ),
     "in test only": (bowl(sample_batch=fails_in_test), "Mine.sample_batch fails with KeyError: 'no test data'"),
     # randomness
     "torch": (

@@ -1,5 +1,6 @@
 """The paper's convolutional network, on the real CIFAR-10."""
 
+import errno
 import functools
 import math
 import os
@@ -112,3 +113,14 @@ def test_a_file_that_is_not_the_original_is_not_read(tmp_path: Path) -> None:
         f"{folder / 'data_batch_1'} is damaged or not CIFAR-10's (its md5 is not c99cafc152244af753f735de768cd75f): "
         "delete it to download it again, or point --optimizee.data_dir or META_OPT_DATA_DIR elsewhere"
     )
+
+
+@needs_files
+def test_a_file_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    folder = Path(os.environ["META_OPT_DATA_DIR"])
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OptimizeeError, match=r"data_batch_1 is damaged or not CIFAR-10's \(.*Permission denied"):
+        read_cifar(folder)

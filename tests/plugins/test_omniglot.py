@@ -201,3 +201,16 @@ def test_a_damaged_archive(content: bytes | str, reason: str, tmp_path: Path) ->
     with pytest.raises(OptimizeeError) as caught:
         read_omniglot(tmp_path)
     assert str(caught.value).startswith(f"{path} is damaged or not Omniglot's ({reason}")
+
+
+def test_an_archive_that_ends_within_a_drawing(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "omniglot-py" / "images_evaluation.zip"
+    with ZipFile(path, "a") as file:
+        header = file.infolist()[-1].FileHeader()
+        file.comment = header  # the end of the file
+    with ZipFile(path, "a") as file:
+        file.infolist()[-1].header_offset = path.stat().st_size - len(header)
+        file.comment = header
+    with pytest.raises(OptimizeeError, match=r"images_evaluation.zip is damaged or not Omniglot's \("):
+        read_omniglot(tmp_path)
