@@ -71,6 +71,26 @@ def ratings() -> Parts:
 
 
 @cache
+def bags() -> Parts:
+    """Twenty words of 2,000, drawn by one of four topics, and the topic."""
+    generator = Generator().manual_seed(9)
+    topics = torch.rand(4, 2000, generator=generator).pow(12)  # few words of each are frequent
+    topics = topics / topics.sum(1, keepdim=True)
+    labels = torch.randint(4, (5000,), generator=generator)
+    often = (topics + topics.mean(0)) / 2
+    return (torch.multinomial(often[labels], 20, replacement=True, generator=generator), labels), None
+
+
+@cache
+def pairs_of_vectors() -> Parts:
+    """Two vectors of ten numbers each, and a bilinear form of them."""
+    generator = Generator().manual_seed(13)
+    x = torch.randn(4000, 20, generator=generator)
+    form = torch.randn(10, 10, generator=generator)
+    return (x, torch.einsum("ni,ij,nj->n", x[:, :10], form, x[:, 10:]).unsqueeze(1) / 5), None
+
+
+@cache
 def slope() -> Parts:
     """Points about a line through the origin of slope 20."""
     generator = Generator().manual_seed(10)
@@ -178,6 +198,19 @@ class Factors(nn.Module):
         return (self.users[user] * self.items[item]).sum(1) + self.of_users[user] + self.of_items[item] + self.mean
 
 
+class Bilinear(nn.Module):
+    """What two layers give, multiplied with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(10, 24), nn.Linear(10, 24)
+        self.both, self.last = nn.Bilinear(24, 24, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 20] to [n, 1]."""
+        return self.last(self.both(self.first(x[:, :10]).tanh(), self.second(x[:, 10:]).tanh()).relu())  # type: ignore[no-any-return]
+
+
 class Slope(nn.Module):
     """One number."""
 
@@ -218,6 +251,8 @@ UNUSUAL_TASKS: dict[str, Task] = {
     "picture, deblurred": Task("picture", lambda: ((torch.zeros(4, 1), torch.zeros(4)), None), Deblurred, _itself, 1),
     "places from distances": Task("places", distances, Places, functional.mse_loss, 256),
     "ratings with biases": Task("embeddings", ratings, Factors, functional.mse_loss, 128),
+    "bags of words": Task("embedding", bags, lambda: nn.Sequential(nn.EmbeddingBag(2000, 32), nn.Linear(32, 4))),
+    "bilinear form": Task("bilinear", pairs_of_vectors, Bilinear, functional.mse_loss),
     "one number": Task("scalar", slope, Slope, functional.mse_loss),
     "targets of 70": Task("regression", raw_targets, lambda: mlp(8, 64, 64, 1), functional.mse_loss),
     "Burgers' equation": Task("physics", inside, Burgers, _itself, 128),

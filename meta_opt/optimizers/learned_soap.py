@@ -71,16 +71,16 @@ class SOAPState:
 class LearnedSOAP(OptimizerNetwork):
     """SOAP (Vyas et al. 2024, arXiv:2409.11321) whose steps have the length that a network chooses for each tensor.
 
-        θ ← θ - base_step · min(max(1, s) √(1000/T), s √(1000/300)) · (1 - (t-1)/T)^1.25
-                · unit · stretch · e^(net_φ(features)) · d
+        θ ← θ - base_step · min(√(1000/T), s √(1000/300)) · (1 - (t-1)/T)^1.25
+                · b · unit · stretch · e^(net_φ(features)) · d
 
     The direction d is m̂/√v̂ of gradients, for matrices and filters read in bases in which they are as good as
     uncorrelated, and turned back. In m̂ the last gradient weighs more than in an average, as in Nesterov's momentum
     (quasi-hyperbolic momentum: Ma and Yarats 2018, arXiv:1810.06801). The unit is what makes a step mean the same at
     any width and shape (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more
     steps there are, the shorter they are, from T = 300 on, or later in deep networks, which bear only a share s of the
-    longest steps, where a single matrix bears more of all (:func:`share_of`). Steps are stretched where gradients go on
-    agreeing (:func:`_stretched`). Where T is not known, steps are those of the middle of a run: at step t of one of 2t
+    longest steps (:func:`share_of`). A single matrix and an embedding bear more of all, b (:func:`_borne`). Steps are
+    stretched where gradients go on agreeing (:func:`_stretched`). Where T is not known, steps are those of the middle of a run: at step t of one of 2t
     steps, but at least of 300. One network, a hidden layer of tanh, for all tensors; at first it says nothing. It reads
     what kind of tensor there is, its place and size, how far the run is, and the size of d, which is 1 where all
     gradients agree, and small where they are noise.
@@ -248,10 +248,9 @@ class LearnedSOAP(OptimizerNetwork):
         )
         horizon = torch.where(state.horizon > 0.0, state.horizon, (2.0 * steps).clamp_min(_FEWEST_STEPS))
         left = (1.0 - (steps - 1.0) / horizon).clamp_min(_LEAST_LEFT)
-        shares = torch.minimum(state.shares, 1.0 + torch.stack(used, 1))  # of embeddings, as far as they are used
-        longest = shares * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
-        usual = shares.clamp_min(1.0) * (_USUAL_STEPS / horizon).sqrt()
-        length = -self.base_step * left**_POWER * torch.minimum(usual, longest) * stretches
+        longest = state.shares.clamp_max(1.0) * math.sqrt(_USUAL_STEPS / _FEWEST_STEPS)
+        borne = torch.minimum((_USUAL_STEPS / horizon).sqrt(), longest) * _borne(state, torch.stack(used, 1))
+        length = -self.base_step * left**_POWER * borne * stretches
         features = _features(after, torch.stack(lengths, 1), log_odds(steps, horizon))
         return torch.cat(directions, 1) * (mean != 0.0), length, features, after
 
@@ -261,9 +260,19 @@ def share_of(num_matrices: int) -> float:
 
     What they change adds up where they follow each other (as the masses of Large et al. 2024, arXiv:2405.14813). More
     than sixteen are rarely trained without skips, and branches of a residual network want hardly less, the more there
-    are. A single one, with nothing before or behind it, bears twice all steps, or once, if few of its rows are used.
+    are. Of a single one, with nothing before or behind it, it is what it bears of all steps, twice.
     """
     return _OF_ONE if num_matrices == 1 else min(1.0, max(4.0 / max(num_matrices, 1), 0.25))
+
+
+def _borne(state: SOAPState, used: Tensor) -> Tensor:
+    """What tensors bear of the steps of others, [B, S]: a lone matrix twice, embeddings as far as rows are used.
+
+    Args:
+        state: That before the step.
+        used: See :func:`used_rows`, [B, S]; where it is less than 1 there is an embedding.
+    """
+    return torch.where(used < 1.0, 1.0 + used, state.shares.clamp_min(1.0))
 
 
 def _stretched(state: SOAPState, lengths: Tensor, steps: Tensor) -> Tensor:

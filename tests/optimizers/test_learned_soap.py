@@ -12,6 +12,7 @@ from meta_opt.errors import MetaOptError
 from meta_opt.inner_loop.unroll import begin, unroll
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizees.problems import Evaluation, Problems, problem_generator
+from meta_opt.optimizers import learned_soap
 from meta_opt.optimizers.eigenbases import Eigenbases, Side, normalized, smallest_square, turns, used_rows
 from meta_opt.optimizers.learned_soap import LearnedSOAP
 from meta_opt_optimizees.digits_mlp import DigitsMlp
@@ -274,18 +275,23 @@ def test_each_of_many_matrices_takes_its_share(count: int, share: float):
     torch.testing.assert_close(found[..., -17:], min(max(1.0, share), longest / math.sqrt(1000 / 6000)) * of_two(6000))
 
 
-def test_a_lone_embedding_takes_longer_steps_as_far_as_its_rows_are_used():
-    """Of ten rows five, which is enough, and one; beside a vector, whose steps are those of a lone matrix."""
-    layout = Layout.of({"embedding": torch.zeros(10, 2), "vector": torch.zeros(5)})
+def test_an_embedding_takes_longer_steps_as_far_as_its_rows_are_used(monkeypatch: pytest.MonkeyPatch):
+    """Of ten rows five, which is as good as all, and one; beside a vector, and beside another matrix, too."""
+    alone = Layout.of({"embedding": torch.zeros(10, 2), "vector": torch.zeros(5)})
     two = Layout.of({"embedding": torch.zeros(10, 2), "other": torch.zeros(10, 2), "vector": torch.zeros(5)})
     grads = gradients(1, 2, size=25)
     for problem, used in enumerate((5, 1)):
         grads[:, problem, 2 * used : 20] = 0.0
-    found = updates(built(), grads, layout, 300)
-    expected = updates(built(), torch.cat([grads[..., :20], grads], dim=-1), two, 300)[..., -25:]
-    torch.testing.assert_close(found[:, 0], 2.0 * expected[:, 0])
-    torch.testing.assert_close(found[:, 1, :20], 1.2 * expected[:, 1, :20])
-    torch.testing.assert_close(found[:, 1, 20:], 2.0 * expected[:, 1, 20:])
+    grads_of_two = torch.cat([grads[..., :20], gradients(1, 2, size=20), grads[..., 20:]], dim=-1)
+    found, of_two = updates(built(), grads, alone, 300), updates(built(), grads_of_two, two, 300)
+    monkeypatch.setattr(learned_soap, "_borne", lambda state, used: torch.ones_like(used))
+    expected = updates(built(), grads, alone, 300)
+    factors = torch.ones(2, 25)
+    factors[1, :20] = 1.2
+    torch.testing.assert_close(of_two[..., :20], (factors * expected)[..., :20])
+    torch.testing.assert_close(of_two[..., 40:], expected[..., 20:])
+    factors[0], factors[1, 20:] = 2.0, 2.0
+    torch.testing.assert_close(found, factors * expected)
 
 
 def test_the_drop_in_counts_the_matrices_that_it_trains():
