@@ -80,10 +80,10 @@ class LearnedSOAP(OptimizerNetwork):
     any width and shape (:func:`meta_opt.optimizers.lstm.settings.unit_of`). Over T steps updates fall to zero; the more
     steps there are, the shorter they are, from T = 300 on, or later in deep networks, which bear only a share s of the
     longest steps (:func:`share_of`). A single matrix and an embedding bear more of all, b (:func:`_borne`). Steps are
-    stretched where gradients go on agreeing (:func:`_stretched`). Where T is not known, steps are those of the middle of a run: at step t of one of 2t
-    steps, but at least of 300. One network, a hidden layer of tanh, for all tensors; at first it says nothing. It reads
-    what kind of tensor there is, its place and size, how far the run is, and the size of d, which is 1 where all
-    gradients agree, and small where they are noise.
+    stretched where gradients go on agreeing (:func:`_stretched`). Where T is not known, steps are those of the middle
+    of a run: at step t of one of 2t steps, but at least of 300. One network, a hidden layer of tanh, for all tensors;
+    at first it says nothing. It reads what kind of tensor there is, its place and size, how far the run is, and the
+    size of d, which is 1 where all gradients agree, and small where they are noise.
 
     The bases are those of gradients as they are, also where second derivatives are taken.
     """
