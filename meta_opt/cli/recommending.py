@@ -6,7 +6,6 @@ import json
 import shlex
 from typing import Any
 
-from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.asked import class_asked
 from meta_opt.cli.files import with_dotted_paths
@@ -45,8 +44,7 @@ def run(options: list[str]) -> int:
     print("\nsettings for fit:")
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
     parts = [f"--{name} {shlex.quote(text)}" for name, text in texts.items()]
-    named = ["meta-opt fit", f"--optimizee {shlex.quote(registry.reference(chosen))}", *_of_optimizee(said)]
-    print("  " + " \\\n    ".join([" ".join(named), *parts]))
+    print("  " + " \\\n    ".join([" ".join(["meta-opt fit", *_of_optimizee(said)]), *parts]))
     print("\nthe same in the optimizee's recommended_settings:")
     print("".join(f"    {name!r}: {value!r},\n" for name, value in settings.items()), end="")
     if suits_whole_gradients(found):
@@ -55,11 +53,12 @@ def run(options: list[str]) -> int:
 
 
 def _of_optimizee(options: list[str]) -> list[str]:
-    """What was said of the optimizee beyond its name."""
+    """What was said of the optimizee."""
     kept, keep = [], False
     for option in options:
         if option.startswith("--"):
-            keep = option.startswith("--optimizee.")
+            name = option.partition("=")[0]
+            keep = name == "--optimizee" or name.startswith("--optimizee.")
         if keep:
             kept.append(shlex.quote(option))
     return kept

@@ -29,6 +29,15 @@ def test_the_command_that_is_printed_works(
     assert "'model.num_steps': 8,\n" in out
 
 
+def test_the_command_keeps_the_optimizee_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text("class_path: quadratic\ninit_args:\n  dimension: 3\n")
+    assert main(["recommend", "--num_steps", "2", "--optimizee", "small.yaml"]) == 0
+    assert "meta-opt fit --optimizee small.yaml \\\n" in capsys.readouterr().out
+
+
 class Slope(Square):
     """Has no lowest loss."""
 
