@@ -121,11 +121,10 @@ def settings_for(found: Findings) -> dict[str, Any]:
         "optimizer.base_step": found.lr,
         "optimizer.output_scale": 3.0 * found.lr,
         "optimizer.initial_output": 0.1,
+        "optimizer.anneal_after": 10 * found.num_steps if found.stochastic else None,
     }
     if found.positive and found.final < 0.5 * found.first:
         settings["model.meta_loss"] = "log_mean"
-    if found.stochastic:
-        settings["optimizer.anneal_after"] = 10 * found.num_steps
     if len(found.layout.names) > 1:
         settings["optimizer.tensor_features"] = True
     if found.layout.num_coordinates <= _TINY:

@@ -11,6 +11,7 @@ from problems_for_tests import Regression, Square
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.trials import Findings, settings_for, suits_whole_gradients, try_out
 from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.baseline_names import adam
 
@@ -73,7 +74,8 @@ def test_settings_of_a_small_problem_without_noise() -> None:
     settings = settings_for(found)
     assert settings["optimizer.inputs"] == "log_sign+moments+scales"
     assert settings["model.num_problems"] == 8
-    assert "optimizer.anneal_after" not in settings
+    assert settings["optimizer.anneal_after"] is None
+    assert set(GENERAL_SETTINGS) <= set(settings)  # which stand in as long as an optimizee recommends nothing
     assert "optimizer.tensor_features" not in settings
     assert suits_whole_gradients(found)
     assert not suits_whole_gradients(FOUND)
