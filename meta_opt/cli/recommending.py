@@ -34,7 +34,7 @@ def run(options: list[str]) -> int:
         raise MetaOptError(f"--num_steps must be at least 1, not {config.num_steps}")
     check_loss(optimizee, problem_generator(config.seed_everything, "check"))
     found = try_out(optimizee, config.num_steps, seed=config.seed_everything, say=print)
-    settings = settings_for(found)
+    settings = settings_for(found) | _lengths(chosen, config.num_steps)
     print(_described(found))
     if not found.lr_is_best:
         print(
@@ -48,8 +48,19 @@ def run(options: list[str]) -> int:
     print("\nthe same in the optimizee's recommended_settings:")
     print("".join(f"    {name!r}: {value!r},\n" for name, value in settings.items()), end="")
     if suits_whole_gradients(found):
-        print("\nits losses have no noise, and it is small: --optimizer subspace_lstm may do better")
+        print(
+            "\nits losses have no noise, and it is small: --optimizer subspace_lstm may do better\n"
+            "in place of the options that begin with --optimizer., as it has others"
+        )
     return 0
+
+
+def _lengths(optimizee: type[Any], num_steps: int) -> dict[str, Any]:
+    """Other lengths of episodes: what the optimizee recommends goes with the number of steps that it recommends."""
+    theirs = optimizee.recommended_settings()
+    if theirs.get("model.num_steps") == num_steps:
+        return {}
+    return {name: None for name in ("model.max_num_steps", "model.num_validation_steps") if name in theirs}
 
 
 def _of_optimizee(options: list[str]) -> list[str]:

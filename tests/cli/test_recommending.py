@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from problems_for_tests import Square
@@ -28,6 +29,11 @@ def test_the_command_that_is_printed_works(
     assert main([*arguments, *short]) == 0
     assert "'model.num_steps': 8,\n" in out
 
+    assert "subspace_lstm may do better\nin place of the options that begin with --optimizer., as it has others" in out
+    options = [*zip(arguments[1::2], arguments[2::2], strict=True), ("--optimizer", "subspace_lstm")]
+    other = [part for option in options if not option[0].startswith("--optimizer.") for part in option]
+    assert main(["fit", *other, *short]) == 0
+
 
 def test_the_command_keeps_the_optimizee_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -36,6 +42,21 @@ def test_the_command_keeps_the_optimizee_of_a_file(
     (tmp_path / "small.yaml").write_text("class_path: quadratic\ninit_args:\n  dimension: 3\n")
     assert main(["recommend", "--num_steps", "2", "--optimizee", "small.yaml"]) == 0
     assert "meta-opt fit --optimizee small.yaml \\\n" in capsys.readouterr().out
+
+
+class Long(Square):
+    """Recommends episodes of many lengths."""
+
+    @classmethod
+    def recommended_settings(cls) -> dict[str, Any]:
+        return {"model.num_steps": 2, "model.max_num_steps": 3, "model.num_validation_steps": 3}
+
+
+def test_lengths_of_episodes_go_with_the_steps_that_are_recommended(capsys: pytest.CaptureFixture[str]) -> None:
+    for num_steps, counted in (("2", 0), ("4", 1)):
+        assert main(["recommend", "--optimizee", f"{__name__}.Long", "--num_steps", num_steps]) == 0
+        out = capsys.readouterr().out
+        assert out.count("--model.max_num_steps null") == out.count("--model.num_validation_steps null") == counted
 
 
 class Slope(Square):
