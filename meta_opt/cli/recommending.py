@@ -76,7 +76,8 @@ def _of_optimizee(options: list[str]) -> list[str]:
 
 
 def _described(found: Findings) -> str:
-    sizes = f"{found.layout.num_coordinates:,} parameters in {len(found.layout.names)} tensors"
+    parameters = _span([layout.num_coordinates for layout in found.layouts])
+    sizes = f"{parameters} parameters in {_span([len(layout.names) for layout in found.layouts])} tensors"
     best = "best at" if found.lr_is_best else "at"
     noise = f"mini-batches, whose gradients vary by {found.noise:.2g} times the square of their mean"
     return (
@@ -84,6 +85,11 @@ def _described(found: Findings) -> str:
         f"loss {found.first:.4g} at the start, {found.final:.4g} after {found.num_steps} steps of Adam, {best} "
         f"{found.lr:.2g}\n{1e3 * found.seconds_per_step:.2g} ms a step of Adam on one problem"
     )
+
+
+def _span(numbers: list[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _parser(optimizee: type[Any]) -> Parser:

@@ -59,6 +59,11 @@ def test_lengths_of_episodes_go_with_the_steps_that_are_recommended(capsys: pyte
         assert out.count("--model.max_num_steps null") == out.count("--model.num_validation_steps null") == counted
 
 
+def test_sizes_of_a_family(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "--optimizee", "problems_for_tests.Polynomials", "--num_steps", "2"]) == 0
+    assert "\n1 to 3 parameters in 1 tensors; " in capsys.readouterr().out
+
+
 class Slope(Square):
     """Has no lowest loss."""
 
