@@ -41,6 +41,11 @@ def run(options: list[str]) -> int:
             f"warning: the loss still fell with the last learning rate that was tried, {found.lr:.2g}: it is not the "
             "best, and the settings follow from it"
         )
+    if found.final >= found.first:
+        print(
+            "warning: Adam lowered the loss with no learning rate that was tried: is it scaled as it should be? The "
+            "settings are a guess"
+        )
     print("\nsettings for fit:")
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
     parts = [f"--{name} {shlex.quote(text)}" for name, text in texts.items()]

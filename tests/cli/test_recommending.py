@@ -78,6 +78,18 @@ def test_a_learning_rate_that_is_not_the_best_is_not_called_so(capsys: pytest.Ca
     assert "best at" not in out
 
 
+class Faint(Square):
+    """Its gradients are lost beside the epsilon of Adam."""
+
+    def loss(self, params: TensorDict, problem: TensorDict, batch: TensorDict) -> Tensor:
+        return 1e-30 * super().loss(params, problem, batch)
+
+
+def test_a_loss_that_adam_does_not_lower_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "--optimizee", f"{__name__}.Faint", "--num_steps", "2"]) == 0
+    assert "\nwarning: Adam lowered the loss with no learning rate that was tried" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
