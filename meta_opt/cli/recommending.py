@@ -6,7 +6,6 @@ import json
 import shlex
 from typing import Any
 
-from meta_opt import registry
 from meta_opt.cli.arithmetic import flush_denormals
 from meta_opt.cli.asked import class_asked
 from meta_opt.cli.files import with_dotted_paths
@@ -35,38 +34,55 @@ def run(options: list[str]) -> int:
         raise MetaOptError(f"--num_steps must be at least 1, not {config.num_steps}")
     check_loss(optimizee, problem_generator(config.seed_everything, "check"))
     found = try_out(optimizee, config.num_steps, seed=config.seed_everything, say=print)
-    settings = settings_for(found)
+    settings = settings_for(found) | _lengths(chosen, config.num_steps)
     print(_described(found))
     if not found.lr_is_best:
         print(
             f"warning: the loss still fell with the last learning rate that was tried, {found.lr:.2g}: it is not the "
             "best, and the settings follow from it"
         )
+    if found.final >= found.first:
+        print(
+            "warning: Adam lowered the loss with no learning rate that was tried: is it scaled as it should be? The "
+            "settings are a guess"
+        )
     print("\nsettings for fit:")
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
     parts = [f"--{name} {shlex.quote(text)}" for name, text in texts.items()]
-    named = ["meta-opt fit", f"--optimizee {shlex.quote(registry.reference(chosen))}", *_of_optimizee(said)]
-    print("  " + " \\\n    ".join([" ".join(named), *parts]))
+    print("  " + " \\\n    ".join([" ".join(["meta-opt fit", *_of_optimizee(said)]), *parts]))
     print("\nthe same in the optimizee's recommended_settings:")
     print("".join(f"    {name!r}: {value!r},\n" for name, value in settings.items()), end="")
     if suits_whole_gradients(found):
-        print("\nits losses have no noise, and it is small: --optimizer subspace_lstm may do better")
+        print(
+            "\nits losses have no noise, and it is small: --optimizer subspace_lstm may do better\n"
+            "in place of the options that begin with --optimizer., as it has others"
+        )
     return 0
 
 
+def _lengths(optimizee: type[Any], num_steps: int) -> dict[str, Any]:
+    """Other lengths of episodes: what the optimizee recommends goes with the number of steps that it recommends."""
+    theirs = optimizee.recommended_settings()
+    if theirs.get("model.num_steps") == num_steps:
+        return {}
+    return {name: None for name in ("model.max_num_steps", "model.num_validation_steps") if name in theirs}
+
+
 def _of_optimizee(options: list[str]) -> list[str]:
-    """What was said of the optimizee beyond its name."""
+    """What was said of the optimizee."""
     kept, keep = [], False
     for option in options:
         if option.startswith("--"):
-            keep = option.startswith("--optimizee.")
+            name = option.partition("=")[0]
+            keep = name == "--optimizee" or name.startswith("--optimizee.")
         if keep:
             kept.append(shlex.quote(option))
     return kept
 
 
 def _described(found: Findings) -> str:
-    sizes = f"{found.layout.num_coordinates:,} parameters in {len(found.layout.names)} tensors"
+    parameters = _span([layout.num_coordinates for layout in found.layouts])
+    sizes = f"{parameters} parameters in {_span([len(layout.names) for layout in found.layouts])} tensors"
     best = "best at" if found.lr_is_best else "at"
     noise = f"mini-batches, whose gradients vary by {found.noise:.2g} times the square of their mean"
     return (
@@ -74,6 +90,11 @@ def _described(found: Findings) -> str:
         f"loss {found.first:.4g} at the start, {found.final:.4g} after {found.num_steps} steps of Adam, {best} "
         f"{found.lr:.2g}\n{1e3 * found.seconds_per_step:.2g} ms a step of Adam on one problem"
     )
+
+
+def _span(numbers: list[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _parser(optimizee: type[Any]) -> Parser:

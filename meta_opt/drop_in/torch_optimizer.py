@@ -334,15 +334,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
         for group, saved in zip(self.param_groups, incoming["param_groups"], strict=True):
             if "network" not in saved:
                 raise MetaOptError("this is not the state of a learned optimizer")
-            network = saved["network"]
-            if network not in self._networks and not (self._by_kind and network is None):
-                raise MetaOptError(
-                    f"the state belongs to a network {network!r}; the checkpoint has {', '.join(self._networks)}"
-                )
             if saved.get("weights", group["weights"]) != group["weights"]:
                 raise MetaOptError(
                     "the state was saved by a learned optimizer with other weights; load it into the one that it was "
                     "saved from"
+                )
+            network = saved["network"]
+            if network not in self._networks and not (self._by_kind and network is None):
+                raise MetaOptError(
+                    f"the state belongs to a network {network!r}; the checkpoint has {', '.join(self._networks)}"
                 )
             check_saved_group(saved)
             depths = saved.get("depths") or group["depths"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ class Findings:
     """What trials on a few validation problems say.
 
     Attributes:
-        layout: Of a problem's parameters.
-        stochastic: Whether the loss differs from step to step at the same θ.
+        layouts: Of a problem's parameters; of a family those of each problem.
+        stochastic: Whether the loss differs from step to step at the same θ; of a family whether any does.
         noise: Variance of a gradient at θ_0 over mini-batches, summed over coordinates, in squared lengths of its mean.
         first: Mean loss at θ_0.
         lr: Adam's best learning rate, or the last that was tried.
@@ -42,7 +42,7 @@ class Findings:
         seconds_per_step: Of one problem.
     """
 
-    layout: Layout
+    layouts: tuple[Layout, ...]
     stochastic: bool
     noise: float
     first: float
@@ -52,6 +52,11 @@ class Findings:
     positive: bool
     num_steps: int
     seconds_per_step: float
+
+    @property
+    def most_coordinates(self) -> int:
+        """Of a problem."""
+        return max(layout.num_coordinates for layout in self.layouts)
 
 
 def try_out(
@@ -68,9 +73,11 @@ def try_out(
     Raises:
         MetaOptError: If Adam diverges whatever its learning rate.
     """
-    problems = Problems(optimizee, "validation", range(1 if _is_family(optimizee) else _NUM_PROBLEMS), seed=seed)
-    params = problems.initial_params
-    grads = torch.stack([problems.evaluate(params).grad.double() for _ in range(_NUM_BATCHES)])
+    stacks: list[Sequence[int]] = [range(_NUM_PROBLEMS)]
+    if isinstance(optimizee, OptimizeeFamily):
+        stacks = [[index] for index in range(_NUM_PROBLEMS)]
+    drawn = [Problems(optimizee, "validation", indices, seed=seed) for indices in stacks]
+    noise = sum(_noise(problems) for problems in drawn) / len(drawn)
     runs: dict[float, Curves] = {}
     started = time.perf_counter()
 
@@ -87,21 +94,19 @@ def try_out(
     best = runs[climbed.rate]
     first, final = _mean(best.losses[0]), _mean(best.final)
     return Findings(
-        problems.layout, problems.stochastic, _noise(grads), first, *climbed, final,
+        tuple(problems.layout for problems in drawn), any(problems.stochastic for problems in drawn), noise,
+        first, *climbed, final,
         not bool((best.losses < 0).any()), num_steps, seconds,
     )  # fmt: skip
-
-
-def _is_family(optimizee: Optimizee) -> bool:
-    return isinstance(optimizee, OptimizeeFamily)
 
 
 def _mean(values: Tensor) -> float:
     return values.mean().item()
 
 
-def _noise(grads: Tensor) -> float:
-    """Of gradients [batches, B, N], mean over problems."""
+def _noise(problems: Problems) -> float:
+    """Of gradients at θ_0, mean over problems."""
+    grads = torch.stack([problems.evaluate(problems.initial_params).grad.double() for _ in range(_NUM_BATCHES)])
     means = grads.mean(0)
     variances = grads.var(0).sum(1)
     return (variances / means.square().sum(1).clamp_min(1e-300)).mean().item()
@@ -109,7 +114,7 @@ def _noise(grads: Tensor) -> float:
 
 def settings_for(found: Findings) -> dict[str, Any]:
     """Options of ``meta-opt fit`` by name, as an optimizee would recommend them."""
-    matrices = sum(kind_of(shape) == "matrix" for shape in found.layout.shapes)
+    matrices = any(kind_of(shape) == "matrix" for layout in found.layouts for shape in layout.shapes)
     settings: dict[str, Any] = {
         "model.num_steps": found.num_steps,
         "model.unroll_length": max(found.num_steps // 2, 1),
@@ -121,21 +126,20 @@ def settings_for(found: Findings) -> dict[str, Any]:
         "optimizer.base_step": found.lr,
         "optimizer.output_scale": 3.0 * found.lr,
         "optimizer.initial_output": 0.1,
+        "optimizer.anneal_after": 10 * found.num_steps if found.stochastic else None,
     }
     if found.positive and found.final < 0.5 * found.first:
         settings["model.meta_loss"] = "log_mean"
-    if found.stochastic:
-        settings["optimizer.anneal_after"] = 10 * found.num_steps
-    if len(found.layout.names) > 1:
+    if any(len(layout.names) > 1 for layout in found.layouts):
         settings["optimizer.tensor_features"] = True
-    if found.layout.num_coordinates <= _TINY:
+    if found.most_coordinates <= _TINY:
         settings["model.num_problems"] = 8
     return {name: _rounded(value) for name, value in sorted(settings.items())}
 
 
 def suits_whole_gradients(found: Findings) -> bool:
     """Whether architectures that combine whole gradients are worth a try: on small problems without noise."""
-    return not found.stochastic and found.layout.num_coordinates <= _SMALL
+    return not found.stochastic and found.most_coordinates <= _SMALL
 
 
 def _rounded(value: Any) -> Any:

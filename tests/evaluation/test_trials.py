@@ -11,8 +11,10 @@ from problems_for_tests import Regression, Square
 from meta_opt.errors import MetaOptError
 from meta_opt.evaluation.trials import Findings, settings_for, suits_whole_gradients, try_out
 from meta_opt.inner_loop.episodes import run_episodes
+from meta_opt.optimizees.general_settings import GENERAL_SETTINGS
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.baseline_names import adam
+from meta_opt_optimizees.mixture import Mixture
 
 
 def test_what_is_found() -> None:
@@ -38,6 +40,17 @@ def test_without_mini_batches_there_is_no_noise() -> None:
     assert (found.stochastic, found.noise) == (False, 0.0)
 
 
+def test_all_problems_of_a_family_count() -> None:
+    found = try_out(Mixture([Square(), Regression()]), 2, seed=0)
+    assert len(found.layouts[0].names) == 1
+    assert {len(layout.names) for layout in found.layouts} == {1, 4}
+    assert found.stochastic
+    assert found.noise > 0.0
+    assert "orthogonal" in settings_for(found)["optimizer.inputs"]
+    assert settings_for(found)["optimizer.tensor_features"] is True
+    assert not suits_whole_gradients(found)
+
+
 class Nowhere(Square):
     def loss(self, params, problem, batch):  # type: ignore[no-untyped-def]
         return super().loss(params, problem, batch) * torch.inf
@@ -49,7 +62,7 @@ def test_where_adam_diverges() -> None:
 
 
 NET = Layout.of({"weight": torch.zeros(30, 50), "bias": torch.zeros(30)})
-FOUND = Findings(NET, True, 2.0, 2.3, 0.0316, True, 0.1, True, 100, 1e-3)
+FOUND = Findings((NET,), True, 2.0, 2.3, 0.0316, True, 0.1, True, 100, 1e-3)
 
 
 def test_settings() -> None:
@@ -69,11 +82,12 @@ def test_logarithms_only_of_losses_that_have_one_and_fall() -> None:
 
 
 def test_settings_of_a_small_problem_without_noise() -> None:
-    found = replace(FOUND, layout=Layout.of({"theta": torch.zeros(10)}), stochastic=False)
+    found = replace(FOUND, layouts=(Layout.of({"theta": torch.zeros(10)}),), stochastic=False)
     settings = settings_for(found)
     assert settings["optimizer.inputs"] == "log_sign+moments+scales"
     assert settings["model.num_problems"] == 8
-    assert "optimizer.anneal_after" not in settings
+    assert settings["optimizer.anneal_after"] is None
+    assert set(GENERAL_SETTINGS) <= set(settings)  # which stand in as long as an optimizee recommends nothing
     assert "optimizer.tensor_features" not in settings
     assert suits_whole_gradients(found)
     assert not suits_whole_gradients(FOUND)
