@@ -174,6 +174,9 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
         value = getattr(asked, name)
         if value is not None and not 1 <= value <= most:
             raise MetaOptError(f"--{name} must be from 1 to {most}, not {value}")
+    for name in ("cluster", "out"):
+        if getattr(asked, name) == "":
+            raise MetaOptError(f"--{name} is empty; leave it out, or say what it is (meta-opt study --help tells more)")
     if asked.cluster and asked.workers:
         raise MetaOptError("--workers is for this machine; how many a cluster has, its scheduler knows")
     return asked

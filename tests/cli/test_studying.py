@@ -158,6 +158,8 @@ def test_a_folder_in_use_is_refused(study, capsys):
         (["rates.yaml", "--runs", "many"], "argument --runs: invalid int value: 'many'"),
         (["rates.yaml", "--workers", "-1"], "--workers must be from 1 to 1024, not -1"),
         (["rates.yaml", "--workers", "2", "--cluster", "tcp://a:1"], "--workers is for this machine"),
+        (["rates.yaml", "--cluster", ""], "--cluster is empty; leave it out, or say what it is"),
+        (["rates.yaml", "--out="], "--out is empty; leave it out, or say what it is"),
         (["rates.yaml", "--fast"], "unrecognized arguments: --fast"),
         (["broken.yaml"], "broken.yaml: it is no YAML: line 2, column 1: "),
         (["wrong.yaml"], "wrong.yaml: titel: there is no such entry"),
