@@ -9,6 +9,7 @@ import argparse
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -62,8 +63,11 @@ def run(options: list[str]) -> int:
 def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
     """Do the runs that are not there."""
     tasks = tasks_of(study, asked.runs)
-    missing = [task for task in tasks if task.key not in results.lines]
-    print(f"{study.name}: {len(tasks)} runs, {len(tasks) - len(missing)} of them are there", flush=True)
+    times = Counter(task.key for task in tasks)  # a point of ``also`` may have the options of a combination
+    first = {task.key: task for task in reversed(tasks)}
+    missing = [first[key] for key in times if key not in results.lines]
+    there = len(tasks) - sum(times[task.key] for task in missing)
+    print(f"{study.name}: {len(tasks)} runs, {there} of them are there", flush=True)
     if not missing:
         return
     _check(study)
@@ -86,8 +90,8 @@ def _do(study: Study, results: Results, asked: argparse.Namespace) -> None:
                 )
             results.add({"key": task.key, "point": list(task.point), "run": task.run, **made})
             left = (time.monotonic() - started) / count * (len(missing) - count)
-            number_done = len(tasks) - len(missing) + count
-            print(f"{number_done}/{len(tasks)}  {_said(task, made)}  ({_time(left)} left)", flush=True)
+            there += times[task.key]
+            print(f"{there}/{len(tasks)}  {_said(task, made)}  ({_time(left)} left)", flush=True)
 
 
 def _processors() -> int:
@@ -170,6 +174,9 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
         value = getattr(asked, name)
         if value is not None and not 1 <= value <= most:
             raise MetaOptError(f"--{name} must be from 1 to {most}, not {value}")
+    for name in ("cluster", "out"):
+        if getattr(asked, name) == "":
+            raise MetaOptError(f"--{name} is empty; leave it out, or say what it is (meta-opt study --help tells more)")
     if asked.cluster and asked.workers:
         raise MetaOptError("--workers is for this machine; how many a cluster has, its scheduler knows")
     return asked

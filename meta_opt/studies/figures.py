@@ -56,7 +56,8 @@ def _share_losses(summary: Summary, wanted: Wanted) -> bool:
 
 def _height(wanted: Wanted, panels: Sequence[Panel]) -> float:
     if wanted.draw in ("bars", "norms"):
-        most = max(len(shown) for _, shown in panels)
+        rows = [{id(point) for point, _ in shown} if wanted.draw == "norms" else shown for _, shown in panels]
+        most = max(map(len, rows))
         return max(1.6, 0.8 + (0.22 if wanted.draw == "bars" else 0.6) * most)
     return _HEIGHT
 
@@ -236,7 +237,8 @@ def _training(part: SubFigure, summary: Summary, wanted: Wanted) -> None:
         if not lines:
             continue
         count = min(len(line["results"]["training"]["updates"]) for line in lines)
-        reached = [[or_infinite(value) for value in line["results"]["training"]["final_loss"]] for line in lines]
+        kept = {"final": "final_loss", "sum": "loss_sum"}[wanted.of]
+        reached = [[or_infinite(value) for value in line["results"]["training"][kept]] for line in lines]
         failed = [math.inf] * point.failed
         losses = [quartiles([*(each[index] for each in reached), *failed]) for index in range(count)]
         middle = [drawable(each[1]) if each else math.nan for each in losses]
@@ -254,7 +256,7 @@ def _training(part: SubFigure, summary: Summary, wanted: Wanted) -> None:
             right.plot(seconds, middle, color=color, marker="o", markersize=2.5)
     for axes, label in ((left, "meta-updates"), (right, "seconds of meta-training")):
         axes.set_xscale("log")
-        loss_axis(axes, "final loss, validation" if axes is left else "", log=wanted.log)
+        loss_axis(axes, f"{LOSS[wanted.of]}, validation" if axes is left else "", log=wanted.log)
         axes.set_xlabel(label, fontsize=8)
         tidy(axes)
     legend(left)

@@ -30,6 +30,13 @@ _KEPT = {  # a study says these
 _GROUPS = {"model", "optimizee", "optimizer", "trainer", "early_stopping"}
 _CLASSES = {"optimizee", "optimizer", "model.estimator"}
 _MOST_RUNS = 1_000_000  # of all points together
+_WITHOUT: Mapping[Draw, set[str]] = {  # entries that a kind of figure has no use for
+    "bars": {"x"},
+    "histograms": {"x"},
+    "curves": {"x", "of"},
+    "training": {"x", "panels"},
+    "norms": {"x", "of", "log"},
+}
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -188,6 +195,8 @@ def _figure(value: Any, where: str, axes: Mapping[str, Any]) -> Figure:
     figure = _mapping(value, where)
     _known(figure, {"draw", "of", "x", "panels", "log"}, f"{where}.")
     draw = _one_of(figure.get("draw"), get_args(Draw), f"{where}.draw")
+    if unused := [entry for entry in figure if entry in _WITHOUT.get(draw, ())]:
+        raise MetaOptError(f"{where}.{unused[0]}: draw {draw} has no use for it")
     x, panels = figure.get("x"), figure.get("panels")
     if draw == "lines" and x is None:
         raise MetaOptError(f"{where}.x must be the axis that lines go along")

@@ -115,7 +115,7 @@ def perform_beside(
 def serve(perform: Perform) -> None:
     """Do what comes in on standard input, one line after the other, until it ends, and then end the process at once.
 
-    Without work for ten minutes, or where a run ends the process, that ends too.
+    Without work for ten minutes, without anybody to hear an answer, or where a run ends the process, that ends too.
 
     Args:
         perform: Does a run.
@@ -144,7 +144,7 @@ def serve(perform: Perform) -> None:
             request = json.loads(requests.get(timeout=_IDLE))
             answers.write(json.dumps(perform(request["work"], request["run"])).encode() + b"\n")
             answers.flush()
-    except queue.Empty:
+    except (queue.Empty, BrokenPipeError):  # nobody asks, or nobody hears
         status = 0
     except Exception:
         traceback.print_exc()

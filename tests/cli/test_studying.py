@@ -158,6 +158,8 @@ def test_a_folder_in_use_is_refused(study, capsys):
         (["rates.yaml", "--runs", "many"], "argument --runs: invalid int value: 'many'"),
         (["rates.yaml", "--workers", "-1"], "--workers must be from 1 to 1024, not -1"),
         (["rates.yaml", "--workers", "2", "--cluster", "tcp://a:1"], "--workers is for this machine"),
+        (["rates.yaml", "--cluster", ""], "--cluster is empty; leave it out, or say what it is"),
+        (["rates.yaml", "--out="], "--out is empty; leave it out, or say what it is"),
         (["rates.yaml", "--fast"], "unrecognized arguments: --fast"),
         (["broken.yaml"], "broken.yaml: it is no YAML: line 2, column 1: "),
         (["wrong.yaml"], "wrong.yaml: titel: there is no such entry"),
@@ -237,6 +239,24 @@ def test_what_is_done_is_said_after_every_run(study, monkeypatch, capsys):
     assert lines[0] == "rates: 4 runs, 0 of them are there"
     assert lines[1].startswith("1/4  low run 0: final loss 2.5  (")
     assert lines[4] == "4/4  baselines test run 0: final loss 2.5  (0 s left)"
+
+
+def test_a_run_of_two_points_is_made_once(study, monkeypatch, capsys):
+    def here(tasks, workers, module):
+        for task in tasks:
+            yield task, {"results": {"tests": {"test": {"final": 2.5}}}, "seconds": {"total": 1.0}}
+
+    text = STUDY.replace("figures: [{draw: training}]\n", "also: {usual: {model.lr: 0.001}}\n")
+    (study / "rates.yaml").write_text(text)
+    monkeypatch.setattr(studying, "here", here)
+    monkeypatch.setattr(studying, "_check", lambda study: None)
+    assert main(["study", "rates.yaml", "--runs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in said.splitlines()[1:5]] == ["2/5", "3/5", "4/5", "5/5"]
+    assert "(5 of 5 runs)" in said
+    assert len(results(study / "studies" / "rates")) == 4
+    assert main(["study", "rates.yaml", "--runs", "1"]) == 0
+    assert "rates: 5 runs, 5 of them are there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def lines(study=STUDY):
             test = {"final": final, "sum": 10 * final, "not_finite": 0, "curve": [[0, 5.0], [2, final]]}
             line["results"] = {
                 "tests": dict.fromkeys(task.work["tests"], test),
-                "training": {"updates": [4, 8], "final_loss": [3.0, final], "loss_sum": [3.0, final]},
+                "training": {"updates": [4, 8], "final_loss": [3.0, final], "loss_sum": [30.0, 10 * final]},
                 "meta_gradient_norms": {"all": final},
             }
             line["seconds"] = {"fit": 2.0 * final, "total": 9.0, "training": [1.0, 2.0]}
@@ -240,6 +240,22 @@ def test_figures_show_the_numbers(tmp_path):
     first_time = (tmp_path / "figure.svg").read_bytes()
     write_report(summary, tmp_path)
     assert (tmp_path / "figure.svg").read_bytes() == first_time
+
+
+def test_training_is_drawn_of_sums_too():
+    study = replace(STUDY, figures=(Figure("training", "sum"),))
+    updates, seconds = draw(Summary(study, lines())).get_axes()
+    assert updates.get_lines()[0].get_xydata().tolist() == [[4.0, 30.0], [8.0, 20.0]]
+    assert seconds.get_lines()[0].get_xydata().tolist() == [[1.0, 30.0], [2.0, 20.0]]
+    assert updates.get_ylabel() == "sum of losses, validation"
+
+
+def test_norms_are_as_high_with_one_test_as_with_two():
+    heights = []
+    for tests in ({"one": {}}, {"one": {}, "two": {"num_steps": 4}}):
+        study = read_study("rates", {**CONTENT, "tests": tests, "figures": [{"draw": "norms"}], "text": ""})
+        heights.append(draw(Summary(study, lines(study))).get_figheight())
+    assert heights[0] == heights[1]
 
 
 def test_lines_of_nothing_that_can_be_drawn_are_drawn(tmp_path):

@@ -79,6 +79,22 @@ def test_a_process_ends_by_itself_while_its_input_is_open(perform, request_line,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("request_line", [b"", b'{"work": {}, "run": 0}\n'], ids=["at its start", "after a run"])
+def test_a_process_says_nothing_when_nobody_hears_its_answers(request_line, tmp_path):
+    code = "from meta_opt.studies import workers; workers.serve(lambda work, run: {})"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        if request_line:
+            assert process.stdout.readline() == b"ready\n"
+        process.stdout.close()
+        process.stdin.write(request_line)
+        process.stdin.flush()
+        assert process.wait(60) == 0
+        assert not process.stderr.read()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_process_that_ends_in_the_middle_is_tried_three_times(begun):
     (fatal,), others = tasks(1, kills=True), tasks(2)
     made = {(task is fatal, task.run): made for task, made in here([fatal, *others], 1, MODULE)}
