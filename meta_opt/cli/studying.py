@@ -43,6 +43,8 @@ def run(options: list[str]) -> int:
     study = study.quickly() if asked.quick else study
     folder = expanded(asked.out or f"studies/{study.name}{'_quick' * asked.quick}")
     if asked.report:
+        if not folder.exists():
+            raise MetaOptError(f"there is no {folder} to report on; leave --report out to do the study")
         known = read(folder)
         summary = Summary(study, known, asked.runs)
         if known and not summary.found:

@@ -99,6 +99,12 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_results(study, capsys):
     assert "7 runs, 7 of them are there" in capsys.readouterr().out
 
 
+def test_there_is_no_report_of_a_folder_that_is_not_there(study, capsys):
+    assert main(["study", "rates.yaml", "--out", "misspelt", "--report"]) == 2
+    assert "there is no misspelt to report on" in capsys.readouterr().err
+    assert not Path("misspelt").exists()
+
+
 def test_no_report_of_another_study_replaces_one(study, capsys):
     (study / "studies" / "rates").mkdir(parents=True)
     line = {"key": "0" * 16, "point": ["low"], "run": 0, "results": {}, "seconds": {"total": 1.0}}
