@@ -127,12 +127,19 @@ class RunCheckpoint(Judging, ModelCheckpoint):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """An epoch goes on, and is not counted as done: Lightning does where ``max_steps`` is set in a resumed run."""
+        """Count epochs of resumed runs, where Lightning counts too many done, or too few begun.
+
+        Done is one that goes on where ``max_steps`` is set; not begun is the one after a checkpoint that was saved with
+        the last episode of an epoch.
+        """
         self._unfinished = False
         progress = trainer.fit_loop.epoch_progress
         trackers: tuple[Any, ...] = (progress.total, progress.current)
         for tracker in trackers:
-            tracker.processed = min(tracker.processed, tracker.started - 1)
+            if batch_idx == 0:
+                tracker.ready = tracker.started = tracker.processed + 1
+            else:
+                tracker.processed = min(tracker.processed, tracker.started - 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
