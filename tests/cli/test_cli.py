@@ -455,6 +455,9 @@ def test_what_ended_a_run_is_said_and_what_would_go_on_with_it(meta_opt, plugins
     first = ("fit", "--ckpt_path", "checkpoints/bowl/run_0/last.ckpt", *QUIET)
     _, out, _ = meta_opt(*first, "--trainer.max_epochs", "10")
     assert "had finished after 2 episodes; a higher --trainer.max_steps, or -1, goes on with it\n" in out
+    time = ("--trainer.max_time", "00:00:00:01")
+    _, out, _ = meta_opt("fit", "--ckpt_path", "checkpoints/bowl/run_1/last.ckpt", *time, *QUIET)
+    assert "; a higher --trainer.max_time, which is that of the whole run, goes on with it\n" in out
     _, out, _ = meta_opt(*first, "--trainer.max_steps=-1", "--trainer.max_epochs", "1")
     assert "finished after 3 episodes\n" in out
 
