@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from meta_opt.errors import MetaOptError
 
@@ -75,6 +76,7 @@ class StopWhenStale(Judging, EarlyStopping):
             min_delta=min_delta,
             patience=patience,
             check_finite=False,
+            check_on_train_epoch_end=False,
             stopping_threshold=stopping_threshold,
             divergence_threshold=divergence_threshold,
         )
@@ -85,9 +87,10 @@ class StopWhenStale(Judging, EarlyStopping):
             super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not train on when the checkpoint is that of a run which had stopped."""
-        if self.stopped_epoch and self.wait_count >= self.patience:
-            trainer.should_stop = True
+        """Do not train on when the checkpoint is that of a run which is stale by the patience of now."""
+        stale = self.wait_count >= self.patience
+        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED if stale else EarlyStoppingReason.NOT_STOPPED
+        trainer.should_stop = trainer.should_stop or stale
 
 
 class RunCheckpoint(Judging, ModelCheckpoint):
