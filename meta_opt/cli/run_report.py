@@ -20,6 +20,11 @@ from meta_opt.meta_training.meta_learner import MetaLearner
 from meta_opt.meta_training.run_folder import RunFolder
 from meta_opt.saved.runs import relative
 
+_LONGER = {
+    "--trainer.max_steps": "--trainer.max_steps, or -1,",
+    "--trainer.max_time": "--trainer.max_time, which is that of the whole run,",
+}
+
 
 class RunReport:
     """What is said of a run.
@@ -112,7 +117,7 @@ class RunReport:
         if interrupted or folder.started:
             more = f": stopped by {cut}" if cut else ""
         else:
-            longer = "--trainer.max_steps, or -1," if cut and "max_steps" in cut else "--trainer.max_epochs"
+            longer = _LONGER.get((cut or "").partition(" ")[0], "--trainer.max_epochs")
             more = f"; a higher {longer} goes on with it"
         return f"{done} after {model.episode} episodes{skipped}{more}"
 

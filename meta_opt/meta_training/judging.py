@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from meta_opt.errors import MetaOptError
 
@@ -75,6 +76,7 @@ class StopWhenStale(Judging, EarlyStopping):
             min_delta=min_delta,
             patience=patience,
             check_finite=False,
+            check_on_train_epoch_end=False,
             stopping_threshold=stopping_threshold,
             divergence_threshold=divergence_threshold,
         )
@@ -85,9 +87,10 @@ class StopWhenStale(Judging, EarlyStopping):
             super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not train on when the checkpoint is that of a run which had stopped."""
-        if self.stopped_epoch and self.wait_count >= self.patience:
-            trainer.should_stop = True
+        """Do not train on when the checkpoint is that of a run which is stale by the patience of now."""
+        stale = self.wait_count >= self.patience
+        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED if stale else EarlyStoppingReason.NOT_STOPPED
+        trainer.should_stop = trainer.should_stop or stale
 
 
 class RunCheckpoint(Judging, ModelCheckpoint):
@@ -127,12 +130,19 @@ class RunCheckpoint(Judging, ModelCheckpoint):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """An epoch goes on, and is not counted as done: Lightning does where ``max_steps`` is set in a resumed run."""
+        """Count epochs of resumed runs, where Lightning counts too many done, or too few begun.
+
+        Done is one that goes on where ``max_steps`` is set; not begun is the one after a checkpoint that was saved with
+        the last episode of an epoch.
+        """
         self._unfinished = False
         progress = trainer.fit_loop.epoch_progress
         trackers: tuple[Any, ...] = (progress.total, progress.current)
         for tracker in trackers:
-            tracker.processed = min(tracker.processed, tracker.started - 1)
+            if batch_idx == 0:
+                tracker.ready = tracker.started = tracker.processed + 1
+            else:
+                tracker.processed = min(tracker.processed, tracker.started - 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -455,6 +455,9 @@ def test_what_ended_a_run_is_said_and_what_would_go_on_with_it(meta_opt, plugins
     first = ("fit", "--ckpt_path", "checkpoints/bowl/run_0/last.ckpt", *QUIET)
     _, out, _ = meta_opt(*first, "--trainer.max_epochs", "10")
     assert "had finished after 2 episodes; a higher --trainer.max_steps, or -1, goes on with it\n" in out
+    time = ("--trainer.max_time", "00:00:00:01")
+    _, out, _ = meta_opt("fit", "--ckpt_path", "checkpoints/bowl/run_1/last.ckpt", *time, *QUIET)
+    assert "; a higher --trainer.max_time, which is that of the whole run, goes on with it\n" in out
     _, out, _ = meta_opt(*first, "--trainer.max_steps=-1", "--trainer.max_epochs", "1")
     assert "finished after 3 episodes\n" in out
 
@@ -692,6 +695,28 @@ def test_early_stopping(meta_opt, plugins):
     assert int(checkpoint(path)["state_dict"]["_extra_state"]["episode"]) == 9
     meta_opt("fit", "--ckpt_path", path, "--early_stopping.patience", "3", *QUIET)
     assert int(checkpoint(path)["state_dict"]["_extra_state"]["episode"]) == 12
+
+
+def test_a_run_that_was_stale_in_its_first_epoch_does_not_go_on(meta_opt, plugins):
+    """And what stops one that goes on with more patience is not what stopped it before."""
+    often = ("--trainer.val_check_interval", "1", "--early_stopping.patience", "1", "--early_stopping.min_delta", "1e9")
+    again = ("fit", "--ckpt_path", "last", *QUIET)
+    for command in (("fit", *BOWL, *often), again):
+        _, out, _ = meta_opt(*command)
+        assert "finished after 2 episodes: stopped by --early_stopping (val/objective no longer fell)\n" in out
+    time = ("--trainer.max_epochs", "99999", "--trainer.max_time", "00:00:00:01")
+    _, out, _ = meta_opt(*again, "--early_stopping.patience", "99999", *time)
+    assert re.search(r"finished after \d+ episodes: stopped by --trainer.max_time\n", out), out
+
+
+def test_patience_is_that_of_the_best_checkpoint_too(meta_opt, plugins):
+    """A run that goes on from it is stale when the one before was."""
+    stale = ("--early_stopping.patience", "1", "--early_stopping.min_delta", "1e9", "--trainer.max_epochs", "9")
+    assert "finished after 6 episodes: stopped" in meta_opt("fit", *BOWL, *stale)[1]
+    path = Path("checkpoints/bowl/run_0/first.ckpt")
+    assert meta_opt("fit", *BOWL, *stale, "--trainer.max_epochs", "1")[0] == 0
+    shutil.copy("checkpoints/bowl/run_1/best.ckpt", path)
+    assert "finished after 6 episodes: stopped" in meta_opt("fit", "--ckpt_path", path, *stale, *QUIET)[1]
 
 
 def test_fast_dev_run_writes_nothing(meta_opt, plugins):

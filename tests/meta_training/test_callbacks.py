@@ -104,6 +104,21 @@ def test_resuming_is_exact(reference, plugins, meta_opt, hook, episode, number, 
     assert [signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+def test_resuming_from_a_checkpoint_of_lightning_is_exact(reference, plugins, meta_opt):
+    """Of every episode, also the last of an epoch."""
+    arguments = {"every_n_train_steps": 1, "save_top_k": -1, "dirpath": "own"}
+    save = ["--trainer.callbacks+", json.dumps({"class_path": "ModelCheckpoint", "init_args": arguments})]
+    assert meta_opt(*FIT, *save)[0] == 0
+    saved = sorted(Path("own").rename("kept").iterdir())
+    assert len(saved) == 6
+    for path in saved:
+        shutil.copy(path, RUN / "own.ckpt")
+        assert meta_opt("fit", "--ckpt_path", RUN / "own.ckpt", *save, *QUIET)[0] == 0
+        weights = torch.load(RUN / "last.ckpt", weights_only=True)["state_dict"]
+        torch.testing.assert_close(weights, reference[0]["last.ckpt"], rtol=0, atol=0, equal_nan=True)
+
+
 OFTEN = {
     "in every epoch": ("--trainer.val_check_interval", "2"),
     "over epochs": ("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "4"),
