@@ -10,11 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from meta_opt.cli import main, studying
 from meta_opt.cli.study_help import HELP
 from meta_opt.locks import locked
 from meta_opt.studies import library
+from meta_opt.studies.reading import read_study
+from meta_opt.studies.tasks import tasks_of
 from meta_opt.studies.workers import Worker
 
 STUDY = """\
@@ -97,6 +100,23 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_results(study, capsys):
     assert (study / "whole" / "report.md").read_text() == report
     assert main(["study", "rates.yaml", "--out", str(study / "whole")]) == 0
     assert "7 runs, 7 of them are there" in capsys.readouterr().out
+
+
+def test_a_report_of_lines_that_say_less_or_other_things(study, capsys):
+    text = STUDY.replace("[{draw: training}]", "[{draw: training}, {draw: curves}, {draw: norms}]")
+    (study / "rates.yaml").write_text(text.replace("title: Rates", r'title: "\e[31mRates"'))
+    tasks = tasks_of(read_study("rates", yaml.safe_load((study / "rates.yaml").read_text())), None)
+    said = [{"results": {}}, {"error": "\x1b]0;title\x07"}]
+    lines = [
+        {"key": task.key, "point": list(task.point), "run": task.run, "seconds": {}, **said[i % 2]}
+        for i, task in enumerate(tasks)
+    ]
+    (study / "results.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["study", "rates.yaml", "--out", str(study), "--report"]) == 0
+    out = capsys.readouterr().out
+    assert "31mRates" in out
+    assert "0;title" in out
+    assert "\x1b" not in out
 
 
 def test_no_report_of_another_study_replaces_one(study, capsys):
