@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from meta_opt.cli import configs
 from meta_opt.errors import MetaOptError, StorageError
-from meta_opt.messages import clipped
+from meta_opt.messages import clipped, printable
 from meta_opt.storage import expanded
 from meta_opt.studies import library
 from meta_opt.studies.reading import read_study
@@ -56,7 +56,7 @@ def run(options: list[str]) -> int:
         with opened(folder) as results:
             _do(study, results, asked)
             summary = Summary(study, results.lines, asked.runs)
-    print(write_report(summary, folder))
+    print(*map(printable, write_report(summary, folder).split("\n")), sep="\n")
     print(f"{REPORT} and {FIGURE} are in {folder}" if (folder / FIGURE).exists() else f"{REPORT} is in {folder}")
     runs = sum(len(point.lines) for point in summary.points)
     return 1 if runs and runs == sum(point.failed for point in summary.points) else 0

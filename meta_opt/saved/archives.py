@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 from meta_opt.errors import CheckpointError
+from meta_opt.saved.pickles import pickle_problem
 
 _FIRST, _LAST = b"PK\x03\x04", b"PK\x05\x06"  # how an entry begins, and the record at the end of an archive
 _LAST_SIZE = 22  # bytes of that record, without a comment
@@ -64,6 +65,9 @@ def _problem(data: bytes) -> str | None:
                 return "two entries have the same name"
             if damaged := archive.testzip():
                 return f"the checksum of {damaged} is wrong"
+            for entry in entries:
+                if entry.filename.lower().endswith(".pkl") and (problem := pickle_problem(archive.read(entry))):
+                    return problem
     except Exception as error:  # what zipfile raises for a damaged archive is not specified
         return " ".join(str(error).split()) or type(error).__name__
     return None

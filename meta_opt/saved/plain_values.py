@@ -15,6 +15,8 @@ from meta_opt.optimizees.layout import Layout
 
 _MAX_DEPTH = 16
 _MAX_VALUES = 500_000
+_MAX_CONTAINERS = 100  # in each other
+_MAX_REPEATED = 1_000_000
 _MAX_TEXT = 4096  # characters
 _MAX_NAME = 40  # characters of a name in a message
 _MAX_COORDINATES = 10**10  # 40 GB in float32, for θ alone
@@ -52,6 +54,37 @@ def plain(value: Any, name: str) -> Any:
         raise ValueError(f"{name} is {shown(value)}")
 
     return copied(value, name, 0)
+
+
+def check_repeated(value: Any) -> None:
+    """See that whoever goes through the containers in a value comes to an end: what is there twice is met twice.
+
+    Raises:
+        ValueError: If one holds itself, or they are nested or repeated beyond reason, or have attributes, which hide
+            methods.
+    """
+    sizes: dict[int, int | None] = {}  # with what is repeated; None while a container is gone through
+    there = 0
+
+    def size(value: Any, depth: int) -> int:
+        nonlocal there
+        if not isinstance(value, dict | list | tuple):
+            return 1
+        if id(value) not in sizes:
+            if depth == _MAX_CONTAINERS:
+                raise ValueError(f"more than {_MAX_CONTAINERS} containers are in each other")
+            if getattr(value, "__dict__", {}).keys() - {"_metadata"}:  # which torch gives the weights of a module
+                raise ValueError(f"{shown(value)} has attributes")
+            there += 1 + len(value)
+            sizes[id(value)] = None
+            items = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(item, depth + 1) for item in items)
+        if (found := sizes[id(value)]) is None:
+            raise ValueError(f"{shown(value)} holds itself")
+        return found
+
+    if size(value, 0) > there + _MAX_REPEATED:
+        raise ValueError("what is in it several times stands for too much")
 
 
 def check_arguments(make: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> None:

@@ -18,7 +18,7 @@ from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.archives import read_archive
 from meta_opt.saved.costs import Cost, read_cost
-from meta_opt.saved.plain_values import check_arguments, checked_layout, plain, with_paths
+from meta_opt.saved.plain_values import check_arguments, check_repeated, checked_layout, plain, with_paths
 from meta_opt.saved.pretrained import pretrained_path
 from meta_opt.saved.upgrades import FORMAT, upgraded
 from meta_opt.saved.weights import build
@@ -39,8 +39,8 @@ def load(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # what rubbish raises is not specified
         raise CheckpointError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
-    recipe = checkpoint.get("meta_opt") if isinstance(checkpoint, dict) else None
-    if not isinstance(recipe, dict):
+    recipe = checkpoint.get("meta_opt") if type(checkpoint) is dict else None
+    if type(recipe) is not dict:
         raise CheckpointError(f"{path} is not a checkpoint of meta-opt")
     version = recipe.get("format")
     if type(version) is not int or version < 1:
@@ -49,6 +49,10 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has format {shown(version)}, this version of meta-opt reads {FORMAT}; install a newer one"
         )
+    try:
+        check_repeated(checkpoint)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
     try:
         return upgraded(checkpoint)
     except Exception as error:  # what rubbish raises is not specified

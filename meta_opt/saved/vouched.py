@@ -69,8 +69,7 @@ def _reaches_out(value: Any, kinds: Sequence[Any]) -> bool:
     if isinstance(value, str):
         return _text_reaches_out(value, kinds)
     if isinstance(value, list):
-        parts = [part for kind in kinds if typing.get_origin(kind) is not Literal for part in typing.get_args(kind)]
-        of_items = [each for part in parts if part is not ... for each in _alternatives(part)] or [Any]
+        of_items = [each for kind in kinds for each in _kinds_of_items(kind)] or [Any]
         return any(_reaches_out(item, of_items) for item in value)
     if not isinstance(value, dict):
         return False
@@ -90,6 +89,13 @@ def _text_reaches_out(text: str, kinds: Sequence[Any]) -> bool:
     if all(_is_plain(kind) or kind in _OPEN for kind in kinds):
         return _WORDS.fullmatch(text) is None
     return str not in kinds or _WORD.fullmatch(text) is None or Path(text).exists()
+
+
+def _kinds_of_items(kind: Any) -> list[Any]:
+    """What the items of a list may be that is of this type, or of one that is not known."""
+    if typing.get_origin(kind) is Literal or kind in _PLAIN or kind in _OPEN or _is_enum(kind):
+        return []
+    return [each for part in typing.get_args(kind) or (str, type) if part is not ... for each in _alternatives(part)]
 
 
 def _kinds_of_value(key: str, kinds: Sequence[Any]) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from meta_opt.studies.axes import COLORS, LOSS, cycle, drawable, legend, loss_axis, or_infinite, places, tidy
 from meta_opt.studies.study import Figure as Wanted
-from meta_opt.studies.summaries import Point, Summary, norms, quartiles
+from meta_opt.studies.summaries import Point, Summary, norms, of_test, quartiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,10 +198,10 @@ def _histograms(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[
 def _curves(axes: Axes, summary: Summary, wanted: Wanted, shown: list[tuple[Point, str]]) -> None:
     """The median over runs of the mean loss on test problems."""
     for color, (point, test) in zip(cycle(len(shown)), shown, strict=True):
-        curves = [line["results"]["tests"][test]["curve"] for line in point.lines if "results" in line]
+        curves = [curve for line in point.lines if (curve := of_test(line, test).get("curve"))]
         if not curves:
             continue
-        steps = [step for step, _ in curves[0]]
+        steps = [step for step, _ in min(curves, key=len)]
         failed = [math.inf] * point.failed
         values = [
             quartiles([*(or_infinite(curve[index][1]) for curve in curves), *failed]) for index in range(len(steps))
@@ -233,7 +233,7 @@ def _training(part: SubFigure, summary: Summary, wanted: Wanted) -> None:
     """Validation loss over meta-updates, and over seconds: the median over runs."""
     left, right = part.subplots(1, 2, sharey=True)
     for color, point in zip(cycle(len(summary.points)), summary.points, strict=True):
-        lines = [line for line in point.lines if "results" in line]
+        lines = [line for line in point.lines if line.get("results", {}).get("training")]
         if not lines:
             continue
         count = min(len(line["results"]["training"]["updates"]) for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.locks import BusyError, locked
 
 FILE = "results.jsonl"
+_OF_TRAINING = ("updates", "final_loss", "loss_sum")
 Line = Mapping[str, Any]
 
 
@@ -119,28 +120,35 @@ def _check(line: Any) -> None:
     if not made or not all(isinstance(line[name], kind) for name, kind in kinds.items()):
         raise ValueError
     str(line.get("error")).encode()  # text that JSON holds and no file can
-    results = line.get("results", {})
-    for name in ("tests", "baselines", "training", "meta_gradient_norms"):
-        if not isinstance(results.get(name, {}), dict):
-            raise ValueError
-    for of_test in results.get("tests", {}).values():
-        if not all(len(point) == 2 for point in of_test.get("curve", [])):
-            raise ValueError
+    results, seconds = line.get("results", {}), line["seconds"]
+    for test in results.get("tests", {}).values():
+        _check_numbers(value for name, value in test.items() if name != "curve")
+        for step, loss in _list(test.get("curve", [])):
+            _check_numbers([step, loss])
     for of_baseline in results.get("baselines", {}).values():
-        if not all({"value", "learning_rate"} <= set(of_baseline[merit]) for merit in ("final", "sum")):
-            raise ValueError
-    _check_numbers([results, line["seconds"]])
-
-
-def _check_numbers(value: Any) -> None:
-    """See that there are only numbers, or None for those that are not finite, in mappings and lists."""
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_numbers(item)
-    elif isinstance(value, bool) or not isinstance(value, int | float | None):
+        for merit in ("final", "sum"):
+            _check_numbers(of_baseline[merit][name] for name in ("value", "learning_rate"))
+    training = [results["training"][name] for name in _OF_TRAINING] if "training" in results else []
+    if len({*map(len, training)}) > 1:
         raise ValueError
-    elif value is not None:
-        float(value)
+    for values in (*training, seconds.get("training", [])):
+        _check_numbers(_list(values))
+    _check_numbers(value for name, value in seconds.items() if name != "training")
+    _check_numbers(results.get("meta_gradient_norms", {}).values())
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError
+    return value
+
+
+def _check_numbers(values: Iterable[Any]) -> None:
+    """See that all are numbers, or None for those that are not finite."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ValueError
+        float(value or 0)
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from meta_opt.errors import MetaOptError
 from meta_opt.studies.results import Line
@@ -48,7 +49,7 @@ class Point:
 
     def reached(self, test: str, of: Of = "final") -> list[float]:
         """What each run reached, mean over the test problems; infinite where it failed or is not finite."""
-        return [_number(_test(line, test).get(of)) for line in self.lines]
+        return [_number(of_test(line, test).get(of)) for line in self.lines]
 
     def quartiles(self, test: str, of: Of = "final") -> tuple[float, float, float] | None:
         """Lower quartile, median and upper quartile over the runs; None without any."""
@@ -190,8 +191,9 @@ def _place(match: re.Match[str]) -> tuple[str, list[str], str]:
     return match[1], match[2].split(), (match[3] or "").strip()
 
 
-def _test(line: Line, test: str) -> Mapping[str, object]:
-    tests: Mapping[str, Mapping[str, object]] = line.get("results", {}).get("tests", {})
+def of_test(line: Line, test: str) -> Mapping[str, Any]:
+    """The results of a run on a test; none where it failed."""
+    tests: Mapping[str, Mapping[str, Any]] = line.get("results", {}).get("tests", {})
     return tests.get(test, {})
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from meta_opt.cli import main, studying
 from meta_opt.cli.study_help import HELP
 from meta_opt.locks import locked
 from meta_opt.studies import library
+from meta_opt.studies.reading import read_study
+from meta_opt.studies.tasks import tasks_of
 from meta_opt.studies.workers import Worker
 
 STUDY = """\
@@ -103,6 +106,23 @@ def test_there_is_no_report_of_a_folder_that_is_not_there(study, capsys):
     assert main(["study", "rates.yaml", "--out", "misspelt", "--report"]) == 2
     assert "there is no misspelt to report on" in capsys.readouterr().err
     assert not Path("misspelt").exists()
+
+
+def test_a_report_of_lines_that_say_less_or_other_things(study, capsys):
+    text = STUDY.replace("[{draw: training}]", "[{draw: training}, {draw: curves}, {draw: norms}]")
+    (study / "rates.yaml").write_text(text.replace("title: Rates", r'title: "\e[31mRates"'))
+    tasks = tasks_of(read_study("rates", yaml.safe_load((study / "rates.yaml").read_text())), None)
+    said = [{"results": {}}, {"error": "\x1b]0;title\x07"}]
+    lines = [
+        {"key": task.key, "point": list(task.point), "run": task.run, "seconds": {}, **said[i % 2]}
+        for i, task in enumerate(tasks)
+    ]
+    (study / "results.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["study", "rates.yaml", "--out", str(study), "--report"]) == 0
+    out = capsys.readouterr().out
+    assert "31mRates" in out
+    assert "0;title" in out
+    assert "\x1b" not in out
 
 
 def test_no_report_of_another_study_replaces_one(study, capsys):

@@ -99,6 +99,38 @@ def test_what_is_not_whole_is_refused(name: str, tmp_path: Path) -> None:
     assert any(each in message for each in reason.split("|")), message
 
 
+def with_pickle(body: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as old, zipfile.ZipFile(made, "w") as new:
+        for entry in old.infolist():
+            pickle = entry.filename.endswith("data.pkl")
+            new.writestr(entry.filename, b"\x80\x02" + body if pickle else old.read(entry))
+    return made.getvalue()
+
+
+def doubled(first: bytes) -> bytes:
+    """A dictionary whose key is a tuple of twice a tuple of twice a tuple and so on."""
+    return b"}" + first + b"q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(60)) + b"K\x01s."
+
+
+MULTIPLYING = {
+    "a key": (doubled(b"K\x01\x85"), "its tuples are nested beyond reason"),
+    "a key of nothing": (doubled(b")"), "its tuples are nested beyond reason"),
+    "digits": (
+        b"c_codecs\nencode\n" * 41 + b"X\x01\x00\x00\x00aX\x05\x00\x00\x00ascii\x86R"
+        b"" + b"X\x03\x00\x00\x00hex\x86R" * 40 + b".",
+        "it holds _codecs encode",
+    ),
+    "bytes": (b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x08\x85R.", "it holds builtins bytearray"),
+}
+
+
+@pytest.mark.parametrize("name", MULTIPLYING)
+def test_a_few_bytes_stand_for_few(name: str, tmp_path: Path) -> None:
+    body, reason = MULTIPLYING[name]
+    assert reason in refused(tmp_path / "x.ckpt", with_pickle(body))
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere.ckpt", Path("/dev/null"), Path("a\0b")):
         with pytest.raises(CheckpointError, match="there is no checkpoint|cannot be read"):

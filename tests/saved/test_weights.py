@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,32 @@ def goes_round(content: dict[str, Any]) -> None:
     content["meta_opt"]["model"]["num_steps"] = value
 
 
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
+def of_loops(value: Any) -> Callable[[dict[str, Any]], Any]:
+    """Twice a value of twice a value and so on."""
+
+    def edit(content: dict[str, Any]) -> None:
+        held = value
+        for _ in range(60):
+            held = {"one": held, "other": held}
+        content["loops"] = held
+
+    return edit
+
+
+def holds_itself(content: dict[str, Any]) -> None:
+    content["loops"] = {}
+    content["loops"]["loops"] = content["loops"]
+
+
+def hides_a_method(content: dict[str, Any]) -> None:
+    content["meta_opt"]["model"] = OrderedDict(content["meta_opt"]["model"])
+    content["meta_opt"]["model"].values = None
+
+
 RECIPES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a large layout": (of_layout(shapes=[[10**12], [1], [1], [1]]), "layout must have from 1 to 1e+10 coordinates"),
     "a layout beyond floats": (
@@ -123,8 +150,14 @@ RECIPES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "names that are none": (of_layout(names=[1, 2, 3, 4]), "layout.names has 1"),
     "a name twice": (of_layout(names=["a", "a", "b", "c"]), "layout.names has a name twice"),
     "depths that are none": (of_layout(depths=[[0.0]] * 4), "layout.depths has a list of 1"),
-    "laughs": (laughs, "more than 500000 values are in it"),
-    "goes round": (goes_round, "is nested too deep"),
+    "laughs": (laughs, "what is in it several times stands for too much"),
+    "goes round": (goes_round, "a list of 1 holds itself"),
+    "many values": (of_model(num_steps=[0] * 600_000), "more than 500000 values are in it"),
+    "deep": (of_model(num_steps=nested(20)), "is nested too deep"),
+    "loops without end": (of_loops({}), "what is in it several times stands for too much"),
+    "loops of numbers": (of_loops(1), "what is in it several times stands for too much"),
+    "itself": (holds_itself, "a dict of 1 holds itself"),
+    "without a method": (hides_a_method, "has attributes"),
     "a long text": (
         lambda content: content["meta_opt"]["optimizer"].update(class_path="x" * 10**7),
         "(10000000 characters)",

@@ -65,7 +65,14 @@ def test_another_file_is_left_as_it_is(tmp_path):
         *("nothing", "[1]", "{}", "3", '{"key": [1]}', '{"key": "a", "error": "x"}'),
         *(
             json.dumps({**line("a"), **other})
-            for other in ({"results": 5}, {"run": None}, {"seconds": []}, {"point": 1}, {"seconds": {"fit": "x"}})
+            for other in (
+                {"results": 5},
+                {"run": None},
+                {"seconds": []},
+                {"point": 1},
+                {"seconds": {"fit": "x"}},
+                {"seconds": {"training": [{}]}},
+            )
         ),
         *(
             json.dumps({**line("a"), "results": results})
@@ -76,7 +83,15 @@ def test_another_file_is_left_as_it_is(tmp_path):
                 {"tests": {"t": {"final": 10**400}}},
                 {"tests": {"t": {"final": 1.0, "curve": [-1]}}},
                 {"baselines": {"SGD": {"final": -1}}},
+                {"tests": {"t": {"final": [1.0]}}},
+                {"tests": {"t": {"curve": {}}}},
+                {"tests": {"t": {"curve": [[0, [1.0]]]}}},
+                {"tests": {"t": {"curve": [[{}, 1.0]]}}},
+                {"baselines": {"SGD": {"final": {"value": [1.0], "learning_rate": 0.1}, "sum": {}}}},
                 {"training": None},
+                {"training": {"updates": [1], "final_loss": [1.0]}},
+                {"training": {"updates": [1], "final_loss": [1.0], "loss_sum": []}},
+                {"training": {"updates": [[1]], "final_loss": [1.0], "loss_sum": [1.0]}},
                 {"meta_gradient_norms": {"all": [["x"]]}},
             )
         ),
