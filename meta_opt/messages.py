@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -37,6 +38,11 @@ def clipped(value: object, limit: int = _VALUE) -> str:
     """The text of a value in one line, cut where it is long."""
     text = " ".join(printable(str(value)[: 4 * limit]).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def prose(text: str) -> str:
+    """A docstring in one line, without markup."""
+    return re.sub(r":\w+:`~?([^`]*)`|``(.*?)``", r"\1\2", " ".join(text.split()))
 
 
 def one_line(message: object) -> str:

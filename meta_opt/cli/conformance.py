@@ -10,7 +10,7 @@ from typing import Any
 from meta_opt import registry
 from meta_opt.cli.files import find_class
 from meta_opt.errors import MetaOptError
-from meta_opt.messages import described, one_line
+from meta_opt.messages import described, one_line, prose
 from meta_opt.registry import Kind
 
 USAGE = """\
@@ -53,7 +53,7 @@ def run(options: list[str]) -> int:
     for each in checks:
         problem = _failure(each, make())
         failed += problem is not None
-        about = (each.__doc__ or "").partition("\n")[0].replace("``", "")
+        about = prose((each.__doc__ or "").partition("\n")[0])
         name = each.__name__.replace("_", " ")
         print(f"  ok      {name}: {about}" if problem is None else f"  FAILED  {name}: {problem}", flush=True)
     seconds = time.monotonic() - started

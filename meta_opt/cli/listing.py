@@ -19,7 +19,7 @@ from typing import Any
 from meta_opt import registry
 from meta_opt.errors import MetaOptError, RegistryError
 from meta_opt.installed import installed
-from meta_opt.messages import clipped, nearest, one_line
+from meta_opt.messages import clipped, nearest, one_line, prose
 from meta_opt.registry import Plugin
 from meta_opt.saved.pretrained import pretrained, read_card
 
@@ -54,7 +54,7 @@ def run(options: list[str]) -> int:
                 from meta_opt.cli.files import find_class
 
                 kind, cls = find_class(name)
-                print(f"{kind} {name}  {clipped((cls.__doc__ or '').partition(chr(10))[0], _DESCRIPTION)}".rstrip())
+                print(f"{kind} {name}  {_first_line(cls.__doc__)}".rstrip())
                 _show_recommended(cls)
                 continue
             if name in pretrained():
@@ -190,7 +190,11 @@ def describe(plugin: Plugin) -> str:
             case ast.Assign(targets=[ast.Name("api_version")], value=ast.Constant(version)):
                 if problem := registry.version_problem(version):
                     raise RegistryError(problem)
-    return clipped((ast.get_docstring(node) or "").partition("\n")[0], _DESCRIPTION)
+    return _first_line(ast.get_docstring(node))
+
+
+def _first_line(docstring: str | None) -> str:
+    return clipped(prose((docstring or "").partition("\n")[0]), _DESCRIPTION)
 
 
 def _definition(module: str, name: str) -> ast.stmt | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import shutil
 import textwrap
 import types
@@ -21,7 +20,7 @@ from meta_opt.cli.files import with_dotted_paths
 from meta_opt.cli.listing import described_names
 from meta_opt.cli.reading_first import read_first
 from meta_opt.errors import RegistryError
-from meta_opt.messages import clipped
+from meta_opt.messages import clipped, prose
 from meta_opt.registry import Kind
 
 _LINKED = ("optimizee", "optimizer", "estimator", "seed")  # arguments of the meta-learner that have options elsewhere
@@ -139,7 +138,7 @@ def _of_arguments(group: str, title: str, cls: type[Any], values: Mapping[str, A
         cls: The class.
         values: Its defaults where they are not those of the constructor.
     """
-    what = _prose((inspect.getdoc(cls) or "").partition("\n\n")[0])
+    what = prose((inspect.getdoc(cls) or "").partition("\n\n")[0])
     lines = _wrapped(f"--{group}{title}: {what}" if title else f"--{group}.OPTION:", 0)
     entries = list(_entries(cls, values))
     for name, about, text in entries:
@@ -165,12 +164,7 @@ def _entries(cls: type[Any], values: Mapping[str, Any]) -> Iterator[tuple[str, s
         default = values.get(name, action.default)
         needed = name not in values and name in required
         about = f"{hint}, {'required' if needed else f'default {_shown(default)}'}"
-        yield name, about, _prose(action.help or "")
-
-
-def _prose(text: str) -> str:
-    """A docstring in one line, without markup."""
-    return re.sub(r":\w+:`~?([^`]*)`|``(.*?)``", r"\1\2", " ".join(text.split()))
+        yield name, about, prose(action.help or "")
 
 
 def _shown(value: Any) -> str:

@@ -27,7 +27,8 @@ _SIDE = 161  # points of the grid along each axis
 _LEVELS = 18
 _LEAST_HALF = 1.1  # of the side of a picture, in θ
 _FARTHEST = 3.0  # what is farther from the start, in lengths of θ_0 or 1, leaves the picture
-_COLORS = ("#b00020", "#7b1fa2", "#e07b00", "#1f6fb5", "#2a8f4f", "#555555", "#0f9aa0", "#8a6d1d")
+# Told apart by people who see no difference between red and green, too.
+_COLORS = ("#b00020", "#7b1fa2", "#e07b00", "#4aa3ff", "#2a8f4f", "#555555", "#0f9aa0", "#000000")
 _DASHES = ("-", (0, (3, 1.5)), (0, (1, 1)))  # of the second eight, and the third
 _SWATCH, _LETTER = 0.6, 0.065  # inches of a legend
 
@@ -209,7 +210,7 @@ def _draw_paths(axes: Axes, panel: Panel, steps: int | None) -> list[Any]:
         added += axes.plot(
             *part[-1:].T.numpy(), "o", color=color, markeredgecolor="white", markersize=6, zorder=order + 3
         )
-        text = f"{loss:.1e}" if loss < 1e-2 else f"{loss:.2f}"
+        text = f"{loss:.2f}" if 1e-2 <= abs(loss) < 1e4 else f"{loss:.1e}"
         added.append(
             axes.text(
                 0.98, 0.98 - 0.055 * number, text, color=color, transform=axes.transAxes, ha="right", va="top",

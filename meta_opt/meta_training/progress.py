@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from meta_opt.optimizees.checking import LOGGED, TIMES
 
-_WIDTH = 80
+_WIDTH = 80  # at most
 # What is shown, in this order, where it is logged: name in the log, and how it is written.
 _SHOWN = (
     (f"val/{TIMES}", "{:.2g}x Adam"),
@@ -54,7 +55,7 @@ class EpisodeBar(ProgressBar):
             self._bar = tqdm(
                 total=_total(trainer),
                 initial=self._first,
-                ncols=_WIDTH,
+                ncols=min(_WIDTH, shutil.get_terminal_size().columns),
                 bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} {remaining} left",
                 unit="episode",
             )

@@ -205,6 +205,12 @@ def test_control_characters_are_not_printed(meta_opt: Any, install: Install) -> 
     assert "\x1b" not in out
 
 
+def test_docstrings_are_shown_without_markup(meta_opt: Any) -> None:
+    _, out, _ = meta_opt("list")
+    assert rows(out)["landscape"].endswith("started; meta-opt landscape draws them.")
+    assert "`" not in out
+
+
 def test_names_of_other_kinds_are_found(meta_opt: Any) -> None:
     status, out, _ = meta_opt("list", "first_order")
     assert status == 0

@@ -1,5 +1,6 @@
 """Paths over contours."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from meta_opt.errors import MetaOptError
-from meta_opt.evaluation.landscapes import check_two_parameters, landscape_figure, panel_of, save_animation
+from meta_opt.evaluation.landscapes import _COLORS, check_two_parameters, landscape_figure, panel_of, save_animation
 from meta_opt.inner_loop.episodes import run_episodes
 from meta_opt.optimizers.baseline_names import adam, baseline
 from meta_opt.saved.pretrained import pretrained_path
@@ -122,6 +123,27 @@ def test_a_legend_fits_and_tells_all_apart() -> None:
     assert box.x1 <= width
     lines = legend.get_lines()
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
+
+
+def test_colors_are_told_apart_without_red_and_green() -> None:
+    from matplotlib.colors import to_rgb
+
+    linear = torch.tensor([to_rgb(color) for color in _COLORS]) ** 2.2
+    deuteranopia = torch.tensor([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])  # Machado 2009
+    xyz = torch.tensor([[0.434, 0.376, 0.190], [0.213, 0.715, 0.072], [0.018, 0.109, 0.873]])  # relative to white
+    x, y, z = ((linear @ deuteranopia.T).clamp(0.0, 1.0) @ xyz.T).pow(1 / 3).T
+    lab = torch.stack([116.0 * y, 500.0 * (x - y), 200.0 * (y - z)], dim=1)
+    assert float(torch.pdist(lab).min()) > 15.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [(0.0, "0.0e+00"), (0.0034, "3.4e-03"), (0.5, "0.50"), (-12.0, "-12.00"), (1.7e30, "1.7e+30"), (math.nan, "nan")],
+)
+def test_last_losses_are_short(loss: float, text: str) -> None:
+    panel = panel_of("bowl", Landscape("convex_bowl"), {"Adam": adam(0.1)}, 3)
+    axes = landscape_figure([replace(panel, losses={"Adam": torch.full((4,), loss)})]).axes[0]
+    assert [each.get_text() for each in axes.texts] == [text]
 
 
 @pytest.mark.parametrize("finite", [True, False])

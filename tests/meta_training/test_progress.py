@@ -36,11 +36,15 @@ def test_without_an_end_there_is_no_time_left(capsys: pytest.CaptureFixture[str]
     assert "left" not in lines[0]
 
 
-def test_a_bar_of_80_columns_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("terminal", "width"), [(200, 80), (60, 60)])
+def test_a_bar_of_80_columns_or_as_wide_as_a_narrower_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: int, width: int
+) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(terminal))
     fit()
     shown = re.split(r"[\r\n]+", capsys.readouterr().err)
-    assert max(map(len, shown)) <= 80
+    assert max(map(len, shown)) == width
     last = [line for line in shown if line.strip()][-1]
     assert re.fullmatch(r"val \S+, train \S+, root \S+ +\|.*\| 6/6 00:00 left", last)
 
