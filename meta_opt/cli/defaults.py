@@ -36,22 +36,23 @@ from meta_opt.storage import expanded
 NEWEST = ("last", "best")  # as --ckpt_path: of the run that saved last
 
 # What a checkpoint keeps of its run, so that resuming goes on in the same way. Nothing that names a file or a class.
-RESUMED_SETTINGS = (
-    "trainer.max_epochs",
-    "trainer.min_epochs",
-    "trainer.max_steps",
-    "trainer.min_steps",
-    "trainer.precision",
-    "trainer.limit_train_batches",
-    "trainer.limit_val_batches",
-    "trainer.check_val_every_n_epoch",
-    "trainer.val_check_interval",
-    "early_stopping.patience",
-    "early_stopping.min_delta",
-    "early_stopping.stopping_threshold",
-    "early_stopping.divergence_threshold",
-    "preset",
-)
+# The types are what it may hold there: the parser lets defaults pass that are text or null.
+RESUMED_SETTINGS: dict[str, Any] = {
+    "trainer.max_epochs": int | None,
+    "trainer.min_epochs": int | None,
+    "trainer.max_steps": int | None,
+    "trainer.min_steps": int | None,
+    "trainer.precision": int | str | None,
+    "trainer.limit_train_batches": int | float | None,
+    "trainer.limit_val_batches": int | float | None,
+    "trainer.check_val_every_n_epoch": int | None,
+    "trainer.val_check_interval": int | float | str | None,
+    "early_stopping.patience": int,
+    "early_stopping.min_delta": int | float,
+    "early_stopping.stopping_threshold": int | float | None,
+    "early_stopping.divergence_threshold": int | float | None,
+    "preset": str,
+}
 # What has been done when a run goes on. Another value of it would be written down and change nothing.
 OF_THE_BEGINNING = ("preset", "model.warm_start", "model.pretraining", "model.pretraining_rate")
 
@@ -216,7 +217,11 @@ def _use_checkpoint(command: str, defaults: Defaults, asked: dict[Kind, type[Any
                 f"{relative(path)} was trained on {recipe.optimizee.name or 'another optimizee'}, and fit goes on with "
                 "a run as it was; leave --optimizee out, or --ckpt_path for a new run"
             )
-        defaults.options |= {name: recipe.run[name] for name in RESUMED_SETTINGS if name in recipe.run}
+        resumed = {name: recipe.run[name] for name in RESUMED_SETTINGS if name in recipe.run}
+        for name, value in resumed.items():
+            if not isinstance(value, RESUMED_SETTINGS[name]):
+                raise CheckpointError(f"{relative(path)} is damaged: its {name} is {shown(value)}")
+        defaults.options |= resumed
 
 
 def _use_part(defaults: Defaults, kind: Kind, asked: type[Any] | None, path: Path, part: Part) -> bool:

@@ -52,7 +52,7 @@ class ValidationCurves(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from them."""
-        self._means = {episode: torch.tensor(means) for episode, means in state_dict["means"].items()}
+        self._means = {episode: torch.tensor([*map(float, means)]) for episode, means in state_dict["means"].items()}
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

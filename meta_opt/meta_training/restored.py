@@ -34,6 +34,8 @@ def check_restored(optimizer: torch.optim.Optimizer) -> None:
     """
     params = [param for group in optimizer.param_groups for param in group["params"] if param in optimizer.state]
     for param in params:
+        if not isinstance(optimizer.state[param], dict):
+            raise _damaged(f"that of a parameter is {shown(optimizer.state[param])}")
         for name, value in optimizer.state[param].items():
             if isinstance(value, Tensor) and not _fits(value, param, signed=name != "step"):
                 raise _damaged(f"its {name} does not fit a parameter of {list(param.shape)}")

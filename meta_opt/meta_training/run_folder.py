@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from meta_opt.errors import MetaOptError, StorageError
 from meta_opt.locks import BusyError, acquire
+from meta_opt.messages import clipped
 from meta_opt.meta_training.judging import RunCheckpoint
 from meta_opt.saved.checkpoints import remove_leftovers
 from meta_opt.saved.recipes import RUN_SETTINGS
@@ -139,7 +140,7 @@ class RunFolder(Callback):
         now = {type(callback).__qualname__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
         missing = {key.partition("{")[0] for key in checkpoint.get("callbacks", ())} - now - _OF_OPTIONS
         if missing and trainer.is_global_zero:
-            names = ", ".join(sorted(missing))
+            names = clipped(", ".join(sorted(missing)), 240)
             warnings.warn(f"the run goes on without {names}: say --trainer.callbacks as before", stacklevel=2)
         episode: Any = pl_module.episode
         self._open_log(trainer, purge_step=episode)

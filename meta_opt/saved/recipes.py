@@ -13,7 +13,7 @@ import torch
 
 from meta_opt import registry
 from meta_opt.errors import CheckpointError, MetaOptError, shown
-from meta_opt.messages import clipped
+from meta_opt.messages import clipped, printable
 from meta_opt.optimizees.layout import Layout
 from meta_opt.optimizers.contract import OptimizerNetwork
 from meta_opt.saved.archives import read_archive
@@ -107,7 +107,7 @@ def _recipe(checkpoint: dict[str, Any], path: Path) -> Recipe:
     except KeyError as error:
         raise CheckpointError(f"{path} is damaged: its entry meta_opt is incomplete, it has no {error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged: {printable(str(error))}") from error
 
 
 def _part(entry: Any) -> Part:
@@ -169,8 +169,8 @@ def make(kind: registry.Kind, part: Part, path: Path, asked: type[Any] | None = 
     if "." in part.name and not same:
         option = registry.OPTIONS[kind]
         raise CheckpointError(
-            f"the {kind} of {path} is {part.name}, not an installed one, and a checkpoint may not say what to import; "
-            f"on the command line, name its class with --{option} MODULE.CLASS, or --{option} FILE.py:CLASS"
+            f"the {kind} of {path} is {clipped(part.name)}, not an installed one, and a checkpoint may not say what to "
+            f"import; on the command line, name its class with --{option} MODULE.CLASS, or --{option} FILE.py:CLASS"
             + ("; in Python, give LearnedOptimizer the optimizer_class" if kind == "optimizer" else "")
         )
 
@@ -251,7 +251,7 @@ def check_class(option: str, asked: object, recipes: Iterable[Recipe]) -> None:
         raise MetaOptError(f"{option} must be a subclass of OptimizerNetwork, not {shown(asked)}")
     held = [recipe.optimizer.name for recipe in recipes]
     if held and registry.name_of(asked) not in held:
-        holds = ", ".join(dict.fromkeys(map(str, held)))
+        holds = ", ".join(dict.fromkeys(map(clipped, held)))
         raise MetaOptError(f"{option} {registry.name_of(asked)}: no checkpoint holds one, they hold {holds}")
 
 

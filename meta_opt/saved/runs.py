@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meta_opt.errors import CheckpointError, StorageError
+from meta_opt.messages import printable
 
 _NAME = re.compile(r"run_(\d+)")
 
@@ -114,5 +115,6 @@ def relative(path: Path) -> str:
 def short_name(checkpoint: Path) -> str:
     """``quadratic/run_0`` for the best checkpoint of a run, ``quadratic/run_0/last``, and of others the file's name."""
     if found := Run.containing(checkpoint):
-        return f"{found.optimizee}/{found.name}" + ("" if checkpoint.stem == "best" else f"/{checkpoint.stem}")
-    return checkpoint.stem
+        end = "" if checkpoint.stem == "best" else f"/{checkpoint.stem}"
+        return printable(f"{found.optimizee}/{found.name}{end}")
+    return printable(checkpoint.stem)

@@ -774,6 +774,7 @@ META_OPTIMIZER = {
     "another shape": lambda saved: saved["state"][0].update(exp_avg=torch.zeros(77)),
     "none": lambda saved: saved["state"][0].update(exp_avg=None),
     "a list": lambda saved: saved["state"][0].update(exp_avg_sq=[]),
+    "a tensor for a state": lambda saved: saved["state"].update({0: torch.zeros(0)}),
     "not finite": lambda saved: saved["state"][0]["exp_avg_sq"].fill_(torch.nan),
     "before the first step": lambda saved: saved["state"][0]["step"].fill_(-1.0),
     "squares below zero": lambda saved: saved["state"][0]["exp_avg_sq"].sub_(1.0),
@@ -799,6 +800,31 @@ def test_counters_that_count_nothing(trained, meta_opt, value):
     path = change("checkpoints/bowl/run_0/last.ckpt", edit)
     message = fails(meta_opt, "fit", "--ckpt_path", path, "--trainer.max_epochs", "3", *QUIET)
     assert message == f"the checkpoint is damaged: its loops.fit_loop.epoch_progress.current.processed is {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("early_stopping.patience", None),
+        ("early_stopping.patience", "x"),
+        ("early_stopping.min_delta", "x"),
+        ("early_stopping.stopping_threshold", "x"),
+        ("trainer.max_epochs", "x"),
+        ("trainer.limit_val_batches", "x"),
+    ],
+)
+def test_settings_that_are_of_another_type(trained, meta_opt, option, value):
+    path = change("checkpoints/bowl/run_0/last.ckpt", lambda content: content["meta_opt_run"].update({option: value}))
+    message = fails(meta_opt, "fit", "--ckpt_path", path, *QUIET)
+    assert message == f"changed.ckpt is damaged: its {option} is {value!r}"
+
+
+def test_escape_codes_of_a_checkpoint_are_not_printed(trained, meta_opt):
+    path = change(
+        "checkpoints/bowl/run_0/last.ckpt", lambda content: content["callbacks"].update({"\x1b[31mRed\n": {}})
+    )
+    with pytest.warns(UserWarning, match=r"the run goes on without \[31mRed: say"):
+        assert meta_opt("fit", "--ckpt_path", path, "--trainer.max_epochs", "3", *QUIET)[0] == 0
 
 
 def test_a_checkpoint_names_no_class_by_its_path(trained, meta_opt):

@@ -100,6 +100,11 @@ def test_hyperparameters(log_dir: Path) -> None:
     assert "model.reference_lr" not in shown
 
 
+def test_curves_of_a_checkpoint_that_are_none() -> None:
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        ValidationCurves(Reference()).load_state_dict({"means": {2: torch.zeros(2, 2).to_sparse()}})
+
+
 def test_the_figure_shows_validations_and_the_reference() -> None:
     losses = torch.logspace(0, -2, 11).unsqueeze(1) * torch.tensor([1.0, 2.0, 3.0])
     means = {episode: losses.mean(1) / episode for episode in range(1, 31)}

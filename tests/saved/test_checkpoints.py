@@ -111,6 +111,18 @@ def test_load_learner_takes_installed_names_only(tmp_path):
         load_learner(tmp_path / "x.ckpt")
 
 
+@pytest.mark.parametrize(
+    "edit", [{"optimizee": {"class_path": "os.\x1b[31m", "init_args": {}}}, {"\x1b[31m": torch.zeros(1)}]
+)
+def test_escape_codes_are_no_part_of_messages(edit, saved, tmp_path):
+    content = torch.load(saved, weights_only=True)
+    content["meta_opt"].update(edit)
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=r"\[31m") as caught:
+        load_learner(tmp_path / "x.ckpt")
+    assert "\x1b" not in str(caught.value)
+
+
 DAMAGE = {
     "not finite": lambda content: [
         value.fill_(torch.nan) for name, value in content["state_dict"].items() if name.startswith("average.module.")
@@ -140,5 +152,5 @@ def test_a_damaged_module_is_refused(damage, saved, tmp_path):
     content = torch.load(saved, weights_only=True)
     DAMAGE[damage](content)
     torch.save(content, tmp_path / "damaged.ckpt")
-    with pytest.raises(MetaOptError, match="damaged|does not fit|must be more than 0"):
+    with pytest.raises(MetaOptError, match="damaged|does not fit|must be more than 0|must be text"):
         MetaLearner.load_from_checkpoint(tmp_path / "damaged.ckpt", optimizee=Regression)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from meta_opt.errors import CheckpointError, StorageError
-from meta_opt.saved.runs import Run, relative
+from meta_opt.saved.runs import Run, relative, short_name
 
 
 def test_no_two_runs_have_the_same_name(tmp_path):
@@ -44,6 +44,13 @@ def test_paths_are_shown_as_they_are_typed(tmp_path, monkeypatch):
     assert relative(tmp_path / "a" / "b") == "a/b"
     assert relative(Path("a")) == "a"
     assert relative(Path("/elsewhere")) == "/elsewhere"
+
+
+def test_names_of_checkpoints_are_short_and_printable(tmp_path):
+    run = Run.claim(tmp_path, "\x1b[31mbowl")
+    assert short_name(run.checkpoints / "best.ckpt") == " [31mbowl/run_0"
+    assert short_name(run.checkpoints / "last.ckpt") == " [31mbowl/run_0/last"
+    assert short_name(tmp_path / "\x1b[2Jmine.ckpt") == " [2Jmine"
 
 
 def test_a_newer_run_without_a_checkpoint_is_not_passed_over(meta_opt, tmp_path):
