@@ -73,8 +73,11 @@ def loss_figure(
         mean = losses.mean(1)
         lowest.append(float(mean.nan_to_num(1.0).min()))
         floor = low.clamp_min(1e-3 * mean.abs().min())  # a band that reaches zero has no end on a log scale
-        axes.fill_between(range(len(losses)), floor, high, color=_REFERENCE, alpha=0.15, linewidth=0, zorder=1)
         axes.plot(mean, color=_REFERENCE, linestyle="--", linewidth=2, label=reference_label, zorder=2)
+        axes.fill_between(
+            range(len(losses)), floor, high, color=_REFERENCE, alpha=0.15, linewidth=0, zorder=1,
+            label="its 10th to 90th percentile",
+        )  # fmt: skip
     if min(lowest) > 0.0:
         axes.set_yscale("log")
         _plain_ticks(axes)

@@ -65,11 +65,12 @@ def tidy(axes: Axes) -> None:
 
 def _plain_ticks(axis: Axis) -> None:
     """Numbers as one writes them, and not too many."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(high / low) if low > 0 else 9.0
     subs = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
-    axis.set_major_locator(LogLocator(base=10.0, subs=subs, numticks=8))
+    few = low > 0.0 and high < 2.5**2 * low  # of 1, 2, 5, 10, ...
+    axis.set_major_locator(MaxNLocator(4) if few else LogLocator(base=10.0, subs=subs, numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

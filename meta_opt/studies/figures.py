@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LIGHT = "#8a8a8a"
 _WIDTH, _HEIGHT = 3.9, 3.1  # of a panel, in inches
+_IN_A_ROW = 3  # panels at most, or a page shows letters too small to read
 _BINS = 24
 _HIGHEST = 1e6  # on the axis of a histogram, unless everything is higher
 _RANGE = 1e6  # of a histogram; what is lower is in the first bin
@@ -28,20 +29,28 @@ def draw(summary: Summary) -> Figure:
     from matplotlib.figure import Figure
 
     rows = [(wanted, _panels(summary, wanted)) for wanted in summary.study.figures]
-    columns = max(2 if wanted.draw == "training" else len(panels) for wanted, panels in rows)
-    heights = [_height(wanted, panels) for wanted, panels in rows]
+    columns = max(2 if wanted.draw == "training" else _grid(panels)[1] for wanted, panels in rows)
+    heights = [_height(wanted, panels) * _grid(panels)[0] for wanted, panels in rows]
     figure = Figure(figsize=(max(_WIDTH * columns, 6.0), sum(heights)), layout="constrained")
     parts: Any = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)
     for part, (wanted, panels) in zip(parts[:, 0], rows, strict=True):
         if wanted.draw == "training":
             _training(part, summary, wanted)
             continue
-        axes = part.subplots(1, len(panels), squeeze=False, sharey=_share_losses(summary, wanted))[0]
-        for each, (title, shown) in zip(axes, panels, strict=True):
+        axes = part.subplots(*_grid(panels), squeeze=False, sharey=_share_losses(summary, wanted)).flatten()
+        for each, (title, shown) in zip(axes, panels, strict=False):
             each.set_title(title, fontsize=9)
             _DRAW[wanted.draw](each, summary, wanted, shown)
             tidy(each)
+        for each in axes[len(panels) :]:
+            each.remove()
     return figure
+
+
+def _grid(panels: Sequence[Panel]) -> tuple[int, int]:
+    """In how many rows panels are, and in how many columns."""
+    rows = -(-len(panels) // _IN_A_ROW)
+    return rows, -(-len(panels) // rows)
 
 
 def _share_losses(summary: Summary, wanted: Wanted) -> bool:

@@ -120,7 +120,7 @@ def test_the_figure_shows_validations_and_the_reference() -> None:
     assert list(lines["Adam, lr 0.1"]) == pytest.approx((2 * losses).double().mean(1).tolist())
     assert len(axes.lines) == 11
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "learned, 3 episodes", "learned, 30 episodes", "Adam, lr 0.1"
+        "learned, 3 episodes", "learned, 30 episodes", "Adam, lr 0.1", "its 10th to 90th percentile"
     ]  # fmt: skip
 
 

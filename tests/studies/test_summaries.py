@@ -1,5 +1,6 @@
 """Numbers from results, and the report of them."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -210,6 +211,29 @@ def test_panels_share_an_axis_of_losses_where_they_are_of_one_optimizee(other, s
     study = read_study("rates", {**CONTENT, "axes": axes, "tests": tests, "figures": figures, "text": ""})
     for left, right in zip(*[iter(draw(Summary(study, {})).get_axes())] * 2, strict=True):
         assert left.get_shared_y_axes().joined(left, right) is shared
+
+
+def test_many_panels_are_in_several_rows_and_ticks_are_apart():
+    tests = {f"test-{index}": {} for index in range(5)}
+    figures = [{"draw": "bars", "panels": "test"}]
+    axes = {"named": {"a-label-that-takes-half-of-the-panel": {}}}
+    content = {**CONTENT, **NOTHING, "axes": axes, "tests": tests, "runs": 2, "figures": figures}
+    study, made = read_study("many", content), {}
+    for task in tasks_of(study):
+        result = {"final": 0.231 + 0.014 * task.run, "sum": 1.0, "not_finite": 0, "curve": [[0, 1.0]]}
+        results = {"tests": dict.fromkeys(tests, result)}
+        made[task.key] = {"key": task.key, "run": task.run, "results": results, "seconds": {}}
+    figure = draw(Summary(study, made))
+    figure.draw_without_rendering()
+    assert [axes.get_title() for axes in figure.get_axes()] == [*tests]
+    assert figure.get_figwidth() < 12.0
+    for axes in figure.get_axes():
+        low, high = axes.get_xlim()
+        labels = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+        shown = [label for tick, label in labels if low <= tick <= high]
+        boxes = [label.get_window_extent() for label in shown]
+        assert len(boxes) >= 2
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_figures_show_the_numbers(tmp_path):
