@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -53,7 +54,7 @@ def read_lists(arguments: list[str], *names: str) -> dict[str, list[str]]:
 def _with_values(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Options, each with the values that follow it."""
     starts = [i for i, argument in enumerate(arguments) if argument.startswith("-")]
-    for start, end in zip(starts, [*starts[1:], len(arguments)], strict=True):
+    for start, end in pairwise([*starts, len(arguments)]):
         option, equals, text = arguments[start].partition("=")
         yield option, [text] * bool(equals) + arguments[start + 1 : end]
 
