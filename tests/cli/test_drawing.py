@@ -67,6 +67,7 @@ def test_help(capsys) -> None:
         (["--optimizee.name", "hill"], "optimizee.name must be all or one of"),
         (["--baselines", "Adamm"], "Adamm"),
         (["--baselines"], "nothing to draw"),
+        (["rosenbrock"], "unexpected argument 'rosenbrock'"),
         (["--steps", "3"], "unknown option --steps"),
         (["--ckpt_path", "none.ckpt"], "none.ckpt"),
         (["--out", "."], "exists"),
