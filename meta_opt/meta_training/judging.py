@@ -130,19 +130,17 @@ class RunCheckpoint(Judging, ModelCheckpoint):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count epochs of resumed runs, where Lightning counts too many done, or too few begun.
+        """Count epochs by those that are completed; of a resumed run, Lightning miscounts those that are not.
 
-        Done is one that goes on where ``max_steps`` is set; not begun is the one after a checkpoint that was saved with
-        the last episode of an epoch.
+        Where ``max_steps`` is set it counts one too many as processed, and after a checkpoint that was saved with the
+        last episode of an epoch one too few as begun.
         """
         self._unfinished = False
         progress = trainer.fit_loop.epoch_progress
         trackers: tuple[Any, ...] = (progress.total, progress.current)
         for tracker in trackers:
-            if batch_idx == 0:
-                tracker.ready = tracker.started = tracker.processed + 1
-            else:
-                tracker.processed = min(tracker.processed, tracker.started - 1)
+            tracker.processed = tracker.completed
+            tracker.ready = tracker.started = tracker.completed + 1
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
