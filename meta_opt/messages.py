@@ -28,10 +28,11 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question for the nearest of the known names, and a space; nothing where none is near."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {found[0]!r}? " if found else ""
+def offered(name: str, known: Iterable[str], there: str) -> str:
+    """What there is instead of a name, after a question for the nearest of the known ones where one is near."""
+    by_lower = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"did you mean {by_lower[found[0]]!r}? {there[0].upper()}{there[1:]}" if found else there
 
 
 def clipped(value: object, limit: int = _VALUE) -> str:

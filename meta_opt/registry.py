@@ -29,7 +29,7 @@ from meta_opt.configurable import API_VERSION
 from meta_opt.errors import RegistryError
 from meta_opt.importing import imported
 from meta_opt.installed import installed
-from meta_opt.messages import clipped, nearest
+from meta_opt.messages import clipped, offered
 
 Kind = Literal["optimizee", "optimizer", "estimator"]
 
@@ -97,14 +97,14 @@ def find(kind: Kind, name: str) -> Plugin:
     """The plugin of that name, not imported.
 
     Raises:
-        RegistryError: If there is none (the message names the nearest), if two distributions claim the name, or if
+        RegistryError: If there is none (the message names the offered), if two distributions claim the name, or if
             the name cannot be used.
     """
     claims = [plugin for plugin in plugins(kind) if plugin.name == name]
     if not claims:
         known = names(kind)
-        installed_ones = f"Installed: {', '.join(known) or 'none'}"
-        raise RegistryError(f"no {kind} is called {clipped(name)!r}; {nearest(name, known)}{installed_ones}")
+        there = offered(name, known, f"installed: {', '.join(known) or 'none'}")
+        raise RegistryError(f"no {kind} is called {clipped(name)!r}; {there}")
     for plugin in claims:
         if name_problem(plugin) is None:
             return plugin

@@ -13,7 +13,7 @@ from meta_opt.cli.output import discard, quiet_log_writers, safe_output
 from meta_opt.errors import MetaOptError
 from meta_opt.installed import reading_problem
 from meta_opt.memory import LESS_MEMORY, shortage
-from meta_opt.messages import clipped, described, nearest, one_line, own_frames
+from meta_opt.messages import clipped, described, offered, one_line, own_frames
 
 __all__ = ["main"]
 
@@ -77,8 +77,8 @@ def _run(args: list[str]) -> int:
         print(f"meta-opt {__version__}")
         return 0
     if name not in COMMANDS:
-        hint = nearest(name, COMMANDS)
-        raise MetaOptError(f"no command is called {clipped(name)!r}; {hint}There are {', '.join(COMMANDS)}")
+        there = offered(name, COMMANDS, f"there are {', '.join(COMMANDS)}")
+        raise MetaOptError(f"no command is called {clipped(name)!r}; {there}")
     command = COMMANDS[name]
     if name in ("list", "new"):  # which need not read options, and answer at once
         return _module(command.module).run(options)

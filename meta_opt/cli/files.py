@@ -16,7 +16,7 @@ import yaml
 from meta_opt import registry
 from meta_opt.cli import configs
 from meta_opt.errors import RegistryError
-from meta_opt.messages import clipped, nearest
+from meta_opt.messages import clipped, offered
 from meta_opt.registry import Kind
 
 _REFERENCE = re.compile(r"(.+\.py):[^\W\d][\w.]*", re.DOTALL)
@@ -60,8 +60,8 @@ def find_class(text: str) -> tuple[Kind, type[Any]]:
         known = [name for kind in registry.KINDS for name in registry.names(kind)]
         found = next((kind for kind in registry.KINDS if text in registry.names(kind)), None)
         if found is None:
-            there = f"There are {', '.join(known)}"
-            raise RegistryError(f"no plugin is called {clipped(text)!r}; {nearest(text, known)}{there}")
+            there = offered(text, known, f"there are {', '.join(known)}")
+            raise RegistryError(f"no plugin is called {clipped(text)!r}; {there}")
         return found, registry.load(found, text)
     for kind in registry.KINDS:
         try:

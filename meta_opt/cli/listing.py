@@ -19,7 +19,7 @@ from typing import Any
 from meta_opt import registry
 from meta_opt.errors import MetaOptError, RegistryError
 from meta_opt.installed import installed
-from meta_opt.messages import clipped, nearest, one_line, prose
+from meta_opt.messages import clipped, offered, one_line, prose
 from meta_opt.registry import Plugin
 from meta_opt.saved.pretrained import pretrained, read_card
 
@@ -124,8 +124,8 @@ def _find(name: str) -> Plugin:
         kind = next((kind for kind in registry.KINDS for plugin in registry.plugins(kind) if plugin.name == name), None)
     if kind is None:
         known = [*pretrained(), *(name for kind in registry.KINDS for name in registry.names(kind))]
-        there = "meta-opt list shows what there is"
-        raise RegistryError(f"nothing is called {clipped(name)!r}; {nearest(name, known)}{there}")
+        there = offered(name, known, "see meta-opt list")
+        raise RegistryError(f"nothing is called {clipped(name)!r}; {there}")
     return registry.find(kind, name)
 
 

@@ -6,9 +6,8 @@ options of the optimizer (``weight_decay=0.1``).
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from meta_opt.errors import MetaOptError
-from meta_opt.messages import clipped
+from meta_opt.messages import clipped, offered
 from meta_opt.optimizers.baselines import Baseline, BaselineOfTensors, Muon, SpectralMuon
 from meta_opt.optimizers.black_box import BOX, FROM_VALUES
 from meta_opt.optimizers.contract import InnerOptimizer
@@ -96,9 +95,8 @@ def baseline(name: str) -> HandMade:
         elif part == "warmup":
             warmup = _WARMUP
         elif not equals or not key.isidentifier():
-            near = difflib.get_close_matches(part, [*SHAPES, "warmup"], n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            _refuse(name, f"{clipped(part)!r} is no schedule; {hint}There are {', '.join(SHAPES)}, warmup, lr=RATE")
+            there = offered(part, [*SHAPES, "warmup"], f"there are {', '.join(SHAPES)}, warmup, lr=RATE")
+            _refuse(name, f"{clipped(part)!r} is no schedule; {there}")
         elif key == "warmup":
             warmup = _number(name, key, text)
         elif key == "lr":
@@ -151,17 +149,9 @@ def _class(name: str) -> type[torch.optim.Optimizer]:
         return _imported(name)
     classes = {key: value for key, value in vars(torch.optim).items() if _is_optimizer(value)}
     if name not in classes:
-        raise MetaOptError(
-            f"no baseline is called {clipped(name)!r}; {_hint(name, [*classes, *KNOWN])}There are "
-            f"{', '.join(KNOWN)}, the classes of torch.optim, and those of other packages as MODULE.CLASS"
-        )
+        there = f"there are {', '.join(KNOWN)}, the classes of torch.optim, and those of other packages as MODULE.CLASS"
+        raise MetaOptError(f"no baseline is called {clipped(name)!r}; {offered(name, [*classes, *KNOWN], there)}")
     return classes[name]
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = {key.lower(): key for key in known}
-    nearest = difflib.get_close_matches(name.lower(), near, n=1)
-    return f"did you mean {near[nearest[0]]!r}? " if nearest else ""
 
 
 def _imported(path: str) -> type[torch.optim.Optimizer]:

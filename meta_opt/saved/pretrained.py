@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meta_opt.errors import CheckpointError
-from meta_opt.messages import clipped, nearest
+from meta_opt.messages import clipped, offered
 
 # In a wheel the pretrained checkpoints lie in the package, in a checkout beside it.
 _FOLDERS = (Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] / "checkpoints" / "pretrained")
@@ -50,12 +50,12 @@ def pretrained_path(name: str) -> Path:
     """The checkpoint that comes with meta-opt under this name.
 
     Raises:
-        CheckpointError: If there is none; names the nearest match and all there are.
+        CheckpointError: If there is none; names the offered match and all there are.
     """
     paths = pretrained()
     if name not in paths:
-        there = f"There are {', '.join(paths) or 'none'}"
-        raise CheckpointError(f"no pretrained optimizer is called {clipped(name)!r}; {nearest(name, paths)}{there}")
+        there = offered(name, paths, f"there are {', '.join(paths) or 'none'}")
+        raise CheckpointError(f"no pretrained optimizer is called {clipped(name)!r}; {there}")
     return paths[name]
 
 

@@ -409,7 +409,7 @@ def test_a_pretrained_optimizer_is_tested_by_its_name(meta_opt, said):
             "--pretrained",
             "quadratc",
         ): "no pretrained optimizer is called 'quadratc'; did you mean 'quadratic'? There are",
-        ("--pretrained",): "no pretrained optimizer is called ''; There are",
+        ("--pretrained",): "no pretrained optimizer is called ''; there are",
         ("--pretrained", "quadratic", "--ckpt_path", "best"): "say one --pretrained or one --ckpt_path",
         ("--pretrained", "quadratic", "--pretrained=mnist_mlp"): "say one --pretrained or one --ckpt_path",
     }.items(),

@@ -254,7 +254,7 @@ def test_classes_that_are_no_plugins_are_shown_with_what_they_recommend(meta_opt
     for said, message in {
         "listed.py:Other": "listed.py:Other is no optimizee, optimizer or estimator: it must be a subclass of one",
         "listed.py": "say which class of listed.py is meant, as listed.py:CLASS",
-        "quadratc": "nothing is called 'quadratc'; did you mean 'quadratic'? meta-opt list shows what there is",
+        "quadratc": "nothing is called 'quadratc'; did you mean 'quadratic'? See meta-opt list",
         "generl": "nothing is called 'generl'; did you mean 'general'?",
     }.items():
         status, out, err = meta_opt("list", said)

@@ -177,7 +177,7 @@ def test_a_folder_in_use_is_refused(study, capsys):
     ("options", "message"),
     [
         ([], "say which study: activations, agent_actions,"),
-        (["nothing"], "no study is called 'nothing'; There are activations, "),
+        (["nothing"], "no study is called 'nothing'; there are activations, "),
         (["activation"], "no study is called 'activation'; did you mean 'activations'? There are"),
         (["missing.yaml"], "missing.yaml: File does not exist"),
         (["rates.yaml", "--runs", "0"], "--runs must be from 1 to 1000000, not 0"),

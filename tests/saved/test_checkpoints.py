@@ -97,7 +97,7 @@ def test_an_export_is_small_and_can_be_tested(meta_opt, tmp_path):
 
 
 def test_pretrained_names_are_checked():
-    with pytest.raises(CheckpointError, match="no pretrained optimizer is called 'nothing_like_it'; There are "):
+    with pytest.raises(CheckpointError, match="no pretrained optimizer is called 'nothing_like_it'; there are "):
         pretrained_path("nothing_like_it")
 
 

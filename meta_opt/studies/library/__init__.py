@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from meta_opt.errors import MetaOptError
-from meta_opt.messages import clipped, nearest
+from meta_opt.messages import clipped, offered
 
 
 def paths() -> dict[str, Path]:
@@ -17,12 +17,10 @@ def path(name: str) -> Path:
     """The file of a study.
 
     Raises:
-        MetaOptError: If there is none; names the nearest match and all there are.
+        MetaOptError: If there is none; names the offered match and all there are.
     """
     known = paths()
     if name not in known:
-        raise MetaOptError(
-            f"no study is called {clipped(name)!r}; {nearest(name, known)}There are {', '.join(known)}; or give a file "
-            ".yaml"
-        )
+        there = offered(name, known, f"there are {', '.join(known)}; or give a file .yaml")
+        raise MetaOptError(f"no study is called {clipped(name)!r}; {there}")
     return known[name]
