@@ -60,3 +60,5 @@ def main(checkpoint, how, out):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # threads of gloo that end with the interpreter sometimes abort it
